@@ -1,0 +1,142 @@
+"""Build the crop cache: one pass over the images, person crops and UDP targets in Arrow shards.
+
+    python stages/build_cache.py
+
+Reads data/coco; writes data/cache (train/ and val/ shards, ground_truth.json of val,
+quarantine.json, summary.json) and metrics/build_cache. Seconds with the embedded default; an
+interrupted build goes on at the next shard.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+import stage
+from pose.cache import CropSpec, CropTable, plan_shards, shard_paths, write_shard
+from pose.coco import Annotations, BadRecord, Person, read_annotations
+from pose.errors import PoseError
+from pose.files import read_json, write_json
+from pose.log import log
+from pose.params import Params
+
+NAME = "build_cache"
+MAX_LISTED = 10
+
+
+def main(params: Params) -> None:
+    spec = CropSpec(
+        input_wh=params.codec.input_size,
+        heatmap_wh=params.codec.heatmap_size,
+        sigma=params.codec.sigma,
+        bbox_padding=params.augment.bbox_padding,
+        half_body_padding=params.augment.half_body_padding,
+        scale_factor=params.augment.scale_factor,
+        shift_factor=params.augment.shift_factor,
+        rotate_deg=params.augment.rotate_deg,
+        jpeg_quality=params.data.jpeg_quality,
+    )
+    root = stage.COCO
+    if params.data.source == "local":
+        root = Path(str(params.data.root)).expanduser()
+    splits = {"train": params.data.train_split, "val": params.data.val_split}
+    found = {kind: read_annotations(root, split) for kind, split in splits.items()}
+    bad = [record for annotations in found.values() for record in annotations.bad]
+    _stop_on_bad(params, bad)
+    with stage.resume_folder(NAME) as folder:
+        for kind, split in splits.items():
+            persons = found[kind].persons
+            shards = plan_shards(persons, params.data.shard_persons)
+            bad += _write_split(folder / kind, root, split, shards, spec)
+            _stop_on_bad(params, bad)
+        _write_tables(folder, found["val"], splits["val"], bad)
+        _publish(folder)
+
+
+def _stop_on_bad(params: Params, bad: list[BadRecord]) -> None:
+    """Name the bad records; raise if data.on_bad_record is stop."""
+    if not bad:
+        return
+    listed = [str(record) for record in bad[:MAX_LISTED]]
+    more = [f"and {len(bad) - MAX_LISTED} more"] if len(bad) > MAX_LISTED else []
+    if params.data.on_bad_record == "stop":
+        advice = "repair them, or set data.on_bad_record: skip to leave them out"
+        raise PoseError("\n".join([*listed, *more, f"{len(bad)} bad records; {advice}"]))
+    log(f"{NAME}: left out {len(bad)} bad records:\n  " + "\n  ".join([*listed, *more]))
+
+
+def _write_split(
+    folder: Path, root: Path, split: str, shards: list[list[Person]], spec: CropSpec
+) -> list[BadRecord]:
+    """Write the shards that an earlier, killed run has not finished; returns all bad images."""
+    folder.mkdir(exist_ok=True)
+    paths = list(shard_paths(folder, len(shards)))
+    count = len(shards)
+    with ProcessPoolExecutor(stage.workers()) as pool:
+        done = pool.map(_shard_job, paths, [root] * count, [split] * count, shards, [spec] * count)
+        return [
+            bad for found in tqdm(done, f"crops of {split}", count, disable=None) for bad in found
+        ]
+
+
+def _shard_job(
+    path: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
+) -> list[BadRecord]:
+    cv2.setNumThreads(0)
+    notes = path.with_suffix(".json")  # written last: marks the shard as finished
+    if not notes.exists():
+        bad = write_shard(path, root, split, persons, spec)
+        write_json(notes, [asdict(record) for record in bad])
+    return [BadRecord(**record) for record in read_json(notes)]
+
+
+def _write_tables(folder: Path, val: Annotations, val_split: str, bad: list[BadRecord]) -> None:
+    """Ground truth of val without what was left out, the quarantine list, and the counts."""
+    names = {record.record for record in bad if record.file == val_split}
+    kept = {image["id"] for image in val.images if image["file_name"] not in names}
+    truth = {
+        "images": [{"id": i} for i in sorted(kept)],
+        "categories": val.categories,
+        "annotations": [
+            {key: value for key, value in annotation.items() if key != "segmentation"}
+            for annotation in val.annotations
+            if annotation["image_id"] in kept
+        ],
+    }
+    write_json(folder / "ground_truth.json", truth)
+    write_json(folder / "quarantine.json", [asdict(record) for record in bad])
+    counts = {"bad_records": len(bad)}
+    for kind in ("train", "val"):
+        table = CropTable(folder / kind)
+        counts[f"{kind}_labelled"] = len(table.labelled())
+        counts[f"{kind}_unlabelled"] = len(table.unlabelled())
+    write_json(folder / "summary.json", counts)
+    log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
+    with stage.live(NAME) as live:
+        live.summary.update(counts)
+
+
+def _publish(folder: Path) -> None:
+    """Move the finished cache into place."""
+    if stage.CACHE.exists():
+        shutil.rmtree(stage.CACHE)
+    stage.CACHE.mkdir(parents=True)
+    for path in _finished(folder):
+        target = stage.CACHE / path.relative_to(folder)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
+
+
+def _finished(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob("*/*.arrow"))
+    yield from sorted(folder.glob("*.json"))
+
+
+if __name__ == "__main__":
+    stage.run(NAME, __doc__, main)

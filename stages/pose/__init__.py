@@ -1,0 +1,1 @@
+"""The library the stages share; rooms and import rows are in README.md."""

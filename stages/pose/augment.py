@@ -1,0 +1,193 @@
+"""Top-down training augmentation: one affine a sample, then colour, blur and dropout on the crop.
+
+Laws and defaults of Sapiens' COCO configuration (mmpose/datasets/transforms/common_transforms.py,
+pose/configs/sapiens_pose/coco): flip -> half body -> box shift, scale, rotation -> UDP affine ->
+photometric distortion -> blur, median blur, coarse dropout. Arrays in, arrays out, rng an argument.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pose import geometry
+from pose.skeleton import FLIP_INDICES, LOWER_BODY, UPPER_BODY
+
+Array = NDArray[np.float64]
+Image = NDArray[np.uint8]
+MIN_UPPER, MIN_LOWER, UPPER_PROB = 2, 3, 0.7  # official half-body constants
+
+
+@dataclass(frozen=True)
+class BoxLaw:
+    """How a training box is drawn; the names and units of params.yaml's `augment`."""
+
+    bbox_padding: float
+    flip_prob: float
+    half_body_prob: float
+    half_body_padding: float
+    half_body_min_keypoints: int
+    shift_factor: float
+    shift_prob: float
+    scale_factor: float
+    rotate_deg: float
+    rotate_prob: float
+
+
+@dataclass(frozen=True)
+class ColourLaw:
+    """How a crop's pixels are changed; the names and units of params.yaml's `augment`."""
+
+    brightness_delta: int
+    contrast_range: tuple[float, float]
+    saturation_range: tuple[float, float]
+    hue_delta: int
+    channel_swap_prob: float
+    blur_prob: float
+    median_blur_prob: float
+    dropout_prob: float
+    dropout_size: tuple[float, float]
+
+
+def draw_affine(
+    rng: np.random.Generator,
+    law: BoxLaw,
+    bbox_xywh: Array,
+    keypoints: Array,
+    image_wh: tuple[int, int],
+    input_wh: tuple[int, int],
+) -> tuple[Array, bool]:
+    """A random (2, 3) affine image -> input, and whether it mirrors.
+
+    keypoints (K, 3) with visibility choose the half body. A mirrored sample's keypoints must also
+    be reordered by FLIP_INDICES, see move_keypoints.
+    """
+    flipped = bool(rng.random() < law.flip_prob)
+    mirror = geometry.mirror_affine(image_wh[0]) if flipped else np.eye(2, 3)
+    x, y, w, h = bbox_xywh
+    center = geometry.apply_affine(mirror, np.array([x + w / 2, y + h / 2]))
+    scale = np.array([w, h]) * law.bbox_padding
+    chosen = half_body(rng, law, keypoints[:, 2])
+    if chosen is not None:
+        points = geometry.apply_affine(mirror, keypoints[chosen, :2])
+        center = points.mean(axis=0)
+        scale = np.maximum(np.ptp(points, axis=0), 1.0) * law.half_body_padding
+    center, scale, rotation_deg = transform_box(rng, law, center, scale)
+    scale = geometry.fix_aspect(scale, input_wh)
+    affine = geometry.udp_affine(center, scale, rotation_deg, input_wh)
+    return geometry.compose(affine, mirror), flipped
+
+
+def half_body(rng: np.random.Generator, law: BoxLaw, visibility: Array) -> NDArray[np.intp] | None:
+    """Indices of the labelled upper or lower body to crop to, or None for the whole person."""
+    if np.minimum(visibility, 1).sum() < law.half_body_min_keypoints:
+        return None
+    if rng.random() >= law.half_body_prob:
+        return None
+    upper = np.array([k for k in UPPER_BODY if visibility[k] > 0], dtype=np.intp)
+    lower = np.array([k for k in LOWER_BODY if visibility[k] > 0], dtype=np.intp)
+    if len(upper) < MIN_UPPER and len(lower) < MIN_LOWER:
+        return None
+    if len(lower) < MIN_LOWER:
+        return upper
+    if len(upper) < MIN_UPPER:
+        return lower
+    return upper if rng.random() < UPPER_PROB else lower
+
+
+def transform_box(
+    rng: np.random.Generator, law: BoxLaw, center: Array, scale: Array
+) -> tuple[Array, Array, float]:
+    """Shifted center, zoomed scale and an angle in degrees, from truncated standard normals."""
+    shift, zoom, turn = truncated_normal(rng, 2), truncated_normal(rng, 1), truncated_normal(rng, 1)
+    moves, turns = rng.random(2) < (law.shift_prob, law.rotate_prob)
+    center = center + shift * law.shift_factor * scale * moves
+    return center, scale * (1 + zoom[0] * law.scale_factor), float(turn[0] * law.rotate_deg * turns)
+
+
+def truncated_normal(rng: np.random.Generator, count: int) -> Array:
+    """Standard normal draws conditioned on [-1, 1] (standard deviation 0.54)."""
+    draws = rng.standard_normal(count)
+    while (outside := np.abs(draws) > 1).any():
+        draws[outside] = rng.standard_normal(int(outside.sum()))
+    return draws
+
+
+def move_keypoints(affine: Array, keypoints: Array, flipped: bool) -> tuple[Array, Array]:
+    """Keypoints (K, 2) in input pixels and visibility (K,), mirror pairs swapped if flipped."""
+    moved = keypoints[list(FLIP_INDICES)] if flipped else keypoints
+    return geometry.apply_affine(affine, moved[:, :2]), moved[:, 2]
+
+
+def warp(crop: Image, affine: Array, input_wh: tuple[int, int]) -> Image:
+    """The input image (h, w, 3): bilinear, black outside."""
+    return cv2.warpAffine(crop, affine, input_wh, flags=cv2.INTER_LINEAR).astype(
+        np.uint8, copy=False
+    )
+
+
+def distort_colours(rng: np.random.Generator, law: ColourLaw, image: Image) -> Image:
+    """Photometric distortion of a BGR image, with the official code's two habits.
+
+    Contrast is applied twice with probability 1/4 and else never (both official sites test the
+    same draw), and hue is added without modulo 180, so it wraps at 256.
+    """
+    out = image.astype(np.float32)
+    if rng.integers(2):
+        out += rng.uniform(-law.brightness_delta, law.brightness_delta)
+    twice = bool(rng.integers(2) and rng.integers(2))
+    if twice:
+        out *= rng.uniform(*law.contrast_range)
+    out = _distort_hsv(rng, law, _to_uint8(out)).astype(np.float32)
+    if twice:
+        out *= rng.uniform(*law.contrast_range)
+    swapped = out[..., rng.permutation(3)] if rng.random() < law.channel_swap_prob else out
+    return _to_uint8(swapped)
+
+
+def _distort_hsv(rng: np.random.Generator, law: ColourLaw, image: Image) -> Image:
+    mode = rng.integers(4)  # 0 none, 1 saturation, 2 hue, 3 both
+    if mode == 0:
+        return image
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    if mode in (1, 3):
+        factor = rng.uniform(*law.saturation_range)
+        hsv[..., 1] = _to_uint8(hsv[..., 1].astype(np.float32) * factor)
+    if mode in (2, 3) and law.hue_delta:
+        delta = int(rng.integers(-law.hue_delta, law.hue_delta))
+        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + delta).astype(np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR).astype(np.uint8, copy=False)
+
+
+def _to_uint8(values: NDArray[np.float32]) -> Image:
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def occlusion_pipeline(law: ColourLaw) -> A.Compose:
+    """Blur, median blur and one black hole, by albumentations 2.x argument names.
+
+    The 1.x names (max_holes, max_height ...) are ignored by 2.x with only a warning.
+    """
+    return A.Compose(
+        [
+            A.Blur(blur_limit=(3, 7), p=law.blur_prob),
+            A.MedianBlur(blur_limit=(3, 7), p=law.median_blur_prob),
+            A.CoarseDropout(
+                num_holes_range=(1, 1),
+                hole_height_range=law.dropout_size,
+                hole_width_range=law.dropout_size,
+                fill=0,
+                p=law.dropout_prob,
+            ),
+        ]
+    )
+
+
+def occlude(rng: np.random.Generator, pipeline: A.Compose, image: Image) -> Image:
+    """The image through occlusion_pipeline, its randomness taken from rng."""
+    pipeline.set_random_seed(int(rng.integers(2**31)))
+    return np.asarray(pipeline(image=image)["image"], dtype=np.uint8)

@@ -1,0 +1,195 @@
+"""The crop cache: Arrow IPC shards, one row a person, memory-mapped when read.
+
+A row holds the JPEG of a context crop at source resolution, wide enough for the largest
+augmentation, and the UDP target of the unaugmented box. A shard's bytes depend on its persons
+alone, so worker count and interruption change nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pose import codec, geometry
+from pose.coco import BadImageError, BadRecord, Images, Person, by_image, decode_image
+from pose.skeleton import NUM_KEYPOINTS
+
+TARGET_NUMBERS = 3 * NUM_KEYPOINTS
+SCHEMA = pa.schema(
+    [
+        ("ann_id", pa.int64()),
+        ("image_id", pa.int64()),
+        ("image_wh", pa.list_(pa.int32(), 2)),
+        ("bbox_xywh", pa.list_(pa.float32(), 4)),
+        ("area", pa.float32()),
+        ("num_keypoints", pa.int32()),
+        ("keypoints", pa.list_(pa.float32(), TARGET_NUMBERS)),
+        ("target", pa.list_(pa.float32(), TARGET_NUMBERS)),
+        ("crop_xy", pa.list_(pa.int32(), 2)),
+        ("crop_jpeg", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """What a cached crop depends on; names and units of params.yaml's codec, augment and data."""
+
+    input_wh: tuple[int, int]
+    heatmap_wh: tuple[int, int]
+    sigma: float
+    bbox_padding: float
+    half_body_padding: float
+    scale_factor: float
+    shift_factor: float
+    rotate_deg: float
+    jpeg_quality: int
+
+
+def plan_shards(persons: list[Person], shard_persons: int) -> list[list[Person]]:
+    """Persons cut into shards of at least shard_persons (the last may be smaller).
+
+    Images stay whole, so that each is read once.
+    """
+    shards: list[list[Person]] = [[]]
+    for group in by_image(persons):
+        if len(shards[-1]) >= shard_persons:
+            shards.append([])
+        shards[-1].extend(group)
+    return [shard for shard in shards if shard]
+
+
+def write_shard(
+    path: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
+) -> list[BadRecord]:
+    """Write one shard (beside, then moved); returns the images that had to be set aside."""
+    bad: list[BadRecord] = []
+    rows: list[dict[str, Any]] = []
+    with Images(root, split) as images:
+        for group in by_image(persons):
+            try:
+                content = images.read(group[0].file_name)
+                image = decode_image(content, group[0].image_wh)
+            except BadImageError as error:
+                bad.append(BadRecord(f"{split}", group[0].file_name, str(error)))
+                continue
+            rows.extend(_row(person, image, spec) for person in group)
+    _write_table(path, rows)
+    return bad
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    beside = path.with_name(path.name + ".tmp")
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    with pa.OSFile(str(beside), "wb") as stream, pa.ipc.new_file(stream, SCHEMA) as writer:
+        writer.write_table(table)
+    os.replace(beside, path)
+
+
+def _row(person: Person, image: NDArray[np.uint8], spec: CropSpec) -> dict[str, Any]:
+    bbox = geometry.clip_bbox(np.array(person.bbox_xywh), person.image_wh)
+    left, top, right, bottom = context_box(bbox, person.image_wh, spec)
+    crop = np.ascontiguousarray(image[top:bottom, left:right])
+    _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, spec.jpeg_quality])
+    return {
+        "ann_id": person.ann_id,
+        "image_id": person.image_id,
+        "image_wh": person.image_wh,
+        "bbox_xywh": bbox,
+        "area": person.area,
+        "num_keypoints": person.num_keypoints,
+        "keypoints": person.keypoints.reshape(-1),
+        "target": canonical_target(bbox, person.keypoints, spec).reshape(-1),
+        "crop_xy": (left, top),
+        "crop_jpeg": jpeg.tobytes(),
+    }
+
+
+def context_box(
+    bbox_xywh: NDArray[np.float64], image_wh: tuple[int, int], spec: CropSpec
+) -> tuple[int, int, int, int]:
+    """left, top, right, bottom (exclusive) of what augmentation can reach, inside the image."""
+    padding = max(spec.bbox_padding, spec.half_body_padding)
+    center, scale = geometry.bbox_to_center_scale(bbox_xywh, padding, spec.input_wh)
+    size = geometry.context_size(scale, spec.scale_factor, spec.shift_factor, spec.rotate_deg)
+    first = np.clip(np.floor(center - size / 2) - 1, 0, np.array(image_wh) - 1)
+    last = np.clip(np.ceil(center + size / 2) + 2, first + 1, image_wh)
+    return int(first[0]), int(first[1]), int(last[0]), int(last[1])
+
+
+def canonical_target(
+    bbox_xywh: NDArray[np.float64], keypoints: NDArray[np.float32], spec: CropSpec
+) -> NDArray[np.float32]:
+    """The (K, 3) UDP target of the unaugmented box, see codec.encode_targets."""
+    center, scale = geometry.bbox_to_center_scale(bbox_xywh, spec.bbox_padding, spec.input_wh)
+    affine = geometry.udp_affine(center, scale, 0.0, spec.input_wh)
+    keypoints_input = geometry.apply_affine(affine, keypoints[:, :2].astype(np.float64))
+    factor = geometry.input_to_heatmap_factor(spec.input_wh, spec.heatmap_wh)
+    weights = np.minimum(keypoints[:, 2], 1).astype(np.float64)
+    return codec.encode_targets(keypoints_input * factor, weights, spec.heatmap_wh, spec.sigma)
+
+
+class CropTable:
+    """Random access to the rows of a folder of shards, memory-mapped and shared by processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open()
+
+    def _open(self) -> None:
+        paths = sorted(self.folder.glob("*.arrow"))
+        shards = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
+        table = pa.concat_tables(shards) if shards else SCHEMA.empty_table()
+        self.num_keypoints = _matrix(table, "num_keypoints")
+        self.ann_id, self.image_id = _matrix(table, "ann_id"), _matrix(table, "image_id")
+        self.area = _matrix(table, "area")
+        self.image_wh, self.crop_xy = _matrix(table, "image_wh"), _matrix(table, "crop_xy")
+        self.bbox_xywh = _matrix(table, "bbox_xywh").astype(np.float64)
+        self.keypoints = _matrix(table, "keypoints").reshape(-1, NUM_KEYPOINTS, 3)
+        self.target = _matrix(table, "target").reshape(-1, NUM_KEYPOINTS, 3)
+        self._jpeg = table["crop_jpeg"]
+
+    def __len__(self) -> int:
+        return len(self.num_keypoints)
+
+    def __getstate__(self) -> Path:
+        return self.folder
+
+    def __setstate__(self, folder: Path) -> None:
+        self.__init__(folder)  # type: ignore[misc]  # a worker maps the same pages again
+
+    def crop(self, index: int) -> NDArray[np.uint8]:
+        """BGR pixels of row `index`'s context crop."""
+        buffer = np.frombuffer(self._jpeg[index].as_buffer(), np.uint8)
+        crop = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+        assert crop is not None  # we wrote it
+        return crop.astype(np.uint8, copy=False)
+
+    def labelled(self) -> NDArray[np.intp]:
+        """Rows with keypoints."""
+        return np.flatnonzero(self.num_keypoints > 0)
+
+    def unlabelled(self) -> NDArray[np.intp]:
+        """Rows with a box only."""
+        return np.flatnonzero(self.num_keypoints == 0)
+
+
+def _matrix(table: pa.Table, name: str) -> NDArray[Any]:
+    """(rows,) or (rows, width) numpy array of a column."""
+    column = table[name].combine_chunks()
+    if pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.flatten()).reshape(-1, column.type.list_size)
+    return np.asarray(column)
+
+
+def shard_paths(folder: Path, count: int) -> Iterator[Path]:
+    """folder/00000.arrow and on."""
+    return (folder / f"{index:05d}.arrow" for index in range(count))

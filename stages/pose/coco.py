@@ -1,0 +1,247 @@
+"""COCO annotations and images, out of COCO's own zips or out of folders; never extracted."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pose.errors import PoseError
+from pose.skeleton import NUM_KEYPOINTS
+
+ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
+PERSON_CATEGORY = 1
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person annotation; bbox_xywh and keypoints (K, 3: x, y, visibility) in image pixels."""
+
+    ann_id: int
+    image_id: int
+    file_name: str
+    image_wh: tuple[int, int]
+    bbox_xywh: tuple[float, float, float, float]
+    area: float
+    num_keypoints: int
+    keypoints: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A person or image that was set aside, and why."""
+
+    file: str
+    record: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.record} {self.reason}"
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Checked content of one person_keypoints_*.json; persons without crowds, sorted by image."""
+
+    name: str
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+    persons: list[Person]
+    bad: list[BadRecord]
+
+
+class Images:
+    """Bytes of a split's images by file name, from `<split>/` or `<split>.zip` under root."""
+
+    def __init__(self, root: Path, split: str) -> None:
+        self.split = split
+        self.folder = root / split
+        self._zip: zipfile.ZipFile | None = None
+        if not self.folder.is_dir():
+            self._zip = _open_zip(root / f"{split}.zip", f"{self.folder}/")
+
+    def __enter__(self) -> Images:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._zip is not None:
+            self._zip.close()
+
+    def read(self, file_name: str) -> bytes:
+        """Raises BadImageError if the file is absent, or damaged inside the zip."""
+        try:
+            if self._zip is not None:
+                return self._zip.read(f"{self.split}/{file_name}")
+            return (self.folder / file_name).read_bytes()
+        except (KeyError, FileNotFoundError):
+            raise BadImageError("is named in the annotations but absent") from None
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            raise BadImageError(f"cannot be read: {error}") from None
+
+
+class BadImageError(Exception):
+    """An image that cannot serve; the text continues a sentence that names it."""
+
+
+def decode_image(content: bytes, image_wh: tuple[int, int]) -> NDArray[np.uint8]:
+    """BGR pixels (H, W, 3). EXIF rotation is ignored, as COCO's annotations ignore it.
+
+    Raises BadImageError for what is no image, is cut off, or differs in size from the annotations.
+    """
+    if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-1024:]:
+        raise BadImageError("is cut off (a JPEG without its end marker)")
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    if image is None:
+        raise BadImageError("is not a readable image")
+    if (image.shape[1], image.shape[0]) != image_wh:
+        found = f"{image.shape[1]} x {image.shape[0]}"
+        raise BadImageError(f"is {found}, the annotations say {image_wh[0]} x {image_wh[1]}")
+    return image.astype(np.uint8, copy=False)
+
+
+def read_annotations(root: Path, split: str) -> Annotations:
+    """Checked person annotations of a split. Raises PoseError if the file itself cannot serve."""
+    name = f"person_keypoints_{split}.json"
+    raw = _parse(_annotation_bytes(root, name), name)
+    images = _checked_images(raw["images"], name)
+    known = {image["id"]: image for image in images}
+    good, persons, bad = [], [], []
+    for annotation in raw["annotations"]:
+        if annotation.get("category_id") != PERSON_CATEGORY:
+            continue
+        if reason := annotation_fault(annotation, known):
+            bad.append(BadRecord(name, f"annotation {annotation.get('id')}", reason))
+            continue
+        good.append(annotation)
+        if not annotation.get("iscrowd"):
+            persons.append(_person(annotation, known[annotation["image_id"]]))
+    persons.sort(key=lambda person: (person.image_id, person.ann_id))
+    return Annotations(name, images, good, raw["categories"], persons, bad)
+
+
+def annotation_fault(annotation: dict[str, Any], images: dict[int, Any]) -> str | None:
+    """Why an annotation cannot serve, or None. Continues a sentence that names the annotation."""
+    if not isinstance(annotation.get("id"), int):
+        return "has no integer 'id'"
+    if annotation.get("image_id") not in images:
+        return f"names image {annotation.get('image_id')}, which is not in 'images'"
+    return _box_fault(annotation) or _keypoints_fault(annotation.get("keypoints"))
+
+
+def _box_fault(annotation: dict[str, Any]) -> str | None:
+    bbox: Any = annotation.get("bbox")
+    area: Any = annotation.get("area")
+    if not _finite_numbers(bbox, 4):
+        return f"has bbox {bbox}, expected 4 finite numbers"
+    if bbox[2] <= 0 or bbox[3] <= 0:
+        return f"has a box of {bbox[2]} x {bbox[3]} pixels"
+    if not _finite_numbers([area], 1) or area < 0:
+        return f"has area {area}, expected a finite number >= 0"
+    return None
+
+
+def _keypoints_fault(keypoints: Any) -> str | None:
+    expected = 3 * NUM_KEYPOINTS
+    if not isinstance(keypoints, list) or len(keypoints) != expected:
+        found = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else "nothing"
+        return f"has {found} in 'keypoints', expected {expected} ({NUM_KEYPOINTS} x 3)"
+    if not _finite_numbers(keypoints, expected):
+        return "has a keypoint that is not a finite number"
+    if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
+        return "has a visibility other than 0, 1, 2"
+    return None
+
+
+def _finite_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+    )
+
+
+def _person(annotation: dict[str, Any], image: dict[str, Any]) -> Person:
+    keypoints = np.array(annotation["keypoints"], dtype=np.float32).reshape(NUM_KEYPOINTS, 3)
+    x, y, w, h = (float(value) for value in annotation["bbox"])
+    return Person(
+        ann_id=annotation["id"],
+        image_id=annotation["image_id"],
+        file_name=image["file_name"],
+        image_wh=(image["width"], image["height"]),
+        bbox_xywh=(x, y, w, h),
+        area=float(annotation["area"]),
+        num_keypoints=int((keypoints[:, 2] > 0).sum()),
+        keypoints=keypoints,
+    )
+
+
+def by_image(persons: list[Person]) -> Iterator[list[Person]]:
+    """Runs of persons that share an image; persons must be sorted by image."""
+    group: list[Person] = []
+    for person in persons:
+        if group and group[0].image_id != person.image_id:
+            yield group
+            group = []
+        group.append(person)
+    if group:
+        yield group
+
+
+def _annotation_bytes(root: Path, name: str) -> bytes:
+    loose = root / "annotations" / name
+    if loose.is_file():
+        return loose.read_bytes()
+    with _open_zip(root / ANNOTATIONS_ZIP, str(loose)) as archive:
+        try:
+            return archive.read(f"annotations/{name}")
+        except KeyError:
+            raise PoseError(f"{archive.filename}: holds no annotations/{name}") from None
+        except zipfile.BadZipFile as error:
+            raise PoseError(f"{archive.filename}: {error}; fetch it again") from None
+
+
+def _open_zip(path: Path, alternative: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise PoseError(f"neither {alternative} nor {path} exists; check data.root") from None
+    except zipfile.BadZipFile as error:
+        raise PoseError(f"{path}: {error}; fetch it again") from None
+
+
+def _parse(content: bytes, name: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(content)
+    except ValueError as error:
+        raise PoseError(f"{name}: not valid JSON ({error}); is it cut off?") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(raw, dict) or not isinstance(raw.get(key), list):
+            raise PoseError(f"{name}: expected a list under {key!r}; is it a COCO keypoint file?")
+    return raw
+
+
+def _checked_images(images: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    for image in images:
+        file_name = str(image.get("file_name", ""))
+        sizes = (image.get("id"), image.get("width"), image.get("height"))
+        if not all(isinstance(value, int) for value in sizes):
+            raise PoseError(f"{name}: image {image.get('id')} lacks an integer id, width or height")
+        if not file_name or Path(file_name).name != file_name:
+            raise PoseError(f"{name}: image {image['id']} has file_name {file_name!r}, not a name")
+    return images

@@ -1,0 +1,191 @@
+"""Samples and loaders over the crop cache.
+
+A training sample is a function of (seed, stream, epoch, row) alone, so neither worker count nor a
+resumed run changes the data. Images stay uint8, targets stay (K, 3), until they reach the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pose import codec, geometry
+from pose.augment import (
+    BoxLaw,
+    ColourLaw,
+    distort_colours,
+    draw_affine,
+    move_keypoints,
+    occlude,
+    occlusion_pipeline,
+    warp,
+)
+from pose.cache import CropTable
+from pose.errors import PoseError
+
+MAX_REDRAWS = 20
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """Sizes of input and target; the names and units of params.yaml's `codec`."""
+
+    input_wh: tuple[int, int]
+    heatmap_wh: tuple[int, int]
+    sigma: float
+
+
+class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
+    """(epoch, i) -> augmented image (h, w, 3) uint8 BGR and target (K, 3) of rows[i]."""
+
+    def __init__(
+        self,
+        table: CropTable,
+        rows: NDArray[np.intp],
+        boxes: BoxLaw,
+        colours: ColourLaw,
+        target: TargetSpec,
+        min_keypoints: int,
+        seed: tuple[int, ...],
+    ) -> None:
+        self.table, self.rows, self.boxes, self.colours = table, rows, boxes, colours
+        self.target, self.min_keypoints, self.seed = target, min_keypoints, seed
+        self.occlusion = occlusion_pipeline(colours)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        epoch, index = key
+        rng = np.random.default_rng([*self.seed, epoch, index])
+        row = int(self.rows[index])
+        for _ in range(MAX_REDRAWS):
+            affine, target = self._draw(rng, row)
+            if target[:, 2].sum() >= self.min_keypoints:
+                break
+            row = int(self.rows[rng.integers(len(self.rows))])  # Sapiens: another random person
+        return self._picture(rng, row, affine), target
+
+    def _draw(
+        self, rng: np.random.Generator, row: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        table, spec = self.table, self.target
+        keypoints = table.keypoints[row].astype(np.float64)
+        width, height = (int(n) for n in table.image_wh[row])
+        affine, flipped = draw_affine(
+            rng, self.boxes, table.bbox_xywh[row], keypoints, (width, height), spec.input_wh
+        )
+        points, visibility = move_keypoints(affine, keypoints, flipped)
+        factor = geometry.input_to_heatmap_factor(spec.input_wh, spec.heatmap_wh)
+        weights = np.minimum(visibility, 1.0)
+        return affine, codec.encode_targets(points * factor, weights, spec.heatmap_wh, spec.sigma)
+
+    def _picture(
+        self, rng: np.random.Generator, row: int, affine: NDArray[np.float64]
+    ) -> NDArray[np.uint8]:
+        from_crop = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
+        image = warp(self.table.crop(row), from_crop, self.target.input_wh)
+        return occlude(rng, self.occlusion, distort_colours(rng, self.colours, image))
+
+
+class TestSamples(Dataset[dict[str, Any]]):
+    """i -> unaugmented image of rows[i], its cached target, and the box it shows."""
+
+    __test__ = False  # not a pytest class
+
+    def __init__(
+        self, table: CropTable, rows: NDArray[np.intp], bbox_padding: float, target: TargetSpec
+    ) -> None:
+        self.table, self.rows = table, rows
+        self.bbox_padding, self.target = bbox_padding, target
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = int(self.rows[index])
+        center, scale = self.box(row)
+        affine = geometry.udp_affine(center, scale, 0.0, self.target.input_wh)
+        affine = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
+        return {
+            "image": warp(self.table.crop(row), affine, self.target.input_wh),
+            "target": self.table.target[row].copy(),
+            "center": center,
+            "scale": scale,
+            "row": row,
+        }
+
+    def box(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Centre and padded, aspect-fixed size of a row's box, image pixels."""
+        bbox = self.table.bbox_xywh[row]
+        return geometry.bbox_to_center_scale(bbox, self.bbox_padding, self.target.input_wh)
+
+
+class StepBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, i) for steps start .. stop - 1; each epoch shuffles anew, drops its tail.
+
+    Any step's batch is computable on its own, which is all that resuming needs.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: tuple[int, ...], start: int, stop: int
+    ) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.start, self.stop = start, stop
+        self.steps_per_epoch = steps_per_epoch(count, batch_size)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, order_epoch = np.empty(0, np.intp), -1
+        for step in range(self.start, self.stop):
+            epoch, batch = divmod(step, self.steps_per_epoch)
+            if epoch != order_epoch:
+                order = np.random.default_rng([*self.seed, epoch]).permutation(self.count)
+                order_epoch = epoch
+            first = batch * self.batch_size
+            yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Whole batches in `count` samples. Raises PoseError if there is not even one."""
+    if count < batch_size:
+        raise PoseError(
+            f"train.batch_size = {batch_size}, but the cache holds only {count} such persons; "
+            "lower it or add data"
+        )
+    return count // batch_size
+
+
+def training_loader(samples: TrainingSamples, batches: StepBatches, workers: int) -> DataLoader:
+    """Batches as [images (B, h, w, 3) uint8, targets (B, K, 3) float32]."""
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_quiet_worker,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def test_loader(samples: TestSamples, batch_size: int) -> DataLoader:
+    """Batches in order, the tail included."""
+    return DataLoader(samples, batch_size=batch_size)
+
+
+test_loader.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
+
+
+def _quiet_worker(_: int) -> None:
+    """A worker has one core's worth of work: no thread pools of its own."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

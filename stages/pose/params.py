@@ -1,0 +1,264 @@
+"""params.yaml as typed, frozen sections; a stage sees only the keys that dvc.yaml declares for it.
+
+Read with ruamel.yaml (YAML 1.2): PyYAML reads the `1e-05` that `dvc exp run -S train.lr=1e-5`
+writes as a string.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pose.errors import PoseError
+
+Count = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Quality = Annotated[int, Field(ge=1, le=100)]
+SizeWH = tuple[Count, Count]
+Range = tuple[NonNegative, NonNegative]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    seed: Natural
+    threads: Count
+
+
+class Data(Section):
+    source: Literal["synthetic", "local", "coco"]
+    root: str | None
+    base_url: str
+    train_split: str
+    val_split: str
+    on_bad_record: Literal["stop", "skip"]
+    jpeg_quality: Quality
+    shard_persons: Count
+
+    @model_validator(mode="after")
+    def _local_needs_root(self) -> Data:
+        if self.source == "local" and not self.root:
+            raise ValueError("root must name a folder when source is local")
+        return self
+
+
+class Synthetic(Section):
+    seed: Natural
+    train_images: Count
+    val_images: Count
+    unlabelled_fraction: Probability
+    image_size: SizeWH
+    jpeg_quality: Quality
+
+
+class Weights(Section):
+    source: Literal["embedded", "file"]
+    file: str | None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+
+    @model_validator(mode="after")
+    def _file_needs_path(self) -> Weights:
+        if self.source == "file" and not self.file:
+            raise ValueError("file must name a checkpoint when source is file")
+        return self
+
+
+class Codec(Section):
+    input_size: SizeWH
+    heatmap_size: SizeWH
+    sigma: Positive
+    blur_kernel_size: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _kernel_is_odd(self) -> Codec:
+        if self.blur_kernel_size % 2 == 0:
+            raise ValueError(f"blur_kernel_size must be odd, got {self.blur_kernel_size}")
+        return self
+
+
+class Model(Section):
+    patch_size: Count
+    patch_padding: Natural
+    embed_dim: Count
+    depth: Count
+    num_heads: Count
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    deconv_channels: tuple[Count, ...]
+    conv_channels: tuple[Count, ...]
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Model:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} must divide embed_dim {self.embed_dim}")
+        return self
+
+    def grid_wh(self, input_wh: tuple[int, int]) -> tuple[int, int]:
+        """Tokens (w, h) of an input; strided convolution arithmetic."""
+        w, h = ((n + 2 * self.patch_padding - self.patch_size) // self.patch_size for n in input_wh)
+        return w + 1, h + 1
+
+
+class Augment(Section):
+    bbox_padding: Positive
+    flip_prob: Probability
+    half_body_prob: Probability
+    half_body_padding: Positive
+    half_body_min_keypoints: Count
+    shift_factor: NonNegative
+    shift_prob: Probability
+    scale_factor: Annotated[float, Field(ge=0, lt=1)]
+    rotate_deg: Annotated[float, Field(ge=0, le=180)]
+    rotate_prob: Probability
+    brightness_delta: Annotated[int, Field(ge=0, le=255)]
+    contrast_range: Range
+    saturation_range: Range
+    hue_delta: Annotated[int, Field(ge=0, le=90)]
+    channel_swap_prob: Probability
+    blur_prob: Probability
+    median_blur_prob: Probability
+    dropout_prob: Probability
+    dropout_size: tuple[Probability, Probability]
+    min_keypoints: Natural
+
+
+class Train(Section):
+    lr: Positive
+    weight_decay: NonNegative
+    betas: tuple[Probability, Probability]
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    batch_size: Count
+    clip_grad_norm: Positive
+    warmup_iters: Natural
+    schedule: Literal["cosine", "multistep"]
+    min_lr: NonNegative
+    milestones: tuple[Count, ...]
+    gamma: Positive
+    amp: Literal["none", "bf16"]
+    log_steps: Count
+    checkpoint_steps: Count
+
+
+class Phase(Section):
+    epochs: Count
+
+
+class Ssl(Section):
+    epochs: Count
+    lr: Positive
+    unlabelled_weight: NonNegative
+    ramp_fraction: Probability
+    rotate_deg: Annotated[float, Field(ge=0, le=180)]
+    scale_factor: Annotated[float, Field(ge=0, lt=1)]
+    affine_prob: Probability
+    joint_cutout: Natural
+    joint_occlude: Natural
+    cutout: Natural
+    cutmix: Natural
+    min_peak: Probability
+
+
+class Evaluate(Section):
+    batch_size: Count
+    flip_test: bool
+    keypoint_score_thr: Probability
+    oks_nms_thr: Probability
+
+
+class Report(Section):
+    examples: Count
+
+
+class Params(Section):
+    """The whole of params.yaml. A stage gets a copy that holds only what it declares."""
+
+    run: Run
+    data: Data
+    synthetic: Synthetic
+    weights: Weights
+    codec: Codec
+    model: Model
+    augment: Augment
+    train: Train
+    phase1: Phase
+    phase2: Phase
+    ssl: Ssl
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _heatmap_fits_model(self) -> Params:
+        growth = 2 ** len(self.model.deconv_channels)
+        w, h = self.model.grid_wh(self.codec.input_size)
+        if self.codec.heatmap_size != (w * growth, h * growth):
+            raise ValueError(
+                f"codec.heatmap_size = {list(self.codec.heatmap_size)}, but a grid of {w} x {h} "
+                f"tokens and {len(self.model.deconv_channels)} deconvolutions make "
+                f"[{w * growth}, {h * growth}]"
+            )
+        return self
+
+
+def load_params(path: Path, declared: list[str] | None = None) -> Params:
+    """Validated params.yaml; with `declared` (dvc.yaml's list) only those sections and keys.
+
+    Raises PoseError that names key, value and expectation, one line a mistake. Reading a key that
+    was not declared is an AttributeError: a run cannot depend on a number that DVC does not watch.
+    """
+    params = _validate(_read_yaml(path), path.name)
+    return params if declared is None else _restrict(params, declared)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PoseError(
+            f"{path.name}: no such file; `git checkout {path.name}` restores it"
+        ) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise PoseError(f"{path.name}: not valid YAML: {reason}") from None
+
+
+def _validate(raw: Any, name: str) -> Params:
+    if not isinstance(raw, dict):
+        raise PoseError(f"{name}: expected sections with keys, found {type(raw).__name__}")
+    try:
+        return Params.model_validate_json(json.dumps(raw))
+    except TypeError as error:
+        raise PoseError(f"{name}: {error}") from None
+    except ValidationError as error:
+        raise PoseError("\n".join(_line(name, item) for item in error.errors())) from None
+
+
+def _line(name: str, item: Any) -> str:
+    """`params.yaml: train.batch_size = 0, expected: input should be greater than 0`."""
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "missing":
+        return f"{name}: {key} is missing; add it (`git diff {name}` shows what was there)"
+    if item["type"] == "extra_forbidden":
+        return f"{name}: {key} = {item['input']!r} is not a known key; check its spelling"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{name}: {key + '.' if key else ''}{message}"
+    return f"{name}: {key} = {json.dumps(item['input'])}, expected: {message.lower()}"
+
+
+def _restrict(params: Params, declared: list[str]) -> Params:
+    kept: dict[str, dict[str, Any]] = {}
+    for entry in declared:
+        section, _, key = entry.partition(".")
+        values = dict(getattr(params, section))
+        kept.setdefault(section, {}).update({key: values[key]} if key else values)
+    parts = {s: type(getattr(params, s)).model_construct(**v) for s, v in kept.items()}
+    return Params.model_construct(**parts)

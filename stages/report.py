@@ -1,0 +1,148 @@
+"""Write the page people look at: numbers, curves, every combination, and predictions to look at.
+
+    python stages/report.py
+
+Reads metrics/, data/cache and data/predictions; writes report/index.html (one file, no network),
+metrics/report (what each step gained) and metrics/report/poses.jpg. Seconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from numpy.typing import NDArray
+
+import stage
+from pose.cache import CropTable
+from pose.checkpoint import read_provenance
+from pose.figures import caption, draw_pose, encode_jpeg, enlarge, grid
+from pose.files import read_json, write_atomic
+from pose.log import log
+from pose.params import Params
+
+NAME = "report"
+TEMPLATE = "report.html.j2"
+PHASES = {"train_phase1": "phase 1", "train_phase2": "phase 2", "train_ssl": "SSL"}
+COLOURS = {"phase 1": "#7a869a", "phase 2": "#2f6fdf", "SSL": "#e07b24"}
+CELL = 220  # pixels, height of a person in a picture
+
+
+def main(params: Params) -> None:
+    mpl.use("Agg")
+    mpl.rcParams.update({"svg.hashsalt": "pose", "figure.dpi": 100, "font.size": 9})
+    ablation = pd.read_csv(stage.METRICS / "evaluate" / "ablation.csv")
+    people = _people(stage.PREDICTIONS / "persons.json", CropTable(stage.CACHE / "val"))
+    count = params.report.examples
+    spread = np.random.default_rng(0).permutation(len(people))[:count]
+    poses = _picture([people[i] for i in sorted(spread)])
+    middle = max(0, len(people) // 2 - count // 2)
+    pictures = {
+        "Persons drawn at random": poses,
+        "The worst, by OKS": _picture(people[:count]),
+        "Around the median": _picture(people[middle : middle + count]),
+        "The best": _picture(people[-count:]),
+    }
+    page = _render(
+        headline=read_json(stage.METRICS / "evaluate" / "metrics.json"),
+        gains=_gains(ablation),
+        curves=_svg(_curves),
+        keypoints=_svg(_keypoint_bars),
+        ablation=ablation.to_dict("records"),
+        pictures={title: _data_uri(picture) for title, picture in pictures.items()},
+        counts=read_json(stage.CACHE / "summary.json"),
+        quarantine=read_json(stage.CACHE / "quarantine.json"),
+        provenance=read_provenance(stage.MODELS / "ssl.safetensors"),
+    )
+    write_atomic(stage.REPORT / "index.html", page.encode())
+    with stage.live(NAME) as live:
+        live.summary.update({key: round(value, 4) for key, value in _gains(ablation).items()})
+    write_atomic(stage.METRICS / NAME / "poses.jpg", poses)
+    log(f"{NAME}: open {stage.REPORT / 'index.html'}")
+
+
+def _gains(ablation: pd.DataFrame) -> dict[str, float]:
+    """AP that each step adds, everything else at its best setting (flip test, DARK)."""
+    ap = ablation.set_index(["model", "flip", "decoder"])["AP"]
+    best = ap["ssl", True, "dark"]
+    return {
+        "phase2": ap["phase2", True, "dark"] - ap["phase1", True, "dark"],
+        "ssl": best - ap["phase2", True, "dark"],
+        "flip": best - ap["ssl", False, "dark"],
+        "dark": best - ap["ssl", True, "argmax"],
+    }
+
+
+def _people(path: Path, table: CropTable) -> list[dict[str, Any]]:
+    """Each labelled person of val with its prediction, the lowest OKS first."""
+    people = [{**person, "table": table} for person in read_json(path)]
+    return sorted(people, key=lambda person: (person["oks"], person["row"]))
+
+
+def _picture(people: list[dict[str, Any]]) -> bytes:
+    return encode_jpeg(grid([_person(**person) for person in people], columns=6))
+
+
+def _person(
+    row: int, keypoints: list[list[float]], oks: float, table: CropTable
+) -> NDArray[np.uint8]:
+    """The crop with the predicted pose, its OKS above."""
+    crop = table.crop(row)
+    factor = CELL / crop.shape[0]
+    points = (np.array(keypoints) - table.crop_xy[row] + 0.5) * factor - 0.5
+    labelled = table.keypoints[row, :, 2] > 0
+    return caption(draw_pose(enlarge(crop, CELL), points, labelled, 2), f"OKS {oks:.2f}")
+
+
+def _curves(axes: Any) -> None:
+    """Training loss of the three phases, end to end."""
+    start = 0.0
+    for name, label in PHASES.items():
+        loss = pd.read_csv(stage.METRICS / name / "plots" / "metrics" / "loss.tsv", sep="\t")
+        axes.plot(start + loss["step"], loss["loss"], color=COLOURS[label], label=label)
+        start += float(loss["step"].iloc[-1])
+    axes.set(xlabel="step", ylabel="heatmap MSE", yscale="log")
+    axes.legend(frameon=False)
+
+
+def _keypoint_bars(axes: Any) -> None:
+    """Share of labelled keypoints found."""
+    table = pd.read_csv(stage.METRICS / "evaluate" / "keypoints.csv")
+    axes.barh(table["keypoint"], table["found"], color=COLOURS["phase 2"])
+    axes.invert_yaxis()
+    axes.set(xlabel="share of labelled keypoints with similarity > 0.5", xlim=(0, 1))
+
+
+def _svg(draw: Any) -> str:
+    """A figure as inline SVG, its bytes stable."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    draw(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def _render(**values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
+    )
+    return environment.get_template(TEMPLATE).render(**values)
+
+
+if __name__ == "__main__":
+    stage.run(NAME, __doc__, main)

@@ -1,0 +1,107 @@
+"""What every stage script shares: params of the stage, paths, Live, exit codes, resume folder.
+
+No stage itself. `run` turns a PoseError into one line and exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dvclive import Live
+from ruamel.yaml import YAML
+
+from pose.errors import PoseError
+from pose.files import digest
+from pose.log import BarSafeHandler, logger
+from pose.params import Params, load_params
+
+ROOT = Path(__file__).resolve().parents[1]
+COCO = Path("data/coco")
+WEIGHTS = Path("data/weights/backbone.safetensors")
+CACHE = Path("data/cache")
+RESUME = Path("data/resume")
+MODELS = Path("models")
+PREDICTIONS = Path("data/predictions")
+METRICS = Path("metrics")
+REPORT = Path("report")
+
+
+def run(name: str, description: str | None, main: Callable[[Params], None]) -> None:
+    """Run stage `name` as DVC would: from the project's root, on what dvc.yaml declares for it."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    os.chdir(ROOT)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(BarSafeHandler())
+    try:
+        main(load_params(Path("params.yaml"), definition(name).get("params", [])))
+    except PoseError as error:
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{name}: interrupted; rerun to go on")
+
+
+def definition(name: str) -> dict[str, Any]:
+    """The stage's entry in dvc.yaml."""
+    return YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text())["stages"][name]
+
+
+def live(name: str) -> Live:
+    """A dvclive logger for metrics/<name> that leaves dvc.yaml alone and starts no experiment."""
+    return Live(dir=str(METRICS / name), dvcyaml=None, save_dvc_exp=False, report=None)
+
+
+def workers() -> int:
+    """Helper processes, from POSE_WORKERS or the machine; never a param, results do not depend."""
+    return int(os.environ.get("POSE_WORKERS") or os.cpu_count() or 1)
+
+
+@contextlib.contextmanager
+def resume_folder(name: str) -> Iterator[Path]:
+    """data/resume/<name>-<key>, locked; removed on success, other keys of the stage at once.
+
+    The key hashes declared params, code and dependencies, so a state never serves another run.
+    """
+    folder = RESUME / f"{name}-{_key(name)}"
+    for stale in RESUME.glob(f"{name}-*"):
+        if stale != folder:
+            shutil.rmtree(stale)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PoseError(
+                f"{folder}: another run of this stage is at work; wait for it"
+            ) from None
+        yield folder
+    shutil.rmtree(folder)
+
+
+def _key(name: str) -> str:
+    entry = definition(name)
+    params = load_params(Path("params.yaml"), entry["params"])
+    parts = [json.dumps({k: v.model_dump() for k, v in dict(params).items()}, sort_keys=True)]
+    parts += [f"{dep} {digest(Path(dep))}" for dep in entry["deps"]]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends: killing dvc leaves no trainer behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG

@@ -1,0 +1,164 @@
+"""What the three training stages share: model and loaders from params, the run itself, resuming.
+
+No stage itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import stage
+from pose.augment import BoxLaw, ColourLaw
+from pose.cache import CropTable
+from pose.checkpoint import read_provenance, read_training_state, save_training_state, save_weights
+from pose.dataset import StepBatches, TargetSpec, TrainingSamples, steps_per_epoch, training_loader
+from pose.engine import FitSettings, StepLoss, TrainState, fit, model_weights, supervised_step
+from pose.log import log
+from pose.model import ModelSpec, PoseModel
+from pose.optim import Schedule, build_adamw
+from pose.params import Params, Section
+
+
+def pick(kind: type, section: Section, /, **others: Any) -> Any:
+    """A library dataclass filled from the params section that has its field names."""
+    values = {f.name: getattr(section, f.name) for f in fields(kind) if f.name not in others}
+    return kind(**values, **others)
+
+
+def setup_torch(params: Params) -> torch.device:
+    """Seeded, deterministic torch on params' thread count; CUDA if there is one."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.manual_seed(params.run.seed)
+    torch.set_num_threads(params.run.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid; costs 9 % here
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build_model(params: Params) -> PoseModel:
+    """The model of params, freshly initialised."""
+    return PoseModel(pick(ModelSpec, params.model, input_wh=params.codec.input_size))
+
+
+def target_spec(params: Params) -> TargetSpec:
+    """Sizes of input and target."""
+    return TargetSpec(params.codec.input_size, params.codec.heatmap_size, params.codec.sigma)
+
+
+def training_samples(
+    params: Params,
+    table: CropTable,
+    rows: NDArray[np.intp],
+    min_keypoints: int,
+    seed: tuple[int, ...],
+) -> TrainingSamples:
+    """Augmented samples of `rows`, drawn from `seed`."""
+    return TrainingSamples(
+        table,
+        rows,
+        pick(BoxLaw, params.augment),
+        pick(ColourLaw, params.augment),
+        target_spec(params),
+        min_keypoints,
+        seed,
+    )
+
+
+def loader(samples: TrainingSamples, batch_size: int, start: int, stop: int) -> Iterable[Any]:
+    """Batches of steps start .. stop - 1."""
+    batches = StepBatches(len(samples), batch_size, samples.seed, start, stop)
+    workers = min(8, stage.workers()) if torch.cuda.is_available() else 1
+    return training_loader(samples, batches, workers)
+
+
+def train_supervised(
+    name: str, stream: int, params: Params, model: PoseModel, epochs: int, start_weights: Path
+) -> None:
+    """Train on the labelled persons for `epochs`; what is frozen stays so.
+
+    stream keeps the phases' random draws apart. start_weights hands on its provenance.
+    """
+    device = next(model.parameters()).device
+    table = CropTable(stage.CACHE / "train")
+    samples = training_samples(
+        params, table, table.labelled(), params.augment.min_keypoints, (params.run.seed, stream)
+    )
+    codec, law = params.codec, params.train
+    per_epoch = steps_per_epoch(len(samples), law.batch_size)
+    schedule = build_schedule(params, epochs, per_epoch, law.lr)
+    step_loss = supervised_step(model, codec.heatmap_size, codec.sigma, device, law.amp)
+
+    def batches(start: int) -> Iterable[Any]:
+        return loader(samples, law.batch_size, start, schedule.steps)
+
+    provenance = read_provenance(start_weights)
+    train(name, params, model, schedule, batches, step_loss, provenance)
+
+
+def train(
+    name: str,
+    params: Params,
+    model: PoseModel,
+    schedule: Schedule,
+    batches: Callable[[int], Iterable[Any]],
+    step_loss: StepLoss,
+    provenance: dict[str, Any],
+) -> None:
+    """Train `model` to models/<name>.safetensors, going on from a killed run's checkpoint.
+
+    batches(start) gives the batches from step `start` on.
+    """
+    law = params.train
+    optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
+    state = TrainState(model, optimizer)
+    settings = pick(FitSettings, law, name=name)
+    with stage.resume_folder(name) as folder, stage.live(name) as live:
+        saved = folder / "state.pt"
+        if found := read_training_state(saved):
+            state.restore_(found)
+            log(f"{name} goes on from step {state.step}")
+        for row in state.history:
+            _log_row(live, row)
+        fit(
+            state,
+            batches(state.step),
+            step_loss,
+            schedule,
+            settings,
+            on_row=lambda row: _log_row(live, row),
+            save=lambda state: save_training_state(saved, state.to_dict()),
+        )
+        save_weights(model_path(name), model_weights(model), provenance)
+
+
+def model_path(name: str) -> Path:
+    """models/phase1.safetensors for stage train_phase1."""
+    return stage.MODELS / f"{name.removeprefix('train_')}.safetensors"
+
+
+def _log_row(live: Any, row: dict[str, float]) -> None:
+    live.step = int(row["step"])
+    for key, value in row.items():
+        if key != "step":
+            live.log_metric(key, value)
+    live.next_step()
+
+
+def build_schedule(params: Params, epochs: int, per_epoch: int, lr: float) -> Schedule:
+    """The schedule of params.train over `epochs`."""
+    return pick(
+        Schedule,
+        params.train,
+        kind=params.train.schedule,
+        lr=lr,
+        steps=epochs * per_epoch,
+        steps_per_epoch=per_epoch,
+    )
