@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -78,7 +79,7 @@ def _write_split(
     folder.mkdir(exist_ok=True)
     paths = list(shard_paths(folder, len(shards)))
     count = len(shards)
-    with ProcessPoolExecutor(stage.workers()) as pool:
+    with ProcessPoolExecutor(stage.workers(), get_context("spawn")) as pool:
         done = pool.map(_shard_job, paths, [root] * count, [split] * count, shards, [spec] * count)
         return [
             bad for found in tqdm(done, f"crops of {split}", count, disable=None) for bad in found

@@ -12,7 +12,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pose.synthetic import SyntheticSpec, write_coco_zips
 from tqdm import tqdm
 
 import stage
@@ -21,6 +20,7 @@ from pose.errors import PoseError
 from pose.files import digest, download, write_json
 from pose.log import log
 from pose.params import Params
+from pose.synthetic import SyntheticSpec, write_coco_zips
 
 NAME = "download_coco"
 # bytes and md5 as published; they agree over many independent mirrors
@@ -33,7 +33,8 @@ COCO_FILES = {
 
 def main(params: Params) -> None:
     sources = {"synthetic": _synthetic, "coco": _coco, "local": _local}
-    stage.COCO.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(stage.COCO, ignore_errors=True)
+    stage.COCO.mkdir(parents=True)
     counts = sources[params.data.source](params)
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
     with stage.live(NAME) as live:

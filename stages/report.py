@@ -93,12 +93,16 @@ def _picture(people: list[dict[str, Any]]) -> bytes:
 def _person(
     row: int, keypoints: list[list[float]], oks: float, table: CropTable
 ) -> NDArray[np.uint8]:
-    """The crop with the predicted pose, its OKS above."""
-    crop = table.crop(row)
-    factor = CELL / crop.shape[0]
-    points = (np.array(keypoints) - table.crop_xy[row] + 0.5) * factor - 0.5
+    """The person's surroundings with the predicted pose, its OKS above."""
+    crop, corner = table.crop(row), table.crop_xy[row]
+    x, y, w, h = table.bbox_xywh[row] - [*corner, 0, 0]
+    margin = 0.12 * h
+    first = np.maximum([x - margin, y - margin], 0).astype(int)
+    last = np.minimum([x + w + margin, y + h + margin], crop.shape[1::-1]).astype(int)
+    view = crop[first[1] : last[1] + 1, first[0] : last[0] + 1]
+    points = (np.array(keypoints) - corner - first + 0.5) * (CELL / view.shape[0]) - 0.5
     labelled = table.keypoints[row, :, 2] > 0
-    return caption(draw_pose(enlarge(crop, CELL), points, labelled, 2), f"OKS {oks:.2f}")
+    return caption(draw_pose(enlarge(view, CELL), points, labelled, 2), f"OKS {oks:.2f}")
 
 
 def _curves(axes: Any) -> None:

@@ -48,6 +48,7 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
     os.chdir(ROOT)
     logger.setLevel(logging.INFO)
     logger.addHandler(BarSafeHandler())
+    die_with_dvc()
     try:
         main(load_params(Path("params.yaml"), definition(name).get("params", [])))
     except PoseError as error:
@@ -68,7 +69,10 @@ def live(name: str) -> Live:
 
 def workers() -> int:
     """Helper processes, from POSE_WORKERS or the machine; never a param, results do not depend."""
-    return int(os.environ.get("POSE_WORKERS") or os.cpu_count() or 1)
+    text = os.environ.get("POSE_WORKERS") or str(os.cpu_count() or 1)
+    if not text.isdecimal() or int(text) < 1:
+        raise PoseError(f"environment: POSE_WORKERS = {text!r}, expected a positive integer")
+    return int(text)
 
 
 @contextlib.contextmanager
@@ -101,7 +105,7 @@ def _key(name: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent ends: killing dvc leaves no trainer behind."""
-    if sys.platform == "linux":
+def die_with_dvc() -> None:
+    """Under DVC on Linux, be killed when it ends: killing dvc alone leaves no trainer behind."""
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG

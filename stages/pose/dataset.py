@@ -174,6 +174,7 @@ def training_loader(samples: TrainingSamples, batches: StepBatches, workers: int
         worker_init_fn=_quiet_worker,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else the global one moves, and a resumed run differs
     )
 
 

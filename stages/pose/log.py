@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 
 from tqdm import tqdm
@@ -19,7 +20,7 @@ class BarSafeHandler(logging.Handler):
     """Writes records to standard error without tearing a running bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=None, end="\n")
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 class StepClock:
