@@ -37,7 +37,9 @@ def main(params: Params) -> None:
     others = training.training_samples(  # their targets are empty: nothing to demand
         params, table, table.unlabelled(), 0, (seed, STREAM_UNLABELLED)
     )
-    per_epoch = steps_per_epoch(max(len(labelled), len(others)), size)
+    per_epoch = max(
+        steps_per_epoch(len(labelled), size), steps_per_epoch(len(others), law.batch_size)
+    )
     schedule = training.build_schedule(params, law.epochs, per_epoch, law.lr)
     ramp_steps = max(1, round(law.ramp_fraction * schedule.steps))
     step_loss = consistency_step(
@@ -54,7 +56,7 @@ def main(params: Params) -> None:
     def batches(start: int) -> Iterable[Any]:
         return zip(
             training.loader(labelled, size, start, schedule.steps),
-            training.loader(others, size, start, schedule.steps),
+            training.loader(others, law.batch_size, start, schedule.steps),
             strict=True,
         )
 

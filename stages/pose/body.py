@@ -15,7 +15,7 @@ import numpy as np
 from pose.canvas import Array, Vector
 
 # (share, yaw range in degrees either side): front, three-quarter, side, back.
-VIEWS = ((0.68, 0, 25), (0.14, 25, 60), (0.04, 60, 105), (0.14, 150, 180))
+VIEWS = ((0.71, 0, 25), (0.15, 25, 60), (0.04, 60, 105), (0.10, 150, 180))
 CHILD_SHARE = 0.15
 LEAN_SD_DEG = 5.0  # sideways and forward lean of the torso
 LEAN_LARGE = (0.08, 18.0)  # share of persons with a larger lean, and its sd in degrees

@@ -154,6 +154,7 @@ class Phase(Section):
 
 class Ssl(Section):
     epochs: Count
+    batch_size: Count
     lr: Positive
     unlabelled_weight: NonNegative
     ramp_fraction: Probability

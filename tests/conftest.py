@@ -1,0 +1,130 @@
+"""Fixtures of all tests: one thread, params.yaml to bend, and a COCO of three images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from pose.cache import CropSpec, CropTable, plan_shards, write_shard
+from pose.coco import read_annotations
+from pose.model import ModelSpec
+from tiny import SPLIT, TinyCoco, person, picture
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+@pytest.fixture
+def params_text() -> str:
+    """The project's params.yaml."""
+    return (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def bent_params(tmp_path: Path, params_text: str) -> Callable[[dict[str, str | None]], Path]:
+    """Writes a params.yaml with raw YAML values put in: {'train.lr': '1e-05', 'x.y': None: cut}."""
+
+    def write(changes: dict[str, str | None]) -> Path:
+        text = params_text
+        for key, value in changes.items():
+            text = _bend(text, *key.split("."), value)
+        path = tmp_path / "params.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def _bend(text: str, section: str, key: str, value: str | None) -> str:
+    head, body, tail = re.split(rf"(?ms)^{section}:\n(.*?)(?=^\S|\Z)", text, maxsplit=1)
+    kept = [line for line in body.splitlines() if not line.startswith(f"  {key}:")]
+    kept += [f"  {key}: {value}"] if value is not None else []
+    return f"{head}{section}:\n" + "\n".join(kept) + f"\n{tail}"
+
+
+@pytest.fixture
+def tiny_coco(tmp_path: Path) -> TinyCoco:
+    """Three images; six persons, among them one without keypoints, one of 8, one over the border.
+
+    Besides, a crowd and an annotation of another category, which nobody should meet again.
+    """
+    root = tmp_path / "coco"
+    sizes = {1: (160, 120), 2: (120, 200), 3: (200, 160)}
+    images = [
+        {"id": i, "file_name": f"{i:012d}.jpg", "width": w, "height": h}
+        for i, (w, h) in sizes.items()
+    ]
+    annotations = [
+        person(15, 3, [20.5, 30.25, 60, 100], 17),
+        person(11, 1, [30, 10, 50, 100], 17),
+        person(12, 1, [100, 20, 40, 80], 0),
+        person(13, 2, [20, 20, 80, 160], 17),
+        person(14, 2, [60, 90, 80, 150], 8),
+        person(16, 3, [100, 20, 70, 120], 12),
+        person(17, 3, [0, 0, 200, 160], 0, iscrowd=1),
+        {"id": 18, "image_id": 3, "category_id": 2, "bbox": [1, 2, 3, 4]},
+    ]
+    category = {"id": 1, "name": "person", "supercategory": "person"}
+    raw = {"images": images, "annotations": annotations, "categories": [category]}
+    coco = TinyCoco(root, raw)
+    (root / "annotations").mkdir(parents=True)
+    (root / SPLIT).mkdir()
+    coco.save()
+    for i, (w, h) in sizes.items():
+        coco.image_path(i).write_bytes(cv2.imencode(".jpg", picture(i, w, h))[1].tobytes())
+    return coco
+
+
+@pytest.fixture
+def crop_spec() -> CropSpec:
+    """A small input of the official aspect."""
+    return CropSpec(
+        input_wh=(48, 64),
+        heatmap_wh=(24, 32),
+        sigma=1.5,
+        bbox_padding=1.25,
+        half_body_padding=1.5,
+        scale_factor=0.3,
+        shift_factor=0.1,
+        rotate_deg=30.0,
+        jpeg_quality=95,
+    )
+
+
+@pytest.fixture
+def crop_table(tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec) -> CropTable:
+    """The cache of tiny_coco, in two shards."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    persons = read_annotations(tiny_coco.root, SPLIT).persons
+    for index, shard in enumerate(plan_shards(persons, 4)):
+        assert not write_shard(
+            folder / f"{index:05d}.arrow", tiny_coco.root, SPLIT, shard, crop_spec
+        )
+    return CropTable(folder)
+
+
+@pytest.fixture
+def tiny_model_spec() -> ModelSpec:
+    """A model of milliseconds: a grid of 3 x 4 tokens, heatmaps of 12 x 16 cells."""
+    return ModelSpec(
+        input_wh=(24, 32),
+        patch_size=8,
+        patch_padding=2,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        drop_path=0.0,
+        deconv_channels=(8, 8),
+        conv_channels=(8,),
+    )

@@ -1,0 +1,157 @@
+"""Agreement with numbers of the official implementations; data/PROVENANCE.md says whence."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sapiens_reference
+import torch
+
+from pose import checkpoint, codec, evaluation, geometry, losses
+from pose.model import ModelSpec, PoseModel
+from pose.optim import parameter_groups
+
+DATA = Path(__file__).with_name("data")
+UDP = np.load(DATA / "udp_gaussian.npz")
+TAGS = sorted({name.split("/")[0] for name in UDP.files})
+
+
+def udp_case(tag: str):
+    """Sizes, sigma, blur and our targets of a case."""
+    *sizes, sigma, blur = UDP[f"{tag}/sizes"].tolist()
+    input_wh, heatmap_wh = tuple(sizes[:2]), tuple(sizes[2:])
+    cells = UDP[f"{tag}/kpts"].astype(float)
+    cells = cells * geometry.input_to_heatmap_factor(input_wh, heatmap_wh)
+    targets = codec.encode_targets(cells, UDP[f"{tag}/vis"].astype(float), heatmap_wh, sigma)
+    return input_wh, heatmap_wh, sigma, blur, targets
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_udp_encode_and_decode(tag: str) -> None:
+    """At image coordinates, for a box of 3 x 4 hundred pixels: official factor W / (W - 1) gone."""
+    input_wh, heatmap_wh, sigma, blur, targets = udp_case(tag)
+    np.testing.assert_array_equal(targets[:, 2], UDP[f"{tag}/weights"])
+    maps = codec.render_heatmaps(torch.from_numpy(targets)[None], heatmap_wh, sigma)
+    if f"{tag}/heatmaps" in UDP:
+        np.testing.assert_allclose(maps[0].numpy(), UDP[f"{tag}/heatmaps"], atol=3e-6)
+    found, scores = codec.dark_decode(maps, blur)
+    np.testing.assert_allclose(scores[0].numpy(), UDP[f"{tag}/dec_scores"], atol=2e-6)
+    center, scale = np.array([400.0, 500.0]), np.array([300.0, 400.0])
+    image = geometry.heatmap_to_image(found[0].numpy().astype(float), center, scale, heatmap_wh)
+    official = UDP[f"{tag}/dec_kpts"] / np.array(input_wh) * scale + center - scale / 2
+    finds = UDP[f"{tag}/dec_scores"] > 0  # else the official code divides 0 by 0
+    assert finds.any()
+    np.testing.assert_allclose(image[finds], official[finds], atol=1e-3)
+
+
+def test_udp_warp_matrices() -> None:
+    case = np.load(DATA / "udp_warp.npz")
+    for i, (x1, y1, x2, y2) in enumerate(case["boxes_xyxy"].astype(float)):
+        input_wh = tuple(case["output_size_wh"][i].tolist())
+        bbox = np.array([x1, y1, x2 - x1, y2 - y1])
+        center, scale = geometry.bbox_to_center_scale(bbox, float(case["padding"]), input_wh)
+        np.testing.assert_allclose(scale, case["scale_fixed"][i], rtol=1e-6)
+        affine = geometry.udp_affine(center, scale, float(case["rot_deg"][i]), input_wh)
+        np.testing.assert_allclose(affine, case["mats"][i], atol=2e-5, rtol=2e-5)
+        points = geometry.apply_affine(affine, case["kpts_in"][i].astype(float))
+        np.testing.assert_allclose(points, case["kpts_out"][i], atol=1e-3)
+
+
+def test_keypoint_mse_gradient() -> None:
+    case = np.load(DATA / "keypoint_mse.npz")
+    output, target, weights = (torch.from_numpy(case[n]) for n in ("output", "target", "weights"))
+    assert 0 < weights.sum() < weights.numel()
+    output.requires_grad_()
+    (losses.keypoint_mse(output, target, weights) * output.numel() / int(case["cells"])).backward()
+    np.testing.assert_allclose(output.grad.numpy(), case["grad"], atol=1e-9, rtol=1e-5)
+    assert np.abs(case["grad"]).max() > 1e-4
+
+
+OKS = np.load(DATA / "oks_nms.npz")
+
+
+@pytest.mark.parametrize("image", sorted({n.split("/")[0] for n in OKS.files} - {"sigmas"}))
+@pytest.mark.parametrize("threshold", ["0.9", "0.7"])
+def test_oks_nms(image: str, threshold: str) -> None:
+    poses, scores, areas = (OKS[f"{image}/{name}"] for name in ("kpts", "score", "area"))
+    found = evaluation.oks(poses[0, :, :2], poses[..., :2], areas[0], areas)
+    np.testing.assert_allclose(found, OKS[f"{image}/oks_row0"], atol=1e-6)
+    kept = evaluation.oks_nms(poses[..., :2], scores, areas, float(threshold))
+    assert kept.tolist() == OKS[f"{image}/keep_{threshold}"].tolist()
+    assert 0 < len(kept) < len(poses)
+
+
+def timm_name(name: str) -> str:
+    """Ours for an official parameter name, by the pairs of checkpoint.RENAMES."""
+    bare = name.removeprefix("backbone.")
+    if bare == name:
+        return name
+    for pattern, replacement in checkpoint.RENAMES:
+        bare = pattern.sub(replacement, bare)
+    return f"backbone.{bare}"
+
+
+def test_layer_decay_groups_of_sapiens_03b() -> None:
+    case = json.loads((DATA / "layer_decay.json").read_text())
+    size = ModelSpec((768, 1024), 16, 2, 1024, 24, 16, 0.0, (768, 768), (768, 768))
+    with torch.device("meta"):
+        model = PoseModel(size)
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = parameter_groups(model, 0.1, case["layer_decay_rate"])
+    assert len(groups) == case["group_count"]
+    found = {
+        names[id(p)]: (group["lr_scale"], group["weight_decay"])
+        for group in groups
+        for p in group["params"]
+    }
+    for group in case["groups"].values():
+        for name in group["param_names"]:
+            lr_scale, weight_decay = found[timm_name(name)]
+            assert lr_scale == pytest.approx(group["lr_scale"], rel=1e-12)
+            assert weight_decay == group["weight_decay"]
+
+
+def test_pos_embed_resize_drops_the_class_row() -> None:
+    case = np.load(DATA / "pos_embed.npz")
+    found = checkpoint.resize_pos_embed(torch.from_numpy(case["src"]), (8, 6))
+    np.testing.assert_allclose(found.numpy(), case["dst"], atol=1e-6)
+
+
+def official_name(name: str) -> str:
+    pairs = [
+        (r"patch_embed\.proj\.", "patch_embed.projection."),
+        (r"blocks\.(\d+)\.norm", r"layers.\1.ln"),
+        (r"blocks\.(\d+)\.attn", r"layers.\1.attn"),
+        (r"blocks\.(\d+)\.mlp\.fc1", r"layers.\1.ffn.layers.0.0"),
+        (r"blocks\.(\d+)\.mlp\.fc2", r"layers.\1.ffn.layers.1"),
+        (r"^backbone\.norm\.", "backbone.ln1."),
+    ]
+    for pattern, replacement in pairs:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def test_the_model_computes_what_sapiens_computes(tmp_path: Path) -> None:
+    """An official pose file, loaded, gives the maps of the restated official forward pass."""
+    spec = ModelSpec((96, 128), 16, 2, 64, 2, 4, 0.0, (40, 32), (24, 48))
+    model, generator = PoseModel(spec).eval(), torch.Generator().manual_seed(0)
+    official = {
+        official_name(n): torch.randn(t.shape, generator=generator) * 0.2
+        + n.endswith("norm.weight")
+        for n, t in model.state_dict().items()
+    }
+    torch.save({"meta": {"epoch": 210}, "state_dict": official}, tmp_path / "pose.pth")
+    report = checkpoint.load_backbone(model.backbone, tmp_path / "pose.pth")
+    assert (len(report.loaded), len(report.dropped)) == (29, 8)
+    head = {n.removeprefix("head."): t for n, t in official.items() if n.startswith("head.")}
+    model.head.load_state_dict(head)
+    images = torch.randn(2, 3, 128, 96, generator=generator)
+    with torch.no_grad():
+        features = sapiens_reference.features(official, images, 16, 4)
+        torch.testing.assert_close(model.features(images), features, atol=1e-5, rtol=1e-5)
+        expected = sapiens_reference.heatmaps(official, images, 16, 4)
+        torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,39 @@
+"""One's own COCO-layout folder instead of the embedded data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.project import STAGES, Project, ran
+from tiny import SPLIT, TinyCoco
+
+
+def use_own(project: Project, root: Path) -> None:
+    values = {"source": "local", "root": str(root), "train_split": SPLIT, "val_split": SPLIT}
+    project.set(**{f"data.{key}": value for key, value in values.items()})
+
+
+def test_the_whole_chain_on_a_folder(project: Project, tiny_coco: TinyCoco) -> None:
+    use_own(project, tiny_coco.root)
+    project.set(**{"train.batch_size": 1})  # there is one person without keypoints
+    done = ran(project.must("dvc", "repro"))
+    assert done == [name for name in STAGES if name != "fetch_weights"]
+    counts = project.json("metrics/build_cache/metrics.json")
+    assert (counts["val_labelled"], counts["val_unlabelled"]) == (5, 1)
+    assert project.json("metrics/evaluate/metrics.json")["AP"] >= 0
+    page = (project.root / "report/index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert {path.name for path in (project.root / "data/coco").iterdir()} == {"local.json"}
+
+
+def test_zips_give_the_same_cache_as_a_folder(
+    project: Project, tiny_coco: TinyCoco, tmp_path: Path
+) -> None:
+    caches = []
+    for root in (tiny_coco.root, tiny_coco.zipped(tmp_path / "zips")):
+        use_own(project, root)
+        output = project.must("dvc", "repro", "build_cache")
+        assert ran(output) == ["download_coco", "build_cache"]
+        caches.append(project.content("data/cache"))
+    assert caches[0] == caches[1]
+    assert "data/cache/val/00000.arrow" in caches[0]

@@ -1,0 +1,160 @@
+"""The house keeps its shape: who may import whom, what DVC watches, and who may speak."""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from imports import STAGES, direct_imports, needed_files
+
+ROOT = STAGES.parent
+POSE = STAGES / "pose"
+ROWS = (
+    ("errors", "params", "skeleton", "log"),
+    ("geometry", "files"),
+    ("codec", "losses", "coco", "canvas", "body", "puppet", "scenery", "labels", "synthetic"),
+    ("augment", "cache", "model", "optim", "checkpoint"),
+    ("dataset", "figures"),
+    ("engine", "inference"),
+    ("consistency", "evaluation"),
+)
+ROW_OF = {name: row for row, names in enumerate(ROWS, start=1) for name in names}
+SCRIPT_ROW = len(ROWS) + 1
+SCRIPTS = sorted(STAGES.glob("*.py"))
+MODULES = sorted(path for path in POSE.glob("*.py") if path.stem != "__init__")
+
+
+def read_yaml(name: str) -> dict:
+    return YAML(typ="safe", pure=True).load((ROOT / name).read_text(encoding="utf-8"))
+
+
+CHAIN = read_yaml("dvc.yaml")["stages"]
+
+
+def row(path: Path) -> int:
+    return ROW_OF[path.stem] if path.parent == POSE else SCRIPT_ROW
+
+
+def calls(path: Path) -> Iterator[str]:
+    """Source text of all that a file calls."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+def test_every_module_has_its_row() -> None:
+    assert {path.stem for path in MODULES} == set(ROW_OF)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_modules_import_from_their_own_or_lower_rows(path: Path) -> None:
+    above = [file.name for file in direct_imports(path) if row(file) > row(path)]
+    assert above == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_no_module_needs_itself(path: Path) -> None:
+    own = path.relative_to(ROOT).as_posix()
+    assert all(own not in needed_files(file) for file in direct_imports(path) - {path})
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_the_library_neither_prints_nor_exits(path: Path) -> None:
+    assert not {"print", "exit", "quit", "sys.exit", "os._exit"} & set(calls(path))
+
+
+def test_calls_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text("import sys\ndef f():\n    print(1)\n    sys.exit(2)\n")
+    assert set(calls(tmp_path / "x.py")) == {"print", "sys.exit"}
+
+
+def is_installed(name: str) -> bool:
+    elsewhere = [p for p in sys.path if "site-packages" in p]
+    return importlib.machinery.PathFinder.find_spec(name, elsewhere) is not None
+
+
+@pytest.mark.parametrize("name", [*(path.stem for path in SCRIPTS), "pose", "imports"])
+def test_names_shadow_no_other_module(name: str) -> None:
+    """stages/ comes first on sys.path: a script called `profile` would break torch."""
+    assert name not in sys.stdlib_module_names
+    assert not is_installed(name)
+    assert is_installed("torch")
+
+
+def test_stages_are_scripts_and_the_rest_is_shared() -> None:
+    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {"stage", "training"}
+    assert set(CHAIN) <= {path.stem for path in SCRIPTS}
+
+
+def produced() -> set[str]:
+    """Everything that the chain's stages write."""
+    found: set[str] = set()
+    for entry in CHAIN.values():
+        for kind in ("outs", "metrics", "plots"):
+            for out in entry.get(kind, []):
+                found |= {out} if isinstance(out, str) else set(out)
+    return found
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_dvc_watches_exactly_the_code_that_a_stage_imports(name: str) -> None:
+    entry = CHAIN[name]
+    assert entry["cmd"] == f"python stages/{name}.py"
+    code = {dep for dep in entry["deps"] if dep.endswith(".py")}
+    assert code == needed_files(STAGES / f"{name}.py")
+    others = set(entry["deps"]) - code
+    assert all(dep in produced() or (ROOT / dep).is_file() for dep in others), others
+    assert len(entry["deps"]) == len(set(entry["deps"]))
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_declared_params_exist(name: str) -> None:
+    params = read_yaml("params.yaml")
+    for key in CHAIN[name]["params"]:
+        section, _, leaf = key.partition(".")
+        assert section in params, key
+        assert not leaf or leaf in params[section], key
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_a_script_reads_only_what_it_declares(name: str) -> None:
+    tree = ast.parse((STAGES / f"{name}.py").read_text(encoding="utf-8"))
+    read = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    read = {text for text in read if text.startswith("params.") and text.count(".") == 2}
+    declared = CHAIN[name]["params"]
+    for text in read:
+        _, section, key = text.split(".")
+        assert section in declared or f"{section}.{key}" in declared, text
+
+
+@pytest.mark.parametrize("name", CHAIN)
+def test_a_script_tells_its_purpose_and_command(name: str) -> None:
+    path = STAGES / f"{name}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert f"    python stages/{name}.py" in (ast.get_docstring(tree) or "")
+    assert ast.unparse(tree.body[-1]) == (
+        "if __name__ == '__main__':\n    stage.run(NAME, __doc__, main)"
+    )
+    assert f'NAME = "{name}"' in path.read_text(encoding="utf-8").splitlines()
+
+
+def test_help_needs_neither_params_nor_data(tmp_path: Path) -> None:
+    command = [sys.executable, str(STAGES / "build_cache.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "python stages/build_cache.py" in done.stdout
+
+
+def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:
+    """A stage takes its numbers from params.yaml alone."""
+    command = [sys.executable, str(STAGES / "build_cache.py"), "--lr", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "unrecognized arguments: --lr 1" in done.stderr

@@ -1,0 +1,205 @@
+"""Annotations and images: each kind of bad record is named, nothing is guessed."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pose.coco import BadImageError, Images, by_image, decode_image, read_annotations
+from pose.errors import PoseError
+from tiny import SPLIT, TinyCoco, picture
+
+NAME = f"person_keypoints_{SPLIT}.json"
+KEYPOINTS = [10.0, 20.0, 2] * 17
+
+
+def test_persons_are_sorted_by_image_and_crowds_and_others_left_out(tiny_coco: TinyCoco) -> None:
+    found = read_annotations(tiny_coco.root, SPLIT)
+    assert [p.ann_id for p in found.persons] == [11, 12, 13, 14, 15, 16]
+    assert [p.num_keypoints for p in found.persons] == [17, 0, 17, 8, 17, 12]
+    assert {a["id"] for a in found.annotations} == {11, 12, 13, 14, 15, 16, 17}
+    assert not found.bad
+    first = found.persons[0]
+    assert first.bbox_xywh == (30, 10, 50, 100)
+    assert first.image_wh == (160, 120)
+    assert first.keypoints.shape == (17, 3)
+    assert [[p.ann_id for p in group] for group in by_image(found.persons)] == [
+        [11, 12],
+        [13, 14],
+        [15, 16],
+    ]
+
+
+def test_by_image_of_nobody() -> None:
+    assert list(by_image([])) == []
+
+
+def test_zips_give_what_folders_give(tiny_coco: TinyCoco, tmp_path: Path) -> None:
+    zipped = tiny_coco.zipped(tmp_path / "zips")
+    plain, packed = (read_annotations(root, SPLIT) for root in (tiny_coco.root, zipped))
+    assert plain.annotations == packed.annotations
+    with Images(tiny_coco.root, SPLIT) as loose, Images(zipped, SPLIT) as archive:
+        name = plain.persons[0].file_name
+        assert loose.read(name) == archive.read(name) == tiny_coco.image_path(1).read_bytes()
+        for images in (loose, archive):
+            with pytest.raises(BadImageError, match="named in the annotations but absent"):
+                images.read("no.jpg")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"keypoints": []}, "has 0 numbers in 'keypoints', expected 51 (17 x 3)"),
+        ({"keypoints": KEYPOINTS[:48]}, "has 48 numbers in 'keypoints', expected 51 (17 x 3)"),
+        ({"keypoints": None}, "has nothing in 'keypoints', expected 51 (17 x 3)"),
+        ({"keypoints": [math.nan, *KEYPOINTS[1:]]}, "has a keypoint that is not a finite number"),
+        ({"keypoints": ["1", *KEYPOINTS[1:]]}, "has a keypoint that is not a finite number"),
+        ({"keypoints": [*KEYPOINTS[:-1], 3]}, "has a visibility other than 0, 1, 2"),
+        ({"bbox": [1, 2, 0, 9]}, "has a box of 0 x 9 pixels"),
+        ({"bbox": [1, 2, 9, -1]}, "has a box of 9 x -1 pixels"),
+        ({"bbox": [1, 2, 3]}, "has bbox [1, 2, 3], expected 4 finite numbers"),
+        ({"bbox": [1, 2, 3, math.inf]}, "has bbox [1, 2, 3, inf], expected 4 finite numbers"),
+        ({"area": None}, "has area None, expected a finite number >= 0"),
+        ({"area": -1}, "has area -1, expected a finite number >= 0"),
+        ({"image_id": 99}, "names image 99, which is not in 'images'"),
+    ],
+)
+def test_a_bad_annotation_is_set_aside_and_named(tiny_coco: TinyCoco, change, reason) -> None:
+    tiny_coco.raw["annotations"][1].update(change)
+    tiny_coco.save()
+    found = read_annotations(tiny_coco.root, SPLIT)
+    assert [str(record) for record in found.bad] == [f"{NAME}: annotation 11 {reason}"]
+    assert [p.ann_id for p in found.persons] == [12, 13, 14, 15, 16]
+    assert 11 not in {a["id"] for a in found.annotations}
+
+
+def test_an_annotation_without_id(tiny_coco: TinyCoco) -> None:
+    del tiny_coco.raw["annotations"][1]["id"]
+    tiny_coco.save()
+    (record,) = read_annotations(tiny_coco.root, SPLIT).bad
+    assert str(record) == f"{NAME}: annotation None has no integer 'id'"
+
+
+def broken(root: Path) -> str:
+    with pytest.raises(PoseError) as caught:
+        read_annotations(root, SPLIT)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_json_that_is_cut_off(tiny_coco: TinyCoco, keep: int) -> None:
+    tiny_coco.json_path.write_bytes(tiny_coco.json_path.read_bytes()[:keep])
+    found = broken(tiny_coco.root)
+    assert found.startswith(f"{NAME}: not valid JSON (")
+    assert found.endswith("is it cut off?")
+
+
+def test_json_without_its_lists(tiny_coco: TinyCoco) -> None:
+    del tiny_coco.raw["categories"]
+    tiny_coco.save()
+    expected = f"{NAME}: expected a list under 'categories'; is it a COCO keypoint file?"
+    assert broken(tiny_coco.root) == expected
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    found = broken(tmp_path)
+    assert str(tmp_path / "annotations" / NAME) in found
+    assert str(tmp_path / "annotations_trainval2017.zip") in found
+    with pytest.raises(PoseError, match=r"check data\.root"):
+        Images(tmp_path, SPLIT)
+
+
+def test_what_is_no_zip(tmp_path: Path) -> None:
+    (tmp_path / "annotations_trainval2017.zip").write_bytes(b"<html>")
+    assert broken(tmp_path).endswith("File is not a zip file; fetch it again")
+    (tmp_path / f"{SPLIT}.zip").write_bytes(b"")
+    with pytest.raises(PoseError, match="fetch it again"):
+        Images(tmp_path, SPLIT)
+
+
+def test_a_zip_without_the_split(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "annotations_trainval2017.zip", "w"):
+        pass
+    assert broken(tmp_path).endswith(f"holds no annotations/{NAME}")
+
+
+def test_a_byte_flipped_inside_a_zip(tiny_coco: TinyCoco, tmp_path: Path) -> None:
+    path = tiny_coco.zipped(tmp_path / "zips") / f"{SPLIT}.zip"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes(content)
+    errors = []
+    with Images(path.parent, SPLIT) as images:
+        for name in (f"{i:012d}.jpg" for i in (1, 2, 3)):
+            try:
+                images.read(name)
+            except BadImageError as error:
+                errors.append(str(error))
+    assert len(errors) == 1
+    assert errors[0].startswith("cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    "change", [{"file_name": "../1.jpg"}, {"file_name": "/etc/1.jpg"}, {"file_name": ""}]
+)
+def test_a_file_name_that_leaves_its_folder(tiny_coco: TinyCoco, change) -> None:
+    tiny_coco.raw["images"][0].update(change)
+    tiny_coco.save()
+    expected = f"{NAME}: image 1 has file_name {change['file_name']!r}, not a name"
+    assert broken(tiny_coco.root) == expected
+
+
+@pytest.mark.parametrize("key", ["id", "width", "height"])
+def test_an_image_without_its_numbers(tiny_coco: TinyCoco, key: str) -> None:
+    del tiny_coco.raw["images"][0][key]
+    tiny_coco.save()
+    assert "lacks an integer id, width or height" in broken(tiny_coco.root)
+
+
+def jpeg(width: int, height: int) -> bytes:
+    return cv2.imencode(".jpg", picture(0, width, height))[1].tobytes()
+
+
+def with_exif_rotation(content: bytes) -> bytes:
+    """The JPEG with an EXIF block that says: rotate by 90 degrees (orientation 6)."""
+    tiff = b"MM\0*\0\0\0\x08" + b"\0\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\0\0\0\0"
+    body = b"Exif\0\0" + tiff
+    return content[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + content[2:]
+
+
+def test_exif_rotation_is_ignored() -> None:
+    turned = with_exif_rotation(jpeg(40, 30))
+    as_shown = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)
+    assert as_shown.shape == (40, 30, 3)  # the marker works: a plain reader does turn it
+    np.testing.assert_array_equal(
+        decode_image(turned, (40, 30)), decode_image(jpeg(40, 30), (40, 30))
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is not a readable image"),
+        (b"<html>no</html>", "is not a readable image"),
+        (jpeg(40, 30)[:-2], "is cut off"),
+        (jpeg(40, 30)[:200], "is cut off"),
+        (b"\xff\xd8\xff\xd9", "is not a readable image"),
+        (jpeg(41, 30), "is 41 x 30, the annotations say 40 x 30"),
+        (jpeg(30, 40), "is 30 x 40, the annotations say 40 x 30"),
+    ],
+)
+def test_images_that_cannot_serve(content: bytes, reason: str) -> None:
+    with pytest.raises(BadImageError, match=reason):
+        decode_image(content, (40, 30))
+
+
+def test_grey_images_become_three_channels() -> None:
+    grey = cv2.imencode(".jpg", np.full((30, 40), 77, np.uint8))[1].tobytes()
+    found = decode_image(grey, (40, 30))
+    assert found.shape == (30, 40, 3)
+    assert (found == 77).all()

@@ -1,0 +1,127 @@
+"""Prediction: flip test and decoders, from heatmaps to image pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pose import codec, geometry
+from pose.inference import flip_back, predict, predict_heatmaps
+from pose.model import ModelSpec, PoseModel
+
+CPU = torch.device("cpu")
+INPUT_WH, MAP_WH, SIGMA = (96, 128), (48, 64), 2.0
+
+
+def test_flip_back_twice_is_identity() -> None:
+    maps = torch.randn(2, 17, 4, 5)
+    assert torch.equal(flip_back(flip_back(maps)), maps)
+
+
+def test_flip_back_mirrors_columns_and_swaps_sides() -> None:
+    maps = torch.zeros(1, 17, 4, 5)
+    maps[0, 5, 3, 0] = 1  # left shoulder
+    maps[0, 0, 2, 1] = 2  # nose
+    found = flip_back(maps)
+    assert found.nonzero().tolist() == [[0, 0, 2, 3], [0, 6, 3, 4]]
+
+
+@pytest.fixture
+def model(tiny_model_spec: ModelSpec) -> PoseModel:
+    torch.manual_seed(0)
+    model = PoseModel(tiny_model_spec).eval()
+    torch.nn.init.normal_(model.head.final_layer.weight)
+    return model
+
+
+@torch.no_grad()
+def test_flip_test_is_the_mean_of_both_views_and_mirror_invariant(model: PoseModel) -> None:
+    images = torch.randn(2, 3, 32, 24)
+    plain, both = (predict_heatmaps(model, images, flip) for flip in (False, True))
+    assert torch.equal(plain, model(images))
+    torch.testing.assert_close(both, (model(images) + flip_back(model(images.flip(3)))) / 2)
+    assert (both - plain).abs().max() > 0.1
+    torch.testing.assert_close(predict_heatmaps(model, images.flip(3), True), flip_back(both))
+
+
+class Oracle(torch.nn.Module):
+    """Answers with known heatmaps, mirrored when it is shown the mirrored image."""
+
+    def __init__(self, heatmaps: torch.Tensor) -> None:
+        super().__init__()
+        self.heatmaps = heatmaps
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mirrored = bool(images[0, 0, 0, 0] < images[0, 0, 0, -1])
+        return flip_back(self.heatmaps) if mirrored else self.heatmaps
+
+
+def oracle_batch(seed: int) -> tuple[np.ndarray, Oracle, dict]:
+    """Keypoints (B, K, 2) in the image, their oracle, and the batch it answers."""
+    rng = np.random.default_rng(seed)
+    centers, scales = rng.uniform(100, 300, (3, 2)), rng.uniform(50, 100, (3, 1)) * (3, 4)
+    keypoints = centers[:, None] + rng.uniform(-0.3, 0.3, (3, 17, 2)) * scales[:, None]
+    factor = geometry.input_to_heatmap_factor(INPUT_WH, MAP_WH)
+    targets = []
+    for center, scale, points in zip(centers, scales, keypoints, strict=True):
+        affine = geometry.udp_affine(center, scale, 0.0, INPUT_WH)
+        cells = geometry.apply_affine(affine, points) * factor
+        targets.append(codec.encode_targets(cells, np.ones(17), MAP_WH, SIGMA))
+    heatmaps = codec.render_heatmaps(torch.from_numpy(np.stack(targets)), MAP_WH, SIGMA)
+    images = torch.zeros(3, 128, 96, 3, dtype=torch.uint8)
+    images[:, :, :10] = 200
+    batch = {
+        "image": images,
+        "center": torch.from_numpy(centers),
+        "scale": torch.from_numpy(scales),
+        "row": torch.arange(3) + 3 * seed,
+    }
+    return keypoints, Oracle(heatmaps), batch
+
+
+def test_known_heatmaps_give_back_the_image_keypoints() -> None:
+    keypoints, oracle, batch = oracle_batch(0)
+    found = predict(oracle, [batch], CPU, "none", 11)
+    assert set(found) == {(f, d) for f in (False, True) for d in ("argmax", "dark")}
+    cell = (batch["scale"].numpy() / (np.array(MAP_WH) - 1))[:, None]
+    for (_, decoder), predictions in found.items():
+        error = np.abs(predictions.keypoints - keypoints)
+        if decoder == "dark":
+            assert error.max() < 0.1
+        else:
+            assert (error <= cell / 2 + 1e-6).all()
+            assert error.max() > 0.5  # DARK has work to do
+        assert predictions.scores.shape == (3, 17)
+        assert 0.8 < predictions.scores.min() <= predictions.scores.max() <= 1
+
+
+def test_batches_are_joined_in_order() -> None:
+    whole = [oracle_batch(0), oracle_batch(1)]
+    heatmaps = iter([oracle for _, oracle, _ in whole for _ in range(2)])
+
+    class Turns(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return next(heatmaps)(images)
+
+    found = predict(Turns(), [batch for *_, batch in whole], CPU, "none", 11)[True, "dark"]
+    assert found.rows.tolist() == [0, 1, 2, 3, 4, 5]
+    expected = np.concatenate([keypoints for keypoints, *_ in whole])
+    assert np.abs(found.keypoints - expected).max() < 0.1
+
+
+def test_a_batch_changes_no_ones_prediction(model: PoseModel) -> None:
+    """Alone or in company: InstanceNorm and per-map decoding know no neighbours."""
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": torch.from_numpy(rng.integers(0, 256, (4, 32, 24, 3), dtype=np.uint8)),
+        "center": torch.full((4, 2), 50.0, dtype=torch.float64),
+        "scale": torch.full((4, 2), 80.0, dtype=torch.float64),
+        "row": torch.arange(4),
+    }
+    together = predict(model, [batch], CPU, "none", 11)[True, "argmax"]
+    alone = predict(
+        model, [{k: v[i : i + 1] for k, v in batch.items()} for i in range(4)], CPU, "none", 11
+    )[True, "argmax"]
+    np.testing.assert_allclose(together.keypoints, alone.keypoints, atol=1e-9)
+    np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)

@@ -1,0 +1,151 @@
+"""params.yaml is checked before any work, and a stage sees only what it declares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pose.errors import PoseError
+from pose.params import Params, load_params
+
+SIZES = {
+    "codec.input_size": "[72, 96]",
+    "model.patch_size": "8",
+    "model.patch_padding": "2",
+    "model.deconv_channels": "[64, 32]",
+}
+
+BAD = [
+    ("train.lr", None, "train.lr is missing; add it (`git diff params.yaml` shows what was there)"),
+    ("train.lrr", "1", "train.lrr = 1 is not a known key; check its spelling"),
+    ("train.batch_size", "0", "train.batch_size = 0, expected: input should be greater than 0"),
+    ("train.batch_size", "-3", "train.batch_size = -3, expected: input should be greater than 0"),
+    (
+        "train.batch_size",
+        "true",
+        "train.batch_size = true, expected: input should be a valid integer",
+    ),
+    (
+        "train.batch_size",
+        "2.5",
+        "train.batch_size = 2.5, expected: input should be a valid integer",
+    ),
+    ("train.batch_size", '"2"', 'train.batch_size = "2", expected: input should be a valid int'),
+    ("train.lr", '"1e-3"', 'train.lr = "1e-3", expected: input should be a valid number'),
+    ("train.lr", ".nan", "train.lr = NaN, expected: input should be a finite number"),
+    ("train.lr", ".inf", "train.lr = Infinity, expected: input should be a finite number"),
+    ("train.lr", "null", "train.lr = null, expected: input should be a valid number"),
+    ("train.betas", "[0.9, 2]", "train.betas.1 = 2, expected: input should be less than or equal"),
+    ("train.amp", "fp16", "train.amp = \"fp16\", expected: input should be 'none' or 'bf16'"),
+    ("augment.scale_factor", "1.0", "augment.scale_factor = 1.0, expected: input should be less"),
+    ("evaluate.flip_test", "yes", 'evaluate.flip_test = "yes", expected: input should be a valid'),
+    ("evaluate.flip_test", "1", "evaluate.flip_test = 1, expected: input should be a valid bool"),
+    ("codec.heatmap_size", "36", "codec.heatmap_size = 36, expected: input should be a valid arr"),
+    ("codec.blur_kernel_size", "10", "codec.blur_kernel_size must be odd, got 10"),
+    ("weights.sha256", "abc", 'weights.sha256 = "abc", expected: string should match pattern'),
+    ("weights.source", "file", "weights.file must name a checkpoint when source is file"),
+]
+
+
+def message(path: Path) -> str:
+    with pytest.raises(PoseError) as caught:
+        load_params(path)
+    return str(caught.value)
+
+
+def test_the_projects_own_file_is_valid(bent_params) -> None:
+    assert isinstance(load_params(bent_params({})), Params)
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), BAD)
+def test_a_bad_value_is_one_line_with_key_value_and_expectation(
+    bent_params, key: str, value: str | None, expected: str
+) -> None:
+    found = message(bent_params({"weights.file": "null", key: value}))
+    assert found.startswith(f"params.yaml: {expected}")
+    assert "\n" not in found
+
+
+def test_local_data_needs_a_root(bent_params) -> None:
+    path = bent_params({"data.source": "local", "data.root": "null"})
+    assert message(path) == "params.yaml: data.root must name a folder when source is local"
+
+
+@pytest.mark.parametrize("size", ["[37, 48]", "[36, 49]", "[48, 36]"])
+def test_the_heatmap_must_be_what_the_model_makes(bent_params, size: str) -> None:
+    found = message(bent_params({**SIZES, "codec.heatmap_size": size}))
+    assert found == (
+        f"params.yaml: codec.heatmap_size = {size}, but a grid of 9 x 12 tokens and 2 "
+        "deconvolutions make [36, 48]"
+    )
+
+
+def test_heads_must_divide(bent_params) -> None:
+    found = message(bent_params({"model.embed_dim": "128", "model.num_heads": "3"}))
+    assert found == "params.yaml: model.num_heads 3 must divide embed_dim 128"
+
+
+def test_each_mistake_has_its_line(bent_params) -> None:
+    found = message(bent_params({"train.lr": "0", "run.seed": "-1", "ssl.epochz": "1"}))
+    keys = [line.split()[1] for line in found.splitlines()]
+    assert sorted(keys) == ["run.seed", "ssl.epochz", "train.lr"]
+
+
+@pytest.mark.parametrize("text", ["1e-05", "1e-5", "0.00001", "1.0E-5"])
+def test_floats_as_dvc_writes_them(bent_params, text: str) -> None:
+    assert load_params(bent_params({"train.lr": text})).train.lr == 1e-5
+
+
+def test_a_whole_number_serves_as_float(bent_params) -> None:
+    assert load_params(bent_params({"train.weight_decay": "1"})).train.weight_decay == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "params.yaml: expected sections with keys, found NoneType"),
+        (b"[1, 2]", "params.yaml: expected sections with keys, found list"),
+        (b"train: {lr: [1", "params.yaml: not valid YAML: "),
+        (b"run:\n  seed: 1\n  seed: 2\n", "params.yaml: not valid YAML: "),
+        (b"\xff\xfe", "params.yaml: not valid YAML: "),
+    ],
+)
+def test_files_that_are_no_params(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    found = message(path)
+    assert found.startswith(expected)
+    assert "\n" not in found
+
+
+def test_an_absent_file(tmp_path: Path) -> None:
+    expected = "params.yaml: no such file; `git checkout params.yaml` restores it"
+    assert message(tmp_path / "params.yaml") == expected
+
+
+def test_only_declared_keys_can_be_read(bent_params) -> None:
+    params = load_params(bent_params({}), ["run", "codec.sigma", "codec.input_size"])
+    assert params.run.seed >= 0
+    assert params.codec.sigma > 0
+    assert len(params.codec.input_size) == 2
+    for read in (lambda: params.train, lambda: params.codec.heatmap_size):
+        with pytest.raises(AttributeError):
+            read()
+
+
+def test_sections_are_frozen(bent_params) -> None:
+    params = load_params(bent_params({}))
+    with pytest.raises(ValueError, match="frozen"):
+        params.train.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("size", "padding", "grid"),
+    [((768, 1024), 2, (48, 64)), ((192, 256), 2, (12, 16)), ((72, 96), 0, (4, 6))],
+)
+def test_grid_is_what_the_convolution_makes(bent_params, size, padding: int, grid) -> None:
+    model = load_params(bent_params({})).model.model_copy(
+        update={"patch_size": 16, "patch_padding": padding}
+    )
+    assert model.grid_wh(size) == grid
