@@ -116,7 +116,10 @@ def _row(person: Person, image: NDArray[np.uint8], spec: CropSpec) -> dict[str, 
 def context_box(
     bbox_xywh: NDArray[np.float64], image_wh: tuple[int, int], spec: CropSpec
 ) -> tuple[int, int, int, int]:
-    """left, top, right, bottom (exclusive) of what augmentation can reach, inside the image."""
+    """left, top, right, bottom (exclusive) of what augmentation can reach, inside the image.
+
+    A half body's centre may lie off the box's; of such crops at most a few pixels are then black.
+    """
     padding = max(spec.bbox_padding, spec.half_body_padding)
     center, scale = geometry.bbox_to_center_scale(bbox_xywh, padding, spec.input_wh)
     size = geometry.context_size(scale, spec.scale_factor, spec.shift_factor, spec.rotate_deg)

@@ -27,6 +27,20 @@ from pose.files import write_atomic
 
 State = dict[str, Tensor]
 
+# What torch and safetensors raise on files that are cut off, damaged or hostile.
+UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    TypeError,
+)
+
 # Sapiens (mmpretrain) names -> timm names; ViTPose and timm files already carry timm's.
 RENAMES = (
     (re.compile(r"^patch_embed\.projection\."), "patch_embed.proj."),
@@ -68,7 +82,7 @@ def read_weights(path: Path) -> State:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
         return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, struct.error) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().split("\n")[0]
         raise PoseError(f"{path}: not a readable checkpoint ({reason}); fetch it again") from None
 
@@ -84,7 +98,9 @@ def _tensors(content: Any, path: Path) -> State:
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if content else {}
+    if not isinstance(content, dict):
+        raise PoseError(f"{path}: holds no tensors")
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if not state:
         raise PoseError(f"{path}: holds no tensors")
     return state
@@ -104,7 +120,18 @@ def backbone_state(state: State) -> tuple[State, list[str]]:
         for pattern, replacement in RENAMES:
             bare = pattern.sub(replacement, bare)
         kept[bare] = tensor
+    if any(name.endswith("last_norm.weight") for name in state):
+        kept["pos_embed"] = _without_class_row(kept["pos_embed"])
     return kept, dropped
+
+
+def _without_class_row(pos_embed: Tensor) -> Tensor:
+    """ViTPose adds the class row to all others: (1, 1 + n, D) -> (1, n, D).
+
+    Source: ViTPose mmpose/models/backbones/vit.py, the only family with a `last_norm`. Sapiens and
+    MAE files drop the row instead, see resize_pos_embed.
+    """
+    return pos_embed[:, 1:] + pos_embed[:, :1]
 
 
 def load_backbone(backbone: torch.nn.Module, path: Path) -> LoadReport:
@@ -188,7 +215,7 @@ def read_training_state(path: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().split("\n")[0]
         raise PoseError(
             f"{path}: damaged ({reason}); delete it to start this phase again"

@@ -66,7 +66,7 @@ def warp_maps(maps: Tensor, theta: Tensor) -> Tensor:
 def draw_theta(
     rng: np.random.Generator, spec: PathSpec, count: int, size_wh: tuple[int, int]
 ) -> Tensor:
-    """One hard affine a sample; rotation and zoom from normals clipped at twice their spread."""
+    """One hard affine a sample; normals, clipped at twice rotate_deg and to zooms of 0.5 to 1.5."""
     applied = rng.random(count) < spec.affine_prob
     turn = np.clip(rng.normal(0, spec.rotate_deg, count), -2 * spec.rotate_deg, 2 * spec.rotate_deg)
     zoom = np.clip(rng.normal(1, spec.scale_factor, count), 0.5, 1.5)

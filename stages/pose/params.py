@@ -18,6 +18,7 @@ from pose.errors import PoseError
 
 Count = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -31,7 +32,7 @@ class Section(BaseModel):
 
 
 class Run(Section):
-    seed: Natural
+    seed: Seed
     threads: Count
 
 
@@ -53,7 +54,7 @@ class Data(Section):
 
 
 class Synthetic(Section):
-    seed: Natural
+    seed: Seed
     train_images: Count
     val_images: Count
     unlabelled_fraction: Probability
@@ -200,6 +201,12 @@ class Params(Section):
     def _heatmap_fits_model(self) -> Params:
         growth = 2 ** len(self.model.deconv_channels)
         w, h = self.model.grid_wh(self.codec.input_size)
+        patch = self.model.patch_size
+        if (w, h) != tuple(side // patch for side in self.codec.input_size):
+            raise ValueError(
+                f"codec.input_size = {list(self.codec.input_size)}, expected multiples of "
+                f"model.patch_size = {patch} for model.patch_padding = {self.model.patch_padding}"
+            )
         if self.codec.heatmap_size != (w * growth, h * growth):
             raise ValueError(
                 f"codec.heatmap_size = {list(self.codec.heatmap_size)}, but a grid of {w} x {h} "
@@ -235,9 +242,7 @@ def _validate(raw: Any, name: str) -> Params:
     if not isinstance(raw, dict):
         raise PoseError(f"{name}: expected sections with keys, found {type(raw).__name__}")
     try:
-        return Params.model_validate_json(json.dumps(raw))
-    except TypeError as error:
-        raise PoseError(f"{name}: {error}") from None
+        return Params.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         raise PoseError("\n".join(_line(name, item) for item in error.errors())) from None
 

@@ -251,6 +251,7 @@ def whole(tmp_path_factory) -> Contents:
     return Contents({path.name: path.read_bytes() for path in folder.iterdir()})
 
 
+# old.pth is torch's format before 1.6: torch's unpickler meets its end with an IndexError
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "x.pth", "old.pth"])
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

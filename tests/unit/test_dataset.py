@@ -90,6 +90,14 @@ def test_worker_count_changes_nothing(crop_table: CropTable, workers: int) -> No
     assert alone[0][0].shape == (2, 64, 48, 3)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_leaves_torchs_randomness_alone(crop_table: CropTable, workers: int) -> None:
+    """Else a resumed run, which opens its loader once more, would draw other drop paths."""
+    before = torch.get_rng_state()
+    list(training_loader(samples_of(crop_table), StepBatches(5, 2, (7,), 0, 2), workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.fixture
 def dotted(tmp_path: Path, crop_spec: CropSpec) -> CropTable:
     """Seventeen persons with one labelled keypoint each, a dot on black; the last has neither."""

@@ -142,7 +142,12 @@ def test_sections_are_frozen(bent_params) -> None:
 
 @pytest.mark.parametrize(
     ("size", "padding", "grid"),
-    [((768, 1024), 2, (48, 64)), ((192, 256), 2, (12, 16)), ((72, 96), 0, (4, 6))],
+    [
+        ((768, 1024), 2, (48, 64)),
+        ((192, 256), 2, (12, 16)),
+        ((72, 96), 0, (4, 6)),
+        ((200, 208), 4, (13, 13)),
+    ],
 )
 def test_grid_is_what_the_convolution_makes(bent_params, size, padding: int, grid) -> None:
     model = load_params(bent_params({})).model.model_copy(
