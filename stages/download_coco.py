@@ -32,16 +32,19 @@ COCO_FILES = {
 
 
 def main(params: Params) -> None:
+    """Gather in data/resume, then swap: what was made before stays until the new is whole."""
     sources = {"synthetic": _synthetic, "coco": _coco, "local": _local}
+    folder = stage.RESUME / f"{NAME}-{params.data.source}"
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = sources[params.data.source](params, folder)
     shutil.rmtree(stage.COCO, ignore_errors=True)
-    stage.COCO.mkdir(parents=True)
-    counts = sources[params.data.source](params)
+    folder.replace(stage.COCO)
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
     with stage.live(NAME) as live:
         live.summary.update(counts)
 
 
-def _synthetic(params: Params) -> dict[str, int]:
+def _synthetic(params: Params, folder: Path) -> dict[str, int]:
     law = params.synthetic
     spec = SyntheticSpec(
         train_images=law.train_images,
@@ -53,30 +56,25 @@ def _synthetic(params: Params) -> dict[str, int]:
     )
     total = law.train_images + law.val_images
     with tqdm(total=total, desc="rendering images", disable=None) as bar:
-        return write_coco_zips(stage.COCO, spec, stage.workers(), bar.update)
+        return write_coco_zips(folder, spec, stage.workers(), bar.update)
 
 
-def _coco(params: Params) -> dict[str, int]:
-    """Partial files live in data/resume, since DVC clears a stage's outs before it runs."""
-    waiting = stage.RESUME / NAME
-    sizes = {name: size for name, (_, size, _) in COCO_FILES.items()}
-    free = shutil.disk_usage(stage.COCO).free
-    held = sum(p.stat().st_size for p in waiting.glob("*")) if waiting.exists() else 0
-    if free + held < sum(sizes.values()):
-        raise PoseError(
-            f"{stage.COCO}: COCO needs {sum(sizes.values()):,} bytes, {free:,} are free"
-        )
-    for name, (folder, size, md5) in COCO_FILES.items():
-        url = f"{params.data.base_url.rstrip('/')}/{folder}/{name}"
+def _coco(params: Params, folder: Path) -> dict[str, int]:
+    """What is here already, whole or partial, is not fetched again."""
+    need = sum(size for _, size, _ in COCO_FILES.values())
+    held = sum(path.stat().st_size for path in folder.iterdir())
+    free = shutil.disk_usage(folder).free
+    if free + held < need:
+        raise PoseError(f"{stage.COCO}: COCO needs {need:,} bytes, {free:,} are free")
+    for name, (kind, size, md5) in COCO_FILES.items():
+        url = f"{params.data.base_url.rstrip('/')}/{kind}/{name}"
         with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
-            if not (waiting / name).exists():
-                download(url, waiting / name, size, md5, bar.update)
-    for name in COCO_FILES:
-        (waiting / name).replace(stage.COCO / name)
-    return {f"bytes_{name}": size for name, size in sizes.items()}
+            if not (folder / name).exists():
+                download(url, folder / name, size, md5, bar.update)
+    return {"bytes": need}
 
 
-def _local(params: Params) -> dict[str, int]:
+def _local(params: Params, folder: Path) -> dict[str, int]:
     """Digests of what data.root holds: the files stay where they are, changes become visible."""
     root = Path(str(params.data.root)).expanduser()
     if not root.is_dir():
@@ -85,10 +83,11 @@ def _local(params: Params) -> dict[str, int]:
     digests: dict[str, str] = {}
     for split in dict.fromkeys((params.data.train_split, params.data.val_split)):
         found = coco.read_annotations(root, split)
+        with coco.Images(root, split):  # raises if there are none
+            digests[split] = _split_digest(root, split)
         counts[f"{split}_images"] = len(found.images)
         counts[f"{split}_persons"] = len(found.persons)
-        digests[split] = _split_digest(root, split)
-    write_json(stage.COCO / "local.json", digests)
+    write_json(folder / "local.json", digests)
     return counts
 
 

@@ -103,6 +103,17 @@ def test_pretraining_layout_with_class_token_and_square_grid(
     assert str(report) == "29 tensors loaded; resized: pos_embed; dropped: cls_token"
 
 
+def test_vitpose_adds_its_class_row_to_all_others(tmp_path: Path, backbone) -> None:
+    wanted = backbone.state_dict()
+    row = torch.full((1, 1, wanted["pos_embed"].shape[2]), 0.5)
+    stored = {name.replace("norm.", "last_norm.") if name.startswith("norm.") else name: tensor
+              for name, tensor in wanted.items()}  # fmt: skip
+    stored["pos_embed"] = torch.cat([row, wanted["pos_embed"] - row], dim=1)
+    found, _ = checkpoint.backbone_state({f"backbone.{k}": v for k, v in stored.items()})
+    assert found.keys() == wanted.keys()
+    torch.testing.assert_close(found["pos_embed"], wanted["pos_embed"])
+
+
 def keys_cubic(t: float) -> float:
     """The bicubic kernel of torch (a = -0.75)."""
     a, t = -0.75, abs(t)
