@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,22 @@ def left_over(project: Project, pattern: str) -> list[Path]:
     return list(project.root.glob(f"data/resume/{pattern}"))
 
 
-def kill_once(found: Any, project: Project, stage: str) -> None:
-    """Run a stage and end it with SIGKILL as soon as found() is true."""
+def kill_once(found: Callable[[], Any], project: Project, stage: str) -> list[psutil.Process]:
+    """Run a stage and end it with SIGKILL as soon as found() is true; returns its helpers."""
     process = project.start("python", f"stages/{stage}.py")
     wait_for(lambda: found() or process.poll() is not None)
+    helpers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
+    return helpers
+
+
+def outlived(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that are still there after a while; they are ended."""
+    alive = psutil.wait_procs(processes, timeout=20)[1]
+    for process in alive:
+        process.kill()
+    return alive
 
 
 @pytest.mark.parametrize("stage", MODELS)
@@ -52,7 +62,6 @@ def test_killed_training_ends_with_the_same_bits(project: Project, stage: str) -
 
 
 def test_killed_cache_ends_with_the_same_bytes(project: Project, tiny_coco: TinyCoco) -> None:
-    """Its helper processes outlive a SIGKILL for a while and must not stand in the way."""
     repeat_images_(tiny_coco, 150)
     project.workers = 2
     values = {"source": "local", "root": str(tiny_coco.root), "shard_persons": 1}
@@ -62,9 +71,11 @@ def test_killed_cache_ends_with_the_same_bytes(project: Project, tiny_coco: Tiny
     expected = project.content("data/cache", "metrics/build_cache")
     assert len(expected) > 2 * 150
 
-    kill_once(lambda: left_over(project, "build_cache-*/train/00003.json"), project, "build_cache")
+    finished = "build_cache-*/train/00003.json"
+    helpers = kill_once(lambda: left_over(project, finished), project, "build_cache")
+    assert outlived(helpers) == []
     assert project.content("data/cache", "metrics/build_cache") == expected
-    (notes,) = left_over(project, "build_cache-*/train/00003.json")
+    (notes,) = left_over(project, finished)
     shard = notes.with_suffix(".arrow").stat().st_ino
     project.must_stage("build_cache")
     assert project.content("data/cache", "metrics/build_cache") == expected
@@ -104,11 +115,9 @@ def killed(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Ite
     trainers = [child for child in children if "stages/train_phase1.py" in child.cmdline()]
     rival = project.stage("train_phase1")
     dvc.kill()
-    yield Killed(project, trainers, rival)
-    for trainer in trainers:
-        if trainer.is_running():
-            trainer.kill()
     dvc.communicate()
+    yield Killed(project, trainers, rival)
+    outlived(trainers)
 
 
 def test_a_second_run_of_a_stage_is_refused(killed: Killed) -> None:
@@ -118,11 +127,11 @@ def test_a_second_run_of_a_stage_is_refused(killed: Killed) -> None:
 
 def test_no_trainer_outlives_dvc(killed: Killed) -> None:
     assert killed.trainers
-    assert psutil.wait_procs(killed.trainers, timeout=20)[1] == []
+    assert outlived(killed.trainers) == []
 
 
 def test_a_cut_state_is_refused(killed: Killed) -> None:
-    psutil.wait_procs(killed.trainers, timeout=20)
+    outlived(killed.trainers)
     (state,) = left_over(killed.project, "train_phase1-*/state.pt")
     state.write_bytes(state.read_bytes()[:-100])
     done = killed.project.stage("train_phase1")
