@@ -54,8 +54,9 @@ def main(params: Params) -> None:
         for kind, split in splits.items():
             persons = found[kind].persons
             shards = plan_shards(persons, params.data.shard_persons)
-            bad += _write_split(folder / kind, root, split, shards, spec)
-            _stop_on_bad(params, bad)
+            unreadable = _write_split(folder / kind, root, split, shards, spec)
+            _stop_on_bad(params, unreadable)
+            bad += unreadable
         _write_tables(folder, found["val"], splits["val"], bad)
         _publish(folder)
 
