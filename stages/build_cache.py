@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 import stage
@@ -26,6 +23,7 @@ from pose.errors import PoseError
 from pose.files import read_json, write_json
 from pose.log import log
 from pose.params import Params
+from pose.processes import worker_pool
 
 NAME = "build_cache"
 MAX_LISTED = 10
@@ -80,7 +78,7 @@ def _write_split(
     folder.mkdir(exist_ok=True)
     paths = list(shard_paths(folder, len(shards)))
     count = len(shards)
-    with ProcessPoolExecutor(stage.workers(), get_context("spawn")) as pool:
+    with worker_pool(stage.workers()) as pool:
         done = pool.map(_shard_job, paths, [root] * count, [split] * count, shards, [spec] * count)
         return [
             bad for found in tqdm(done, f"crops of {split}", count, disable=None) for bad in found
@@ -90,7 +88,6 @@ def _write_split(
 def _shard_job(
     path: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
 ) -> list[BadRecord]:
-    cv2.setNumThreads(0)
     notes = path.with_suffix(".json")  # written last: marks the shard as finished
     if not notes.exists():
         bad = write_shard(path, root, split, persons, spec)

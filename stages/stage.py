@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from dvclive import Live
 from ruamel.yaml import YAML
 
@@ -27,6 +26,7 @@ from pose.errors import PoseError
 from pose.files import digest
 from pose.log import BarSafeHandler, logger
 from pose.params import Params, load_params
+from pose.processes import die_with
 
 ROOT = Path(__file__).resolve().parents[1]
 COCO = Path("data/coco")
@@ -48,7 +48,7 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
     os.chdir(ROOT)
     logger.setLevel(logging.INFO)
     logger.addHandler(BarSafeHandler())
-    die_with_dvc()
+    _die_with_dvc()
     try:
         main(load_params(Path("params.yaml"), definition(name).get("params", [])))
     except PoseError as error:
@@ -105,7 +105,9 @@ def _key(name: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def die_with_dvc() -> None:
-    """Under DVC on Linux, be killed when it ends: killing dvc alone leaves no trainer behind."""
-    if "DVC_STAGE" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
+def _die_with_dvc() -> None:
+    """Killing dvc alone leaves no trainer behind. Between them may stand the shell of the cmd."""
+    if "DVC_STAGE" in os.environ:
+        with contextlib.suppress(StopIteration, psutil.Error):  # DVC_STAGE set by hand
+            ancestors = psutil.Process().parents()
+            die_with(next(one.pid for one in ancestors if "DVC_STAGE" not in one.environ()))

@@ -38,7 +38,8 @@ def main(params: Params) -> None:
         params, table, table.unlabelled(), 0, (seed, STREAM_UNLABELLED)
     )
     per_epoch = max(
-        steps_per_epoch(len(labelled), size), steps_per_epoch(len(others), law.batch_size)
+        steps_per_epoch(len(labelled), size),
+        steps_per_epoch(len(others), law.batch_size, "ssl.batch_size"),
     )
     schedule = training.build_schedule(params, law.epochs, per_epoch, law.lr)
     ramp_steps = max(1, round(law.ramp_fraction * schedule.steps))

@@ -17,7 +17,7 @@ from imports import STAGES, direct_imports, needed_files
 ROOT = STAGES.parent
 POSE = STAGES / "pose"
 ROWS = (
-    ("errors", "params", "skeleton", "log"),
+    ("errors", "params", "skeleton", "log", "processes"),
     ("geometry", "files"),
     ("codec", "losses", "coco", "canvas", "body", "puppet", "scenery", "labels", "synthetic"),
     ("augment", "cache", "model", "optim", "checkpoint"),

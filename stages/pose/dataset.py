@@ -155,11 +155,11 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
             yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Whole batches in `count` samples. Raises PoseError if there is not even one."""
+def steps_per_epoch(count: int, batch_size: int, key: str = "train.batch_size") -> int:
+    """Whole batches in `count` samples. Raises PoseError, naming the param, if there is none."""
     if count < batch_size:
         raise PoseError(
-            f"train.batch_size = {batch_size}, but the cache holds only {count} such persons; "
+            f"{key} = {batch_size}, but the cache holds only {count} such persons; "
             "lower it or add data"
         )
     return count // batch_size

@@ -7,11 +7,9 @@ the number of workers nor on the order of work.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from pose.body import sample_figure
 from pose.canvas import TILE, Array, Canvas
 from pose.labels import annotate_crowd, annotate_person
+from pose.processes import worker_pool
 from pose.puppet import Painter
 from pose.scenery import paint_foreground_, paint_scene, paint_seat_, paint_shadow_
 from pose.skeleton import KEYPOINTS, LIMBS, NUM_KEYPOINTS
@@ -213,8 +212,7 @@ def _records(
         finally:
             cv2.setNumThreads(threads)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (0,)) as pool:
+    with worker_pool(workers) as pool:
         window = workers * 8 * IMAGES_PER_TASK
         for begin in range(0, len(tasks), window):
             part = tasks[begin : begin + window]

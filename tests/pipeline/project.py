@@ -46,6 +46,7 @@ SMALL = {
     "phase1.epochs": 1,
     "phase2.epochs": 1,
     "ssl.epochs": 1,
+    "ssl.batch_size": 2,
     "evaluate.batch_size": 8,
     "report.examples": 4,
 }
@@ -97,6 +98,7 @@ class Project:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_NOSYSTEM": "1",
+            "SHELL": "/bin/sh",  # dvc runs cmds through it; dash stays between dvc and the stage
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(beside / "dvc site"),
             "DVC_GLOBAL_CONFIG_DIR": str(beside / "dvc global"),

@@ -15,7 +15,7 @@ def use_own(project: Project, root: Path) -> None:
 
 def test_the_whole_chain_on_a_folder(project: Project, tiny_coco: TinyCoco) -> None:
     use_own(project, tiny_coco.root)
-    project.set(**{"train.batch_size": 1})  # there is one person without keypoints
+    project.set(**{"ssl.batch_size": 1})  # there is one person without keypoints
     done = ran(project.must("dvc", "repro"))
     assert done == [name for name in STAGES if name != "fetch_weights"]
     counts = project.json("metrics/build_cache/metrics.json")

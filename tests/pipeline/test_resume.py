@@ -115,7 +115,7 @@ def killed(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Ite
     trainers = [child for child in children if "stages/train_phase1.py" in child.cmdline()]
     rival = project.stage("train_phase1")
     dvc.kill()
-    dvc.communicate()
+    dvc.wait()
     yield Killed(project, trainers, rival)
     outlived(trainers)
 

@@ -204,6 +204,8 @@ def test_whole_batches_of_an_epoch(count: int, batch: int, steps: int) -> None:
 def test_too_few_samples() -> None:
     with pytest.raises(PoseError, match=r"train\.batch_size = 4, but the cache holds only 3 such"):
         steps_per_epoch(3, 4)
+    with pytest.raises(PoseError, match=r"ssl\.batch_size = 4, but"):
+        steps_per_epoch(3, 4, "ssl.batch_size")
 
 
 def test_each_epoch_is_a_fresh_shuffle_without_its_tail() -> None:
