@@ -42,6 +42,7 @@ class Data(Section):
     base_url: str
     train_split: str
     val_split: str
+    detections: str | None
     on_bad_record: Literal["stop", "skip"]
     jpeg_quality: Quality
     shard_persons: Count
@@ -63,21 +64,30 @@ class Synthetic(Section):
 
 
 class Weights(Section):
-    source: Literal["embedded", "file"]
+    source: Literal["embedded", "file", "url", "huggingface"]
     file: str | None
+    repo: str | None
+    revision: str | None
+    url: Annotated[str, Field(pattern="^https?://")] | None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    head: Literal["fresh", "keep"]
 
     @model_validator(mode="after")
-    def _file_needs_path(self) -> Weights:
-        if self.source == "file" and not self.file:
-            raise ValueError("file must name a checkpoint when source is file")
+    def _source_is_complete(self) -> Weights:
+        needs = {"file": ["file"], "url": ["url", "sha256"]}
+        needs["huggingface"] = ["repo", "file", "revision"]
+        for key in needs.get(self.source, []):
+            if not getattr(self, key):
+                raise ValueError(f"{key} must be given when source is {self.source}")
         return self
 
 
 class Codec(Section):
+    type: Literal["gaussian", "combined"]
     input_size: SizeWH
     heatmap_size: SizeWH
     sigma: Positive
+    radius_factor: Positive
     blur_kernel_size: Annotated[int, Field(gt=0)]
 
     @model_validator(mode="after")
@@ -94,14 +104,23 @@ class Model(Section):
     depth: Count
     num_heads: Count
     drop_path: Annotated[float, Field(ge=0, lt=1)]
+    head: Literal["sapiens", "classic", "simple"]
     deconv_channels: tuple[Count, ...]
     conv_channels: tuple[Count, ...]
+    grad_checkpointing: bool
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Model:
+    def _parts_fit(self) -> Model:
         if self.embed_dim % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide embed_dim {self.embed_dim}")
+        if self.head == "simple" and (self.deconv_channels or self.conv_channels):
+            raise ValueError("deconv_channels and conv_channels must be [] for head simple")
         return self
+
+    @property
+    def head_growth(self) -> int:
+        """Heatmap cells a token side: 2 a deconvolution, 4 for the simple head."""
+        return 4 if self.head == "simple" else 2 ** len(self.deconv_channels)
 
     def grid_wh(self, input_wh: tuple[int, int]) -> tuple[int, int]:
         """Tokens (w, h) of an input; strided convolution arithmetic."""
@@ -130,6 +149,7 @@ class Augment(Section):
     dropout_prob: Probability
     dropout_size: tuple[Probability, Probability]
     min_keypoints: Natural
+    official_quirks: bool
 
 
 class Train(Section):
@@ -140,6 +160,7 @@ class Train(Section):
     batch_size: Count
     clip_grad_norm: Positive
     warmup_iters: Natural
+    warmup_epochs: NonNegative
     schedule: Literal["cosine", "multistep"]
     min_lr: NonNegative
     milestones: tuple[Count, ...]
@@ -150,11 +171,11 @@ class Train(Section):
 
 
 class Phase(Section):
-    epochs: Count
+    epochs: Natural
 
 
 class Ssl(Section):
-    epochs: Count
+    epochs: Natural
     batch_size: Count
     lr: Positive
     unlabelled_weight: NonNegative
@@ -199,7 +220,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _heatmap_fits_model(self) -> Params:
-        growth = 2 ** len(self.model.deconv_channels)
+        growth = self.model.head_growth
         w, h = self.model.grid_wh(self.codec.input_size)
         patch = self.model.patch_size
         if (w, h) != tuple(side // patch for side in self.codec.input_size):
@@ -210,7 +231,7 @@ class Params(Section):
         if self.codec.heatmap_size != (w * growth, h * growth):
             raise ValueError(
                 f"codec.heatmap_size = {list(self.codec.heatmap_size)}, but a grid of {w} x {h} "
-                f"tokens and {len(self.model.deconv_channels)} deconvolutions make "
+                f"tokens grown {growth} times by model.head make "
                 f"[{w * growth}, {h * growth}]"
             )
         return self
