@@ -31,9 +31,7 @@ MAX_LISTED = 10
 
 def main(params: Params) -> None:
     spec = CropSpec(
-        input_wh=params.codec.input_size,
-        heatmap_wh=params.codec.heatmap_size,
-        sigma=params.codec.sigma,
+        codec=stage.codec(params),
         bbox_padding=params.augment.bbox_padding,
         half_body_padding=params.augment.half_body_padding,
         scale_factor=params.augment.scale_factor,

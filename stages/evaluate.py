@@ -33,12 +33,11 @@ PHASES = ("phase1", "phase2", "ssl")
 def main(params: Params) -> None:
     device = training.setup_torch(params)
     table = CropTable(stage.CACHE / "val")
-    samples = TestSamples(
-        table, table.labelled(), params.augment.bbox_padding, training.target_spec(params)
-    )
+    codec = stage.codec(params)
+    samples = TestSamples(table, table.labelled(), params.augment.bbox_padding, codec)
     truth = read_json(stage.CACHE / "ground_truth.json")
     rows = []
-    final = (params.evaluate.flip_test, "dark")
+    final = (params.evaluate.flip_test, codec.refinement)
     for phase in PHASES:
         found = _predictions(params, phase, samples, device)
         for (flip, decoder), predictions in found.items():
@@ -62,7 +61,8 @@ def _predictions(
     batches = tqdm(
         test_loader(samples, params.evaluate.batch_size), f"evaluating {phase}", disable=None
     )
-    return predict(model, batches, device, params.train.amp, params.codec.blur_kernel_size)
+    kernel = params.codec.blur_kernel_size
+    return predict(model, stage.codec(params), batches, device, params.train.amp, kernel)
 
 
 def _results(params: Params, samples: TestSamples, found: Predictions) -> list[dict[str, object]]:

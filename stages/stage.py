@@ -22,6 +22,7 @@ import psutil
 from dvclive import Live
 from ruamel.yaml import YAML
 
+from pose.codec import UdpCodec
 from pose.errors import PoseError
 from pose.files import digest
 from pose.log import BarSafeHandler, logger
@@ -65,6 +66,12 @@ def definition(name: str) -> dict[str, Any]:
 def live(name: str) -> Live:
     """A dvclive logger for metrics/<name> that leaves dvc.yaml alone and starts no experiment."""
     return Live(dir=str(METRICS / name), dvcyaml=None, save_dvc_exp=False, report=None)
+
+
+def codec(params: Params) -> UdpCodec:
+    """The codec of params."""
+    law = params.codec
+    return UdpCodec(law.type, law.input_size, law.heatmap_size, law.sigma, law.radius_factor)
 
 
 def workers() -> int:

@@ -30,7 +30,7 @@ def main(params: Params) -> None:
     load_model(model, start_weights)
     model.to(device)
     table = CropTable(stage.CACHE / "train")
-    seed, size, codec, law = params.run.seed, params.train.batch_size, params.codec, params.ssl
+    seed, size, law = params.run.seed, params.train.batch_size, params.ssl
     labelled = training.training_samples(
         params, table, table.labelled(), params.augment.min_keypoints, (seed, STREAM)
     )
@@ -46,8 +46,7 @@ def main(params: Params) -> None:
     step_loss = consistency_step(
         model,
         training.pick(PathSpec, law),
-        codec.heatmap_size,
-        codec.sigma,
+        stage.codec(params),
         device,
         params.train.amp,
         (seed, STREAM_UNLABELLED),

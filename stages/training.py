@@ -19,7 +19,7 @@ import stage
 from pose.augment import BoxLaw, ColourLaw
 from pose.cache import CropTable
 from pose.checkpoint import read_provenance, read_training_state, save_training_state, save_weights
-from pose.dataset import StepBatches, TargetSpec, TrainingSamples, steps_per_epoch, training_loader
+from pose.dataset import StepBatches, TrainingSamples, steps_per_epoch, training_loader
 from pose.engine import FitSettings, StepLoss, TrainState, fit, model_weights, supervised_step
 from pose.log import log
 from pose.model import ModelSpec, PoseModel
@@ -48,11 +48,6 @@ def build_model(params: Params) -> PoseModel:
     return PoseModel(pick(ModelSpec, params.model, input_wh=params.codec.input_size))
 
 
-def target_spec(params: Params) -> TargetSpec:
-    """Sizes of input and target."""
-    return TargetSpec(params.codec.input_size, params.codec.heatmap_size, params.codec.sigma)
-
-
 def training_samples(
     params: Params,
     table: CropTable,
@@ -66,7 +61,7 @@ def training_samples(
         rows,
         pick(BoxLaw, params.augment),
         pick(ColourLaw, params.augment),
-        target_spec(params),
+        stage.codec(params),
         min_keypoints,
         seed,
     )
@@ -91,10 +86,10 @@ def train_supervised(
     samples = training_samples(
         params, table, table.labelled(), params.augment.min_keypoints, (params.run.seed, stream)
     )
-    codec, law = params.codec, params.train
+    law = params.train
     per_epoch = steps_per_epoch(len(samples), law.batch_size)
     schedule = build_schedule(params, epochs, per_epoch, law.lr)
-    step_loss = supervised_step(model, codec.heatmap_size, codec.sigma, device, law.amp)
+    step_loss = supervised_step(model, stage.codec(params), device, law.amp)
 
     def batches(start: int) -> Iterable[Any]:
         return loader(samples, law.batch_size, start, schedule.steps)

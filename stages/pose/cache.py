@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pose import codec, geometry
+from pose import geometry
+from pose.codec import UdpCodec
 from pose.coco import BadImageError, BadRecord, Images, Person, by_image, decode_image
 from pose.skeleton import NUM_KEYPOINTS
 
@@ -43,9 +44,7 @@ SCHEMA = pa.schema(
 class CropSpec:
     """What a cached crop depends on; names and units of params.yaml's codec, augment and data."""
 
-    input_wh: tuple[int, int]
-    heatmap_wh: tuple[int, int]
-    sigma: float
+    codec: UdpCodec
     bbox_padding: float
     half_body_padding: float
     scale_factor: float
@@ -121,7 +120,7 @@ def context_box(
     A half body's centre may lie off the box's; of such crops at most a few pixels are then black.
     """
     padding = max(spec.bbox_padding, spec.half_body_padding)
-    center, scale = geometry.bbox_to_center_scale(bbox_xywh, padding, spec.input_wh)
+    center, scale = geometry.bbox_to_center_scale(bbox_xywh, padding, spec.codec.input_wh)
     size = geometry.context_size(scale, spec.scale_factor, spec.shift_factor, spec.rotate_deg)
     first = np.clip(np.floor(center - size / 2) - 1, 0, np.array(image_wh) - 1)
     last = np.clip(np.ceil(center + size / 2) + 2, first + 1, image_wh)
@@ -131,13 +130,12 @@ def context_box(
 def canonical_target(
     bbox_xywh: NDArray[np.float64], keypoints: NDArray[np.float32], spec: CropSpec
 ) -> NDArray[np.float32]:
-    """The (K, 3) UDP target of the unaugmented box, see codec.encode_targets."""
-    center, scale = geometry.bbox_to_center_scale(bbox_xywh, spec.bbox_padding, spec.input_wh)
-    affine = geometry.udp_affine(center, scale, 0.0, spec.input_wh)
+    """The (K, 3) UDP target of the unaugmented box, see codec.UdpCodec.encode."""
+    center, scale = geometry.bbox_to_center_scale(bbox_xywh, spec.bbox_padding, spec.codec.input_wh)
+    affine = geometry.udp_affine(center, scale, 0.0, spec.codec.input_wh)
     keypoints_input = geometry.apply_affine(affine, keypoints[:, :2].astype(np.float64))
-    factor = geometry.input_to_heatmap_factor(spec.input_wh, spec.heatmap_wh)
     weights = np.minimum(keypoints[:, 2], 1).astype(np.float64)
-    return codec.encode_targets(keypoints_input * factor, weights, spec.heatmap_wh, spec.sigma)
+    return spec.codec.encode(keypoints_input, weights)
 
 
 class CropTable:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pose import codec, losses
+from pose.codec import UdpCodec
 from pose.engine import Losses, StepLoss, autocast
-from pose.inference import predict_heatmaps
+from pose.gaussian import argmax_decode
+from pose.inference import predict_maps
+from pose.losses import LOSSES, keypoint_mse
 from pose.model import PoseModel, normalise
 
 REFERENCE_WIDTH = 192  # pixels, input width of the paper's sizes
@@ -178,8 +180,7 @@ class HardViews:
 def consistency_step(
     model: PoseModel,
     spec: PathSpec,
-    heatmap_wh: tuple[int, int],
-    sigma: float,
+    codec: UdpCodec,
     device: torch.device,
     amp: str,
     seed: tuple[int, ...],
@@ -201,9 +202,8 @@ def consistency_step(
 
     def _labelled_loss(images: Tensor, targets: Tensor) -> Tensor:
         with autocast(device, amp):
-            heatmaps = model(normalise(images))
-        expected = codec.render_heatmaps(targets, heatmap_wh, sigma)
-        loss = losses.keypoint_mse(heatmaps, expected, targets[..., 2])
+            maps = model(normalise(images))
+        loss = LOSSES[codec.kind](maps, codec.render(targets), targets[..., 2])
         loss.backward()
         return loss.detach()
 
@@ -213,18 +213,18 @@ def consistency_step(
         images = normalise(images_u8)
         size_wh = (images.shape[3], images.shape[2])
         with torch.no_grad(), autocast(device, amp):
-            teacher = predict_heatmaps(model, images, flip=True)
-        peaks, heights = codec.argmax_decode(teacher)
+            teacher = codec.heights(predict_maps(model, codec, images, flip=True))
+        peaks, heights = argmax_decode(teacher)
         usable = heights > spec.min_peak
-        joints = _to_input(peaks, size_wh, heatmap_wh)
+        joints = _to_input(peaks, size_wh, codec.heatmap_wh)
         views = HardViews(rng, spec, joints, usable.cpu().numpy(), size_wh)
         theta = draw_theta(rng, spec, len(images), size_wh).to(device)
         expected = warp_maps(teacher, theta)
         total = torch.zeros((), device=device)
         for path in (views.joco, views.jccm):
             with autocast(device, amp):
-                heatmaps = model(warp_maps(path(images), theta))
-            loss = losses.keypoint_mse(heatmaps, expected, usable.float())
+                heatmaps = codec.heights(model(warp_maps(path(images), theta)))
+            loss = keypoint_mse(heatmaps, expected, usable.float())
             (weight * loss).backward()
             total += loss.detach()
         return total, usable.float().mean(), heights.mean()

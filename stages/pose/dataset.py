@@ -7,7 +7,6 @@ resumed run changes the data. Images stay uint8, targets stay (K, 3), until they
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pose import codec, geometry
+from pose import geometry
 from pose.augment import (
     BoxLaw,
     ColourLaw,
@@ -28,18 +27,10 @@ from pose.augment import (
     warp,
 )
 from pose.cache import CropTable
+from pose.codec import UdpCodec
 from pose.errors import PoseError
 
 MAX_REDRAWS = 20
-
-
-@dataclass(frozen=True)
-class TargetSpec:
-    """Sizes of input and target; the names and units of params.yaml's `codec`."""
-
-    input_wh: tuple[int, int]
-    heatmap_wh: tuple[int, int]
-    sigma: float
 
 
 class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
@@ -51,12 +42,12 @@ class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
         rows: NDArray[np.intp],
         boxes: BoxLaw,
         colours: ColourLaw,
-        target: TargetSpec,
+        codec: UdpCodec,
         min_keypoints: int,
         seed: tuple[int, ...],
     ) -> None:
         self.table, self.rows, self.boxes, self.colours = table, rows, boxes, colours
-        self.target, self.min_keypoints, self.seed = target, min_keypoints, seed
+        self.codec, self.min_keypoints, self.seed = codec, min_keypoints, seed
         self.occlusion = occlusion_pipeline(colours)
 
     def __len__(self) -> int:
@@ -76,22 +67,20 @@ class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
     def _draw(
         self, rng: np.random.Generator, row: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        table, spec = self.table, self.target
+        table = self.table
         keypoints = table.keypoints[row].astype(np.float64)
         width, height = (int(n) for n in table.image_wh[row])
         affine, flipped = draw_affine(
-            rng, self.boxes, table.bbox_xywh[row], keypoints, (width, height), spec.input_wh
+            rng, self.boxes, table.bbox_xywh[row], keypoints, (width, height), self.codec.input_wh
         )
         points, visibility = move_keypoints(affine, keypoints, flipped)
-        factor = geometry.input_to_heatmap_factor(spec.input_wh, spec.heatmap_wh)
-        weights = np.minimum(visibility, 1.0)
-        return affine, codec.encode_targets(points * factor, weights, spec.heatmap_wh, spec.sigma)
+        return affine, self.codec.encode(points, np.minimum(visibility, 1.0))
 
     def _picture(
         self, rng: np.random.Generator, row: int, affine: NDArray[np.float64]
     ) -> NDArray[np.uint8]:
         from_crop = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
-        image = warp(self.table.crop(row), from_crop, self.target.input_wh)
+        image = warp(self.table.crop(row), from_crop, self.codec.input_wh)
         return occlude(rng, self.occlusion, distort_colours(rng, self.colours, image))
 
 
@@ -101,10 +90,10 @@ class TestSamples(Dataset[dict[str, Any]]):
     __test__ = False  # not a pytest class
 
     def __init__(
-        self, table: CropTable, rows: NDArray[np.intp], bbox_padding: float, target: TargetSpec
+        self, table: CropTable, rows: NDArray[np.intp], bbox_padding: float, codec: UdpCodec
     ) -> None:
         self.table, self.rows = table, rows
-        self.bbox_padding, self.target = bbox_padding, target
+        self.bbox_padding, self.codec = bbox_padding, codec
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,10 +101,10 @@ class TestSamples(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self.rows[index])
         center, scale = self.box(row)
-        affine = geometry.udp_affine(center, scale, 0.0, self.target.input_wh)
+        affine = geometry.udp_affine(center, scale, 0.0, self.codec.input_wh)
         affine = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
         return {
-            "image": warp(self.table.crop(row), affine, self.target.input_wh),
+            "image": warp(self.table.crop(row), affine, self.codec.input_wh),
             "target": self.table.target[row].copy(),
             "center": center,
             "scale": scale,
@@ -125,7 +114,7 @@ class TestSamples(Dataset[dict[str, Any]]):
     def box(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Centre and padded, aspect-fixed size of a row's box, image pixels."""
         bbox = self.table.bbox_xywh[row]
-        return geometry.bbox_to_center_scale(bbox, self.bbox_padding, self.target.input_wh)
+        return geometry.bbox_to_center_scale(bbox, self.bbox_padding, self.codec.input_wh)
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):

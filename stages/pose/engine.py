@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pose import codec, losses
 from pose.checkpoint import State
+from pose.codec import UdpCodec
 from pose.errors import PoseError
 from pose.log import StepClock, log
+from pose.losses import LOSSES
 from pose.model import PoseModel, normalise
 from pose.optim import Schedule, set_lr
 
@@ -123,8 +124,7 @@ def _row(state: TrainState, lr: float) -> dict[str, float]:
 
 def supervised_step(
     model: PoseModel,
-    heatmap_wh: tuple[int, int],
-    sigma: float,
+    codec: UdpCodec,
     device: torch.device,
     amp: str,
 ) -> StepLoss:
@@ -133,9 +133,8 @@ def supervised_step(
     def run(batch: Any, step: int) -> Losses:
         images, targets = (tensor.to(device, non_blocking=True) for tensor in batch)
         with autocast(device, amp):
-            heatmaps = model(normalise(images))
-        expected = codec.render_heatmaps(targets, heatmap_wh, sigma)
-        loss = losses.keypoint_mse(heatmaps, expected, targets[..., 2])
+            maps = model(normalise(images))
+        loss = LOSSES[codec.kind](maps, codec.render(targets), targets[..., 2])
         loss.backward()
         return {"loss": loss.detach()}
 

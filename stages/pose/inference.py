@@ -11,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pose import codec, geometry
+from pose import geometry
+from pose.codec import UdpCodec
 from pose.engine import autocast
 from pose.model import PoseModel, normalise
-from pose.skeleton import FLIP_INDICES
-
-DECODERS = ("argmax", "dark")
 
 
 @dataclass(frozen=True)
@@ -28,25 +26,18 @@ class Predictions:
     rows: NDArray[np.int64]
 
 
-def flip_back(heatmaps: Tensor) -> Tensor:
-    """Heatmaps of a mirrored image, mirrored back, left and right channels exchanged.
-
-    No one-cell shift: UDP is aligned (Sapiens' shift_heatmap is False).
-    """
-    return heatmaps.flip(3)[:, list(FLIP_INDICES)]
-
-
-def predict_heatmaps(model: PoseModel, images: Tensor, flip: bool) -> Tensor:
-    """Heatmaps (B, K, H, W) float32 of normalised images; with flip, the mean of both views."""
-    heatmaps = model(images).float()
+def predict_maps(model: PoseModel, codec: UdpCodec, images: Tensor, flip: bool) -> Tensor:
+    """The codec's maps, float32, of normalised images; with flip, the mean of both views."""
+    maps = model(images).float()
     if not flip:
-        return heatmaps
-    return (heatmaps + flip_back(model(images.flip(3)).float())) / 2
+        return maps
+    return (maps + codec.flip_back(model(images.flip(3)).float())) / 2
 
 
 @torch.no_grad()
 def predict(
     model: PoseModel,
+    codec: UdpCodec,
     batches: Iterable[dict[str, Any]],
     device: torch.device,
     amp: str,
@@ -60,10 +51,10 @@ def predict(
             plain = model(images)
             mirrored = model(images.flip(3))
         plain = plain.float()
-        averaged = (plain + flip_back(mirrored.float())) / 2
-        for flip, heatmaps in ((False, plain), (True, averaged)):
-            for decoder in DECODERS:
-                found = _to_image(heatmaps, decoder, blur_kernel_size, batch)
+        averaged = (plain + codec.flip_back(mirrored.float())) / 2
+        for flip, maps in ((False, plain), (True, averaged)):
+            for decoder in ("argmax", codec.refinement):
+                found = _to_image(maps, codec, decoder, blur_kernel_size, batch)
                 parts.setdefault((flip, decoder), []).append(found)
     return {
         key: Predictions(*(np.concatenate(column) for column in zip(*found, strict=True)))
@@ -72,15 +63,11 @@ def predict(
 
 
 def _to_image(
-    heatmaps: Tensor, decoder: str, blur_kernel_size: int, batch: dict[str, Any]
+    maps: Tensor, codec: UdpCodec, decoder: str, blur_kernel_size: int, batch: dict[str, Any]
 ) -> tuple[NDArray[Any], ...]:
     """Keypoints in image pixels, scores and cache rows of a batch."""
-    if decoder == "dark":
-        peaks, scores = codec.dark_decode(heatmaps, blur_kernel_size)
-    else:
-        peaks, scores = codec.argmax_decode(heatmaps)
+    peaks, scores = codec.decode(maps, blur_kernel_size, refine=decoder != "argmax")
     cells = peaks.cpu().numpy().astype(np.float64)
     center, scale = batch["center"].numpy(), batch["scale"].numpy()
-    heatmap_wh = (heatmaps.shape[3], heatmaps.shape[2])
-    keypoints = geometry.heatmap_to_image(cells, center, scale, heatmap_wh)
+    keypoints = geometry.heatmap_to_image(cells, center, scale, codec.heatmap_wh)
     return keypoints, scores.cpu().numpy().astype(np.float64), batch["row"].numpy()

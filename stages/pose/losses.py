@@ -1,7 +1,8 @@
-"""Heatmap losses."""
+"""Heatmap losses; LOSSES has the one of each codec type."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -14,3 +15,20 @@ def keypoint_mse(heatmaps: Tensor, targets: Tensor, keypoint_weights: Tensor) ->
     """
     squared = (heatmaps.float() - targets.float()) ** 2
     return (squared * keypoint_weights[..., None, None]).mean()
+
+
+def combined_mse(maps: Tensor, targets: Tensor, keypoint_weights: Tensor) -> Tensor:
+    """Half the mean squared errors of disc and of both offsets, over all cells, in float32.
+
+    maps and targets (B, 3 K, H, W), keypoint_weights (B, K). Offsets count only inside the disc:
+    they are multiplied by the weighted disc target. mmpose's CombinedTargetMSELoss
+    (mmpose/models/losses/heatmap_loss.py), whose weights are inside the square.
+    """
+    found, wanted = (planes.float().unflatten(1, (-1, 3)) for planes in (maps, targets))
+    weights = keypoint_weights[..., None, None]
+    disc = wanted[:, :, 0] * weights
+    factors = torch.stack([weights.expand_as(disc), disc, disc], dim=2)
+    return 0.5 * 3 * ((factors * (found - wanted)) ** 2).mean()
+
+
+LOSSES = {"gaussian": keypoint_mse, "combined": combined_mse}

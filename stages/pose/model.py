@@ -1,20 +1,20 @@
-"""timm's plain ViT and the Sapiens heatmap head.
+"""timm's plain ViT under a heatmap head.
 
-Backbone: patch convolution with padding 2 (Sapiens and ViTPose; without it a pretrained model sees
-every window 2 pixels off), no class token, learned position embedding, final LayerNorm. Head:
-deconvolutions, 1x1 convolutions, each followed by InstanceNorm without affine and SiLU, then a 1x1
-to K maps: facebookresearch/sapiens pose/mmpose/models/heads/heatmap_heads/heatmap_head.py.
+Patch convolution with padding 2 (Sapiens and ViTPose; without it a pretrained model sees every
+window 2 pixels off), no class token, learned position embedding, final LayerNorm.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from pose.heads import HEADS
 from pose.skeleton import NUM_KEYPOINTS
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255, ImageNet
@@ -32,8 +32,11 @@ class ModelSpec:
     depth: int
     num_heads: int
     drop_path: float
+    head: str  # see heads.HEADS
     deconv_channels: tuple[int, ...]
     conv_channels: tuple[int, ...]
+    grad_checkpointing: bool
+    maps_per_keypoint: int = 1  # codec.UdpCodec.maps_per_keypoint
 
 
 class PoseModel(nn.Module):
@@ -42,16 +45,43 @@ class PoseModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.backbone = build_backbone(spec)
-        self.head = HeatmapHead(spec)
+        maps = NUM_KEYPOINTS * spec.maps_per_keypoint
+        self.head = HEADS[spec.head](
+            spec.embed_dim, spec.deconv_channels, spec.conv_channels, maps
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """Feature map (B, D, grid h, grid w)."""
-        tokens = self.backbone.forward_features(images)  # (B, grid h * grid w, D)
-        grid = self.backbone.patch_embed.grid_size
-        return tokens.transpose(1, 2).unflatten(2, grid)
+        """Feature map (B, D, grid h, grid w); another image size than the spec's has its own grid.
+
+        The position embedding is then resized on the fly, as the official forward does.
+        """
+        vit = self.backbone
+        embedded = vit.patch_embed.proj(images)  # (B, D, grid h, grid w)
+        grid: tuple[int, int] = embedded.shape[2:]
+        positions = resize_pos_embed(vit.pos_embed, vit.patch_embed.grid_size, grid)
+        tokens = embedded.flatten(2).transpose(1, 2) + positions  # (B, grid h * grid w, D)
+        if vit.grad_checkpointing and torch.is_grad_enabled():
+            tokens = checkpoint_seq(vit.blocks, tokens)
+        else:
+            tokens = vit.blocks(tokens)
+        return vit.norm(tokens).transpose(1, 2).unflatten(2, grid)
+
+
+def resize_pos_embed(
+    pos_embed: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]
+) -> Tensor:
+    """(1, h * w, D) from one grid to another: bicubic without antialiasing, in float32.
+
+    Source: pretrain/mmpretrain/models/utils/embed.py. timm antialiases by default: other numbers.
+    """
+    if tuple(from_hw) == tuple(to_hw):
+        return pos_embed
+    planes = pos_embed.float().unflatten(1, tuple(from_hw)).permute(0, 3, 1, 2)
+    resized = F.interpolate(planes, size=tuple(to_hw), mode="bicubic", align_corners=False)
+    return resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)
 
 
 def build_backbone(spec: ModelSpec) -> VisionTransformer:
@@ -70,54 +100,14 @@ def build_backbone(spec: ModelSpec) -> VisionTransformer:
     )
     padding = spec.patch_padding
     backbone.patch_embed.proj.padding = (padding, padding)
+    backbone.set_grad_checkpointing(spec.grad_checkpointing)
     return backbone
 
 
-class HeatmapHead(nn.Module):
-    """features (B, D, h, w) -> heatmaps (B, K, h * 2^n, w * 2^n), n deconvolutions.
-
-    Names of the parameters are the official ones, so released heads load as they are.
-    """
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        channels = [spec.embed_dim, *spec.deconv_channels]
-        self.deconv_layers = nn.Sequential(
-            *[
-                layer
-                for c_in, c_out in pairwise(channels)
-                for layer in (
-                    nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False),
-                    nn.InstanceNorm2d(c_out),
-                    nn.SiLU(),
-                )
-            ]
-        )
-        channels = [channels[-1], *spec.conv_channels]
-        self.conv_layers = nn.Sequential(
-            *[
-                layer
-                for c_in, c_out in pairwise(channels)
-                for layer in (
-                    nn.Conv2d(c_in, c_out, 1),
-                    nn.InstanceNorm2d(c_out),
-                    nn.SiLU(),
-                )
-            ]
-        )
-        self.final_layer = nn.Conv2d(channels[-1], NUM_KEYPOINTS, 1)
-        self.apply(_init_head)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.final_layer(self.conv_layers(self.deconv_layers(features)))
-
-
-def _init_head(module: nn.Module) -> None:
-    """Weights N(0, 0.001), biases 0, as the official head."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, std=0.001)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def build_on_meta(spec: ModelSpec) -> PoseModel:
+    """The model without memory: names, shapes and counts of any size, on any machine."""
+    with torch.device("meta"):
+        return PoseModel(spec)
 
 
 def normalise(images_bgr: Tensor) -> Tensor:
