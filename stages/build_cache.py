@@ -19,6 +19,7 @@ from tqdm import tqdm
 import stage
 from pose.cache import CropSpec, CropTable, plan_shards, shard_paths, write_shard
 from pose.coco import Annotations, BadRecord, Person, read_annotations
+from pose.codec import UdpCodec
 from pose.errors import PoseError
 from pose.files import read_json, write_json
 from pose.log import log
@@ -31,7 +32,7 @@ MAX_LISTED = 10
 
 def main(params: Params) -> None:
     spec = CropSpec(
-        codec=stage.codec(params),
+        codec=stage.pick(UdpCodec, params.codec),
         bbox_padding=params.augment.bbox_padding,
         half_body_padding=params.augment.half_body_padding,
         scale_factor=params.augment.scale_factor,

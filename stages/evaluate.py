@@ -33,7 +33,7 @@ PHASES = ("phase1", "phase2", "ssl")
 def main(params: Params) -> None:
     device = training.setup_torch(params)
     table = CropTable(stage.CACHE / "val")
-    codec = stage.codec(params)
+    codec = training.codec(params)
     samples = TestSamples(table, table.labelled(), params.augment.bbox_padding, codec)
     truth = read_json(stage.CACHE / "ground_truth.json")
     rows = []
@@ -62,7 +62,7 @@ def _predictions(
         test_loader(samples, params.evaluate.batch_size), f"evaluating {phase}", disable=None
     )
     kernel = params.codec.blur_kernel_size
-    return predict(model, stage.codec(params), batches, device, params.train.amp, kernel)
+    return predict(model, training.codec(params), batches, device, params.train.amp, kernel)
 
 
 def _results(params: Params, samples: TestSamples, found: Predictions) -> list[dict[str, object]]:

@@ -112,7 +112,7 @@ def _curves(axes: Any) -> None:
     for name, label in PHASES.items():
         loss = pd.read_csv(stage.METRICS / name / "plots" / "metrics" / "loss.tsv", sep="\t")
         axes.plot(start + loss["step"], loss["loss"], color=COLOURS[label], label=label)
-        start += float(loss["step"].iloc[-1])
+        start += float(loss["step"].max()) if len(loss) else 0.0
     axes.set(xlabel="step", ylabel="heatmap MSE", yscale="log")
     axes.legend(frameon=False)
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,15 @@ import psutil
 from dvclive import Live
 from ruamel.yaml import YAML
 
-from pose.codec import UdpCodec
 from pose.errors import PoseError
 from pose.files import digest
 from pose.log import BarSafeHandler, logger
-from pose.params import Params, load_params
+from pose.params import Params, Section, load_params
 from pose.processes import die_with
 
 ROOT = Path(__file__).resolve().parents[1]
 COCO = Path("data/coco")
-WEIGHTS = Path("data/weights/backbone.safetensors")
+WEIGHTS = Path("data/weights/start.safetensors")
 CACHE = Path("data/cache")
 RESUME = Path("data/resume")
 MODELS = Path("models")
@@ -68,10 +68,10 @@ def live(name: str) -> Live:
     return Live(dir=str(METRICS / name), dvcyaml=None, save_dvc_exp=False, report=None)
 
 
-def codec(params: Params) -> UdpCodec:
-    """The codec of params."""
-    law = params.codec
-    return UdpCodec(law.type, law.input_size, law.heatmap_size, law.sigma, law.radius_factor)
+def pick(kind: type, section: Section, /, **others: Any) -> Any:
+    """A library dataclass filled from the params section that has its field names."""
+    values = {f.name: getattr(section, f.name) for f in fields(kind) if f.name not in others}
+    return kind(**values, **others)
 
 
 def workers() -> int:

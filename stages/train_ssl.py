@@ -29,6 +29,8 @@ def main(params: Params) -> None:
     start_weights = training.model_path("train_phase2")
     load_model(model, start_weights)
     model.to(device)
+    if params.ssl.epochs == 0:
+        return training.hand_on(NAME, model, start_weights)
     table = CropTable(stage.CACHE / "train")
     seed, size, law = params.run.seed, params.train.batch_size, params.ssl
     labelled = training.training_samples(
@@ -45,8 +47,8 @@ def main(params: Params) -> None:
     ramp_steps = max(1, round(law.ramp_fraction * schedule.steps))
     step_loss = consistency_step(
         model,
-        training.pick(PathSpec, law),
-        stage.codec(params),
+        stage.pick(PathSpec, law),
+        training.codec(params),
         device,
         params.train.amp,
         (seed, STREAM_UNLABELLED),

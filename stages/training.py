@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,14 @@ import stage
 from pose.augment import BoxLaw, ColourLaw
 from pose.cache import CropTable
 from pose.checkpoint import read_provenance, read_training_state, save_training_state, save_weights
+from pose.codec import UdpCodec
 from pose.dataset import StepBatches, TrainingSamples, steps_per_epoch, training_loader
 from pose.engine import FitSettings, StepLoss, TrainState, fit, model_weights, supervised_step
+from pose.files import write_atomic
 from pose.log import log
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
-from pose.params import Params, Section
-
-
-def pick(kind: type, section: Section, /, **others: Any) -> Any:
-    """A library dataclass filled from the params section that has its field names."""
-    values = {f.name: getattr(section, f.name) for f in fields(kind) if f.name not in others}
-    return kind(**values, **others)
+from pose.params import Params
 
 
 def setup_torch(params: Params) -> torch.device:
@@ -43,9 +38,21 @@ def setup_torch(params: Params) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def model_spec(params: Params) -> ModelSpec:
+    """Sizes of the model of params."""
+    law = params.codec
+    maps = law.maps_per_keypoint
+    return stage.pick(ModelSpec, params.model, input_wh=law.input_size, maps_per_keypoint=maps)
+
+
+def codec(params: Params) -> UdpCodec:
+    """The codec of params."""
+    return stage.pick(UdpCodec, params.codec)
+
+
 def build_model(params: Params) -> PoseModel:
     """The model of params, freshly initialised."""
-    return PoseModel(pick(ModelSpec, params.model, input_wh=params.codec.input_size))
+    return PoseModel(model_spec(params))
 
 
 def training_samples(
@@ -59,9 +66,9 @@ def training_samples(
     return TrainingSamples(
         table,
         rows,
-        pick(BoxLaw, params.augment),
-        pick(ColourLaw, params.augment),
-        stage.codec(params),
+        stage.pick(BoxLaw, params.augment),
+        stage.pick(ColourLaw, params.augment),
+        codec(params),
         min_keypoints,
         seed,
     )
@@ -81,6 +88,8 @@ def train_supervised(
 
     stream keeps the phases' random draws apart. start_weights hands on its provenance.
     """
+    if epochs == 0:
+        return hand_on(name, model, start_weights)
     device = next(model.parameters()).device
     table = CropTable(stage.CACHE / "train")
     samples = training_samples(
@@ -89,13 +98,23 @@ def train_supervised(
     law = params.train
     per_epoch = steps_per_epoch(len(samples), law.batch_size)
     schedule = build_schedule(params, epochs, per_epoch, law.lr)
-    step_loss = supervised_step(model, stage.codec(params), device, law.amp)
+    step_loss = supervised_step(model, codec(params), device, law.amp)
 
     def batches(start: int) -> Iterable[Any]:
         return loader(samples, law.batch_size, start, schedule.steps)
 
     provenance = read_provenance(start_weights)
     train(name, params, model, schedule, batches, step_loss, provenance)
+
+
+def hand_on(name: str, model: PoseModel, start_weights: Path) -> None:
+    """A phase of no epochs: the weights go on as they are, with a curve of no points."""
+    with stage.live(name) as live:
+        live.summary["step"] = 0
+    plot = stage.METRICS / name / "plots" / "metrics" / "loss.tsv"
+    write_atomic(plot, b"step\tloss\n")
+    save_weights(model_path(name), model_weights(model), read_provenance(start_weights))
+    log(f"{name}: no epochs, the weights are handed on")
 
 
 def train(
@@ -114,7 +133,7 @@ def train(
     law = params.train
     optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
     state = TrainState(model, optimizer)
-    settings = pick(FitSettings, law, name=name)
+    settings = stage.pick(FitSettings, law, name=name)
     with stage.resume_folder(name) as folder, stage.live(name) as live:
         saved = folder / "state.pt"
         if found := read_training_state(saved):
@@ -149,10 +168,11 @@ def _log_row(live: Any, row: dict[str, float]) -> None:
 
 def build_schedule(params: Params, epochs: int, per_epoch: int, lr: float) -> Schedule:
     """The schedule of params.train over `epochs`."""
-    return pick(
+    return stage.pick(
         Schedule,
         params.train,
         kind=params.train.schedule,
+        warmup_iters=params.train.warmup_iters + round(params.train.warmup_epochs * per_epoch),
         lr=lr,
         steps=epochs * per_epoch,
         steps_per_epoch=per_epoch,

@@ -12,6 +12,7 @@ import torch
 
 from pose.cache import CropSpec, CropTable, plan_shards, write_shard
 from pose.coco import read_annotations
+from pose.codec import UdpCodec
 from pose.model import ModelSpec
 from tiny import SPLIT, TinyCoco, person, picture
 
@@ -89,9 +90,7 @@ def tiny_coco(tmp_path: Path) -> TinyCoco:
 def crop_spec() -> CropSpec:
     """A small input of the official aspect."""
     return CropSpec(
-        input_wh=(48, 64),
-        heatmap_wh=(24, 32),
-        sigma=1.5,
+        codec=UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875),
         bbox_padding=1.25,
         half_body_padding=1.5,
         scale_factor=0.3,
@@ -125,6 +124,9 @@ def tiny_model_spec() -> ModelSpec:
         depth=2,
         num_heads=2,
         drop_path=0.0,
+        head="sapiens",
         deconv_channels=(8, 8),
         conv_channels=(8,),
+        grad_checkpointing=False,
+        maps_per_keypoint=1,
     )

@@ -51,6 +51,7 @@ class ColourLaw:
     median_blur_prob: float
     dropout_prob: float
     dropout_size: tuple[float, float]
+    official_quirks: bool
 
 
 def draw_affine(
@@ -131,22 +132,32 @@ def warp(crop: Image, affine: Array, input_wh: tuple[int, int]) -> Image:
 
 
 def distort_colours(rng: np.random.Generator, law: ColourLaw, image: Image) -> Image:
-    """Photometric distortion of a BGR image, with the official code's two habits.
+    """Photometric distortion of a BGR image, with or without the official code's two quirks.
 
-    Contrast is applied twice with probability 1/4 and else never (both official sites test the
-    same draw), and hue is added without modulo 180, so it wraps at 256.
+    As its documentation says, contrast changes with probability 1/2, before or after the colours
+    with equal odds. As its code goes (both sites test the same draw), twice with probability 1/4
+    and else never; and hue is added without modulo 180, so that it wraps at 256 and reds turn green.
     """
     out = image.astype(np.float32)
     if rng.integers(2):
         out += rng.uniform(-law.brightness_delta, law.brightness_delta)
-    twice = bool(rng.integers(2) and rng.integers(2))
-    if twice:
+    before, after = _contrast_places(rng, law.official_quirks)
+    if before:
         out *= rng.uniform(*law.contrast_range)
     out = _distort_hsv(rng, law, _to_uint8(out)).astype(np.float32)
-    if twice:
+    if after:
         out *= rng.uniform(*law.contrast_range)
     swapped = out[..., rng.permutation(3)] if rng.random() < law.channel_swap_prob else out
     return _to_uint8(swapped)
+
+
+def _contrast_places(rng: np.random.Generator, official_quirks: bool) -> tuple[bool, bool]:
+    """Whether contrast changes before, and after, the colours."""
+    if official_quirks:
+        twice = bool(rng.integers(2) and rng.integers(2))
+        return twice, twice
+    early, applied = rng.integers(2, size=2) == 1
+    return bool(early and applied), bool(applied and not early)
 
 
 def _distort_hsv(rng: np.random.Generator, law: ColourLaw, image: Image) -> Image:
@@ -159,7 +170,8 @@ def _distort_hsv(rng: np.random.Generator, law: ColourLaw, image: Image) -> Imag
         hsv[..., 1] = _to_uint8(hsv[..., 1].astype(np.float32) * factor)
     if mode in (2, 3) and law.hue_delta:
         delta = int(rng.integers(-law.hue_delta, law.hue_delta))
-        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + delta).astype(np.uint8)
+        hue = hsv[..., 0].astype(np.int16) + delta
+        hsv[..., 0] = (hue if law.official_quirks else hue % 180).astype(np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR).astype(np.uint8, copy=False)
 
 

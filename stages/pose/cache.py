@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pose import geometry
-from pose.codec import UdpCodec
 from pose.coco import BadImageError, BadRecord, Images, Person, by_image, decode_image
+from pose.codec import UdpCodec
 from pose.skeleton import NUM_KEYPOINTS
 
 TARGET_NUMBERS = 3 * NUM_KEYPOINTS
@@ -120,7 +120,7 @@ def context_box(
     A half body's centre may lie off the box's; of such crops at most a few pixels are then black.
     """
     padding = max(spec.bbox_padding, spec.half_body_padding)
-    center, scale = geometry.bbox_to_center_scale(bbox_xywh, padding, spec.codec.input_wh)
+    center, scale = geometry.bbox_to_center_scale(bbox_xywh, padding, spec.codec.input_size)
     size = geometry.context_size(scale, spec.scale_factor, spec.shift_factor, spec.rotate_deg)
     first = np.clip(np.floor(center - size / 2) - 1, 0, np.array(image_wh) - 1)
     last = np.clip(np.ceil(center + size / 2) + 2, first + 1, image_wh)
@@ -131,8 +131,10 @@ def canonical_target(
     bbox_xywh: NDArray[np.float64], keypoints: NDArray[np.float32], spec: CropSpec
 ) -> NDArray[np.float32]:
     """The (K, 3) UDP target of the unaugmented box, see codec.UdpCodec.encode."""
-    center, scale = geometry.bbox_to_center_scale(bbox_xywh, spec.bbox_padding, spec.codec.input_wh)
-    affine = geometry.udp_affine(center, scale, 0.0, spec.codec.input_wh)
+    center, scale = geometry.bbox_to_center_scale(
+        bbox_xywh, spec.bbox_padding, spec.codec.input_size
+    )
+    affine = geometry.udp_affine(center, scale, 0.0, spec.codec.input_size)
     keypoints_input = geometry.apply_affine(affine, keypoints[:, :2].astype(np.float64))
     weights = np.minimum(keypoints[:, 2], 1).astype(np.float64)
     return spec.codec.encode(keypoints_input, weights)

@@ -1,18 +1,17 @@
-"""Weights in and out: safetensors of ours, official .pth layouts, training state to resume from.
+"""Weights in and out: safetensors, .pth files of others, training state to resume from.
 
 Nothing downloaded is ever unpickled: .pth files are read with weights_only=True, which admits
-tensors and plain containers and nothing else.
+tensors and plain containers; objects of the few types in HARMLESS become empty stand-ins, every
+other type is refused.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import math
 import pickle
 import re
 import struct
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.nn import functional as F
 
 from pose.errors import PoseError
 from pose.files import write_atomic
@@ -41,30 +39,35 @@ UNREADABLE = (
     TypeError,
 )
 
-# Sapiens (mmpretrain) names -> timm names; ViTPose and timm files already carry timm's.
-RENAMES = (
-    (re.compile(r"^patch_embed\.projection\."), "patch_embed.proj."),
-    (re.compile(r"^layers\.(\d+)\.ln([12])\."), r"blocks.\1.norm\2."),
-    (re.compile(r"^layers\.(\d+)\.attn\."), r"blocks.\1.attn."),
-    (re.compile(r"^layers\.(\d+)\.ffn\.layers\.0\.0\."), r"blocks.\1.mlp.fc1."),
-    (re.compile(r"^layers\.(\d+)\.ffn\.layers\.1\."), r"blocks.\1.mlp.fc2."),
-    (re.compile(r"^(ln1|last_norm)\."), "norm."),
+# What the metadata of real checkpoints is known to hold besides plain containers. An object of such
+# a type is replaced by an Inert one: no code of the named module runs, nothing of it is kept. Add a
+# name here only if tensors that matter do not pass through it.
+HARMLESS = (
+    "argparse.Namespace",
+    "datetime.datetime",
+    "datetime.timedelta",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
 )
 
 
-@dataclass
-class LoadReport:
-    """What became of each tensor of a checkpoint; names, sorted as in the file."""
+class Inert:
+    """Stands for an object of a harmless type; whatever is done to it does nothing."""
 
-    loaded: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
+    def __init__(self, *arguments: object) -> None:
+        pass
 
-    def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded"]
-        parts += [f"resized: {', '.join(self.resized)}"] if self.resized else []
-        parts += [f"dropped: {', '.join(self.dropped)}"] if self.dropped else []
-        return "; ".join(parts)
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def save_weights(path: Path, state: State, provenance: dict[str, Any]) -> None:
@@ -81,8 +84,14 @@ def read_weights(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
-        return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
+        with torch.serialization.safe_globals([(Inert, name) for name in HARMLESS]):
+            return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
     except UNREADABLE as error:
+        if unknown := re.search(r"GLOBAL (\S+)", str(error)):
+            raise PoseError(
+                f"{path}: holds an object of type {unknown[1]}, which is not unpickled; if you "
+                "know it for harmless metadata, add it to HARMLESS in stages/pose/checkpoint.py"
+            ) from None
         reason = str(error).strip().split("\n")[0]
         raise PoseError(f"{path}: not a readable checkpoint ({reason}); fetch it again") from None
 
@@ -94,8 +103,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def _tensors(content: Any, path: Path) -> State:
-    """The tensor dictionary inside a .pth: flat, or under 'state_dict' or 'model'."""
-    for key in ("state_dict", "model"):
+    """The tensor dictionary inside a .pth: flat, or under 'state_dict', 'model' or 'module'."""
+    for key in ("state_dict", "model", "module"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
@@ -106,99 +115,44 @@ def _tensors(content: Any, path: Path) -> State:
     return state
 
 
-def backbone_state(state: State) -> tuple[State, list[str]]:
-    """Backbone tensors under timm names, and the names that are none (heads, optimiser, mask)."""
-    kept: State = {}
-    dropped: list[str] = []
-    prefixed = any(re.match(r"^(module\.)?backbone\.", name) for name in state)
-    for name, tensor in state.items():
-        bare = name.removeprefix("module.")
-        if prefixed and not bare.startswith("backbone."):
-            dropped.append(name)
-            continue
-        bare = bare.removeprefix("backbone.")
-        for pattern, replacement in RENAMES:
-            bare = pattern.sub(replacement, bare)
-        kept[bare] = tensor
-    if any(name.endswith("last_norm.weight") for name in state):
-        kept["pos_embed"] = _without_class_row(kept["pos_embed"])
-    return kept, dropped
-
-
-def _without_class_row(pos_embed: Tensor) -> Tensor:
-    """ViTPose adds the class row to all others: (1, 1 + n, D) -> (1, n, D).
-
-    Source: ViTPose mmpose/models/backbones/vit.py, the only family with a `last_norm`. Sapiens and
-    MAE files drop the row instead, see resize_pos_embed.
-    """
-    return pos_embed[:, 1:] + pos_embed[:, :1]
-
-
-def load_backbone(backbone: torch.nn.Module, path: Path) -> LoadReport:
-    """Load a checkpoint's backbone; its position embedding is resized to the model's grid.
-
-    Raises PoseError if a backbone tensor is missing, unexpected or of another shape.
-    """
-    state, dropped = backbone_state(read_weights(path))
-    report = LoadReport(dropped=dropped)
-    expected = backbone.state_dict()
-    for name in ("cls_token", "mask_token"):
-        if state.pop(name, None) is not None:
-            report.dropped.append(name)
-    if "pos_embed" in state:
-        grid: tuple[int, int] = backbone.patch_embed.grid_size  # type: ignore[assignment, union-attr]
-        resized = resize_pos_embed(state["pos_embed"], grid)
-        if resized.shape != state["pos_embed"].shape:
-            report.resized.append("pos_embed")
-        state["pos_embed"] = resized
-    _require_same(expected, state, path)
-    backbone.load_state_dict(state)
-    report.loaded = list(state)
-    return report
-
-
-def _require_same(expected: State, state: State, path: Path) -> None:
+def require_same(expected: State, state: State) -> None:
+    """Raises PoseError unless names and shapes are equal."""
     if missing := sorted(expected.keys() - state.keys()):
-        raise PoseError(f"{path}: lacks backbone tensors {_some(missing)}; is model.depth right?")
+        raise PoseError(f"lacks tensors {some(missing)}; is params.yaml's model right?")
     if unknown := sorted(state.keys() - expected.keys()):
-        raise PoseError(f"{path}: has unexpected tensors {_some(unknown)}; is model.depth right?")
+        raise PoseError(f"has unexpected tensors {some(unknown)}; is params.yaml's model right?")
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise PoseError(
-                f"{path}: {name} is {list(tensor.shape)}, the model of params.yaml needs "
+                f"{name} is {list(tensor.shape)}, the model of params.yaml needs "
                 f"{list(expected[name].shape)}"
             )
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first three names, and how many more."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def resize_pos_embed(pos_embed: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """(1, h * w, D) for the grid, from a square one; bicubic without antialiasing, as official.
-
-    An odd row count holds a class row, which Sapiens drops
-    (pretrain/mmpretrain/models/backbones/vision_transformer.py and utils/embed.py).
-    """
-    count = grid_hw[0] * grid_hw[1]
-    if pos_embed.shape[1] == count:
-        return pos_embed
-    if pos_embed.shape[1] == count + 1 or pos_embed.shape[1] % 2:
-        pos_embed = pos_embed[:, 1:]
-    if pos_embed.shape[1] == count:
-        return pos_embed
-    side = math.isqrt(pos_embed.shape[1])
-    if side * side != pos_embed.shape[1]:
-        raise PoseError(f"pos_embed has {pos_embed.shape[1]} rows: neither the grid nor a square")
-    square = pos_embed.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=grid_hw, mode="bicubic", align_corners=False)
-    return resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)
 
 
 def load_model(model: torch.nn.Module, path: Path) -> None:
     """Load weights that a training stage of ours wrote; every tensor must match."""
+    _load_state(model, read_weights(path), path)
+
+
+def load_start(model: torch.nn.Module, path: Path) -> str:
+    """Load what fetch_weights wrote: the backbone, and the head if it is there; tells which."""
     state = read_weights(path)
-    _require_same(model.state_dict(), state, path)
+    has_head = any(name.startswith("head.") for name in state)
+    fresh = {k: v for k, v in model.state_dict().items() if k.startswith("head.") and not has_head}
+    _load_state(model, {**fresh, **state}, path)
+    return "backbone and head" if has_head else "backbone; the head starts fresh"
+
+
+def _load_state(model: torch.nn.Module, state: State, path: Path) -> None:
+    try:
+        require_same(model.state_dict(), state)
+    except PoseError as error:
+        raise PoseError(f"{path}: {error}") from None
     model.load_state_dict(state)
 
 

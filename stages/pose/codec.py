@@ -1,8 +1,8 @@
 """Keypoints to maps and back, gaussian or combined, by the UDP rule.
 
-Coordinates on both sides are a crop's input pixels or heatmap cells, as the name says; each function
-is an exact inverse on its own: the official code's Wi / (Wi - 1) detour, which cancels when it maps
-to the image, lives in no function of ours.
+Coordinates are a crop's input pixels or heatmap cells, as the name says; each function is an exact
+inverse on its own: the official code's Wi / (Wi - 1) detour, which cancels when it maps to the
+image, lives in no function of ours.
 """
 
 from __future__ import annotations
@@ -15,51 +15,49 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pose import gaussian, geometry, offsets
-from pose.skeleton import FLIP_INDICES
+from pose.skeleton import FLIP_INDICES, NUM_KEYPOINTS
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class UdpCodec:
-    """Sizes of input and maps; names and units of params.yaml's `codec`."""
+    """Sizes (w, h) of input and maps; names and units of params.yaml's `codec`."""
 
-    kind: str  # gaussian: K maps | combined: 3 K maps, see offsets.py
-    input_wh: tuple[int, int]
-    heatmap_wh: tuple[int, int]
+    type: str  # gaussian: K maps | combined: 3 K maps, see offsets.py
+    input_size: tuple[int, int]
+    heatmap_size: tuple[int, int]
     sigma: float
     radius_factor: float
 
     @property
-    def maps_per_keypoint(self) -> int:
-        return 3 if self.kind == "combined" else 1
-
-    @property
     def refinement(self) -> str:
         """Name of what refines a peak cell."""
-        return "offset" if self.kind == "combined" else "dark"
+        return "offset" if self.type == "combined" else "dark"
 
     @property
     def radius(self) -> float:
         """Of the combined disc, in cells."""
-        return self.radius_factor * max(self.heatmap_wh)
+        return self.radius_factor * max(self.heatmap_size)
 
     def encode(self, keypoints_input: Array, keypoint_weights: Array) -> NDArray[np.float32]:
         """(K, 3) targets, centre x, y in cells and loss weight, from input pixels (K, 2)."""
-        cells = keypoints_input * geometry.input_to_heatmap_factor(self.input_wh, self.heatmap_wh)
-        if self.kind == "combined":
+        cells = keypoints_input * geometry.input_to_heatmap_factor(
+            self.input_size, self.heatmap_size
+        )
+        if self.type == "combined":
             return offsets.encode_targets(cells, keypoint_weights)
-        return gaussian.encode_targets(cells, keypoint_weights, self.heatmap_wh, self.sigma)
+        return gaussian.encode_targets(cells, keypoint_weights, self.heatmap_size, self.sigma)
 
     def render(self, targets: Tensor) -> Tensor:
         """Maps (B, K or 3 K, H, W) from targets (B, K, 3), on the targets' device."""
-        if self.kind == "combined":
-            return offsets.render_maps(targets, self.heatmap_wh, self.radius)
-        return gaussian.render_heatmaps(targets, self.heatmap_wh, self.sigma)
+        if self.type == "combined":
+            return offsets.render_maps(targets, self.heatmap_size, self.radius)
+        return gaussian.render_heatmaps(targets, self.heatmap_size, self.sigma)
 
     def decode(self, maps: Tensor, blur_kernel_size: int, refine: bool) -> tuple[Tensor, Tensor]:
         """Keypoints (B, K, 2) in cells and scores (B, K), on the maps' device."""
-        if self.kind == "combined":
+        if self.type == "combined":
             return offsets.decode_maps(maps, self.radius, blur_kernel_size, refine)
         if refine:
             return gaussian.dark_decode(maps, blur_kernel_size)
@@ -67,15 +65,15 @@ class UdpCodec:
 
     def heights(self, maps: Tensor) -> Tensor:
         """The maps (B, K, H, W) whose height tells where a keypoint is."""
-        return maps[:, ::3] if self.kind == "combined" else maps
+        return maps[:, ::3] if self.type == "combined" else maps
 
     def flip_back(self, maps: Tensor) -> Tensor:
         """Maps of a mirrored image, mirrored back: pairs exchanged, x offsets negated.
 
         No one-cell shift: UDP is aligned (Sapiens' shift_heatmap is False).
         """
-        planes = maps.flip(3).unflatten(1, (-1, self.maps_per_keypoint))[:, list(FLIP_INDICES)]
-        if self.kind == "combined":
+        planes = maps.flip(3).unflatten(1, (NUM_KEYPOINTS, -1))[:, list(FLIP_INDICES)]
+        if self.type == "combined":
             planes = planes * planes.new_tensor([1.0, -1.0, 1.0])[:, None, None]
         return planes.flatten(1, 2)
 
@@ -93,5 +91,5 @@ def decode_person(
 ) -> tuple[Array, Array]:
     """Keypoints (K, 2) in input pixels and scores (K,) of one person's maps, in NumPy."""
     cells, scores = codec.decode(torch.from_numpy(maps)[None], blur_kernel_size, refine)
-    factor = geometry.input_to_heatmap_factor(codec.input_wh, codec.heatmap_wh)
+    factor = geometry.input_to_heatmap_factor(codec.input_size, codec.heatmap_size)
     return cells[0].double().numpy() / factor, scores[0].double().numpy()

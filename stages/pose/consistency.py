@@ -203,7 +203,7 @@ def consistency_step(
     def _labelled_loss(images: Tensor, targets: Tensor) -> Tensor:
         with autocast(device, amp):
             maps = model(normalise(images))
-        loss = LOSSES[codec.kind](maps, codec.render(targets), targets[..., 2])
+        loss = LOSSES[codec.type](maps, codec.render(targets), targets[..., 2])
         loss.backward()
         return loss.detach()
 
@@ -216,7 +216,7 @@ def consistency_step(
             teacher = codec.heights(predict_maps(model, codec, images, flip=True))
         peaks, heights = argmax_decode(teacher)
         usable = heights > spec.min_peak
-        joints = _to_input(peaks, size_wh, codec.heatmap_wh)
+        joints = _to_input(peaks, size_wh, codec.heatmap_size)
         views = HardViews(rng, spec, joints, usable.cpu().numpy(), size_wh)
         theta = draw_theta(rng, spec, len(images), size_wh).to(device)
         expected = warp_maps(teacher, theta)

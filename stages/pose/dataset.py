@@ -71,7 +71,7 @@ class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
         keypoints = table.keypoints[row].astype(np.float64)
         width, height = (int(n) for n in table.image_wh[row])
         affine, flipped = draw_affine(
-            rng, self.boxes, table.bbox_xywh[row], keypoints, (width, height), self.codec.input_wh
+            rng, self.boxes, table.bbox_xywh[row], keypoints, (width, height), self.codec.input_size
         )
         points, visibility = move_keypoints(affine, keypoints, flipped)
         return affine, self.codec.encode(points, np.minimum(visibility, 1.0))
@@ -80,7 +80,7 @@ class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
         self, rng: np.random.Generator, row: int, affine: NDArray[np.float64]
     ) -> NDArray[np.uint8]:
         from_crop = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
-        image = warp(self.table.crop(row), from_crop, self.codec.input_wh)
+        image = warp(self.table.crop(row), from_crop, self.codec.input_size)
         return occlude(rng, self.occlusion, distort_colours(rng, self.colours, image))
 
 
@@ -101,10 +101,10 @@ class TestSamples(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self.rows[index])
         center, scale = self.box(row)
-        affine = geometry.udp_affine(center, scale, 0.0, self.codec.input_wh)
+        affine = geometry.udp_affine(center, scale, 0.0, self.codec.input_size)
         affine = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
         return {
-            "image": warp(self.table.crop(row), affine, self.codec.input_wh),
+            "image": warp(self.table.crop(row), affine, self.codec.input_size),
             "target": self.table.target[row].copy(),
             "center": center,
             "scale": scale,
@@ -114,7 +114,7 @@ class TestSamples(Dataset[dict[str, Any]]):
     def box(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Centre and padded, aspect-fixed size of a row's box, image pixels."""
         bbox = self.table.bbox_xywh[row]
-        return geometry.bbox_to_center_scale(bbox, self.bbox_padding, self.codec.input_wh)
+        return geometry.bbox_to_center_scale(bbox, self.bbox_padding, self.codec.input_size)
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):

@@ -134,7 +134,7 @@ def supervised_step(
         images, targets = (tensor.to(device, non_blocking=True) for tensor in batch)
         with autocast(device, amp):
             maps = model(normalise(images))
-        loss = LOSSES[codec.kind](maps, codec.render(targets), targets[..., 2])
+        loss = LOSSES[codec.type](maps, codec.render(targets), targets[..., 2])
         loss.backward()
         return {"loss": loss.detach()}
 

@@ -67,14 +67,12 @@ class SimpleHead(nn.Module):
         maps: int,
     ) -> None:
         super().__init__()
-        assert not deconv_channels and not conv_channels  # params.Model sees to it
+        assert not [*deconv_channels, *conv_channels]  # params.Model sees to it
         self.final_layer = nn.Conv2d(embed_dim, maps, 3, padding=1)
         self.apply(_init)
 
     def forward(self, features: Tensor) -> Tensor:
-        grown = F.interpolate(
-            features.relu(), scale_factor=4, mode="bilinear", align_corners=False
-        )
+        grown = F.interpolate(features.relu(), scale_factor=4, mode="bilinear", align_corners=False)
         return self.final_layer(grown)
 
 

@@ -69,5 +69,5 @@ def _to_image(
     peaks, scores = codec.decode(maps, blur_kernel_size, refine=decoder != "argmax")
     cells = peaks.cpu().numpy().astype(np.float64)
     center, scale = batch["center"].numpy(), batch["scale"].numpy()
-    keypoints = geometry.heatmap_to_image(cells, center, scale, codec.heatmap_wh)
+    keypoints = geometry.heatmap_to_image(cells, center, scale, codec.heatmap_size)
     return keypoints, scores.cpu().numpy().astype(np.float64), batch["row"].numpy()

@@ -36,7 +36,7 @@ class ModelSpec:
     deconv_channels: tuple[int, ...]
     conv_channels: tuple[int, ...]
     grad_checkpointing: bool
-    maps_per_keypoint: int = 1  # codec.UdpCodec.maps_per_keypoint
+    maps_per_keypoint: int  # 1, or 3 for the combined codec
 
 
 class PoseModel(nn.Module):
@@ -46,9 +46,7 @@ class PoseModel(nn.Module):
         super().__init__()
         self.backbone = build_backbone(spec)
         maps = NUM_KEYPOINTS * spec.maps_per_keypoint
-        self.head = HEADS[spec.head](
-            spec.embed_dim, spec.deconv_channels, spec.conv_channels, maps
-        )
+        self.head = HEADS[spec.head](spec.embed_dim, spec.deconv_channels, spec.conv_channels, maps)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
@@ -61,6 +59,7 @@ class PoseModel(nn.Module):
         vit = self.backbone
         embedded = vit.patch_embed.proj(images)  # (B, D, grid h, grid w)
         grid: tuple[int, int] = embedded.shape[2:]
+        assert vit.pos_embed is not None
         positions = resize_pos_embed(vit.pos_embed, vit.patch_embed.grid_size, grid)
         tokens = embedded.flatten(2).transpose(1, 2) + positions  # (B, grid h * grid w, D)
         if vit.grad_checkpointing and torch.is_grad_enabled():
@@ -70,9 +69,7 @@ class PoseModel(nn.Module):
         return vit.norm(tokens).transpose(1, 2).unflatten(2, grid)
 
 
-def resize_pos_embed(
-    pos_embed: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]
-) -> Tensor:
+def resize_pos_embed(pos_embed: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
     """(1, h * w, D) from one grid to another: bicubic without antialiasing, in float32.
 
     Source: pretrain/mmpretrain/models/utils/embed.py. timm antialiases by default: other numbers.

@@ -90,6 +90,11 @@ class Codec(Section):
     radius_factor: Positive
     blur_kernel_size: Annotated[int, Field(gt=0)]
 
+    @property
+    def maps_per_keypoint(self) -> int:
+        """Output channels a keypoint."""
+        return 3 if self.type == "combined" else 1
+
     @model_validator(mode="after")
     def _kernel_is_odd(self) -> Codec:
         if self.blur_kernel_size % 2 == 0:

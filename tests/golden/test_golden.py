@@ -11,7 +11,7 @@ import pytest
 import sapiens_reference
 import torch
 
-from pose import checkpoint, codec, evaluation, geometry, losses
+from pose import checkpoint, evaluation, geometry, losses
 from pose.model import ModelSpec, PoseModel
 from pose.optim import parameter_groups
 
@@ -26,7 +26,7 @@ def udp_case(tag: str):
     input_wh, heatmap_wh = tuple(sizes[:2]), tuple(sizes[2:])
     cells = UDP[f"{tag}/kpts"].astype(float)
     cells = cells * geometry.input_to_heatmap_factor(input_wh, heatmap_wh)
-    targets = codec.encode_targets(cells, UDP[f"{tag}/vis"].astype(float), heatmap_wh, sigma)
+    targets = gaussian.encode_targets(cells, UDP[f"{tag}/vis"].astype(float), heatmap_wh, sigma)
     return input_wh, heatmap_wh, sigma, blur, targets
 
 
@@ -35,10 +35,10 @@ def test_udp_encode_and_decode(tag: str) -> None:
     """At image coordinates, for a box of 3 x 4 hundred pixels: official factor W / (W - 1) gone."""
     input_wh, heatmap_wh, sigma, blur, targets = udp_case(tag)
     np.testing.assert_array_equal(targets[:, 2], UDP[f"{tag}/weights"])
-    maps = codec.render_heatmaps(torch.from_numpy(targets)[None], heatmap_wh, sigma)
+    maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], heatmap_wh, sigma)
     if f"{tag}/heatmaps" in UDP:
         np.testing.assert_allclose(maps[0].numpy(), UDP[f"{tag}/heatmaps"], atol=3e-6)
-    found, scores = codec.dark_decode(maps, blur)
+    found, scores = gaussian.dark_decode(maps, blur)
     np.testing.assert_allclose(scores[0].numpy(), UDP[f"{tag}/dec_scores"], atol=2e-6)
     center, scale = np.array([400.0, 500.0]), np.array([300.0, 400.0])
     image = geometry.heatmap_to_image(found[0].numpy().astype(float), center, scale, heatmap_wh)
@@ -97,7 +97,9 @@ def timm_name(name: str) -> str:
 
 def test_layer_decay_groups_of_sapiens_03b() -> None:
     case = json.loads((DATA / "layer_decay.json").read_text())
-    size = ModelSpec((768, 1024), 16, 2, 1024, 24, 16, 0.0, (768, 768), (768, 768))
+    size = ModelSpec(
+        (768, 1024), 16, 2, 1024, 24, 16, 0.0, "sapiens", (768, 768), (768, 768), False, 1
+    )
     with torch.device("meta"):
         model = PoseModel(size)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -137,7 +139,7 @@ def official_name(name: str) -> str:
 
 def test_the_model_computes_what_sapiens_computes(tmp_path: Path) -> None:
     """An official pose file, loaded, gives the maps of the restated official forward pass."""
-    spec = ModelSpec((96, 128), 16, 2, 64, 2, 4, 0.0, (40, 32), (24, 48))
+    spec = ModelSpec((96, 128), 16, 2, 64, 2, 4, 0.0, "sapiens", (40, 32), (24, 48), False, 1)
     model, generator = PoseModel(spec).eval(), torch.Generator().manual_seed(0)
     official = {
         official_name(n): torch.randn(t.shape, generator=generator) * 0.2

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pose import codec, evaluation, geometry
-from pose.inference import flip_back
+from pose import evaluation, gaussian, geometry
+from pose.codec import UdpCodec
 from pose.skeleton import FLIP_INDICES
 
 SIZES = st.sampled_from([((192, 256), (48, 64)), ((72, 96), (36, 48)), ((768, 1024), (192, 256))])
@@ -73,9 +73,9 @@ def interior(draw):
 @given(interior())
 def test_encode_render_decode_returns_the_centre(case) -> None:
     map_wh, sigma, centers = case
-    targets = torch.from_numpy(codec.encode_targets(centers, np.ones(7), map_wh, sigma))
-    maps = codec.render_heatmaps(targets[None], map_wh, sigma)
-    found, scores = codec.dark_decode(maps, 11)
+    targets = torch.from_numpy(gaussian.encode_targets(centers, np.ones(7), map_wh, sigma))
+    maps = gaussian.render_heatmaps(targets[None], map_wh, sigma)
+    found, scores = gaussian.dark_decode(maps, 11)
     np.testing.assert_allclose(found[0].numpy(), centers, atol=0.05)
     assert (scores > np.exp(-0.25 / sigma**2) - 1e-5).all()
 
@@ -84,7 +84,7 @@ def any_targets(seed: int, map_wh) -> np.ndarray:
     """Seventeen centres in and around the map, some unlabelled."""
     rng = np.random.default_rng(seed)
     centers = rng.uniform(-0.3, 1.3, (17, 2)) * map_wh
-    return codec.encode_targets(centers, rng.integers(0, 2, 17).astype(float), map_wh, 2.0)
+    return gaussian.encode_targets(centers, rng.integers(0, 2, 17).astype(float), map_wh, 2.0)
 
 
 @few
@@ -98,14 +98,15 @@ def test_flip_commutes_with_encode(seed: int) -> None:
     inside = np.random.default_rng(seed).uniform(0, 1, (17, 2)) * (35, 47)
     mirrored = (np.array([35, 0]) - inside * (1, -1))[list(FLIP_INDICES)]
     maps, back = (
-        codec.render_heatmaps(
-            torch.from_numpy(codec.encode_targets(points, np.ones(17), map_wh, 2.0))[None],
+        gaussian.render_heatmaps(
+            torch.from_numpy(gaussian.encode_targets(points, np.ones(17), map_wh, 2.0))[None],
             map_wh,
             2.0,
         )
         for points in (inside, mirrored)
     )
-    torch.testing.assert_close(flip_back(back), maps, atol=2e-6, rtol=0)
+    codec = UdpCodec("gaussian", (72, 96), map_wh, 2.0, 0.0546875)
+    torch.testing.assert_close(codec.flip_back(back), maps, atol=2e-6, rtol=0)
 
 
 @few
@@ -115,9 +116,9 @@ def test_weightless_keypoints_are_inert(seed: int, junk: float) -> None:
     rng = np.random.default_rng(seed)
     centers, weights = rng.uniform(0, 30, (17, 2)), rng.integers(0, 2, 17).astype(float)
     junked = np.where(weights[:, None] > 0, centers, junk)
-    clean, dirty = (codec.encode_targets(c, weights, map_wh, 2.0) for c in (centers, junked))
+    clean, dirty = (gaussian.encode_targets(c, weights, map_wh, 2.0) for c in (centers, junked))
     np.testing.assert_array_equal(clean, dirty)
-    maps = codec.render_heatmaps(torch.from_numpy(dirty)[None], map_wh, 2.0)
+    maps = gaussian.render_heatmaps(torch.from_numpy(dirty)[None], map_wh, 2.0)
     assert torch.isfinite(maps).all()
     assert not maps[0, weights == 0].any()
 
@@ -127,11 +128,11 @@ def test_weightless_keypoints_are_inert(seed: int, junk: float) -> None:
 def test_batches_are_rendered_and_decoded_one_by_one(seed: int) -> None:
     map_wh = (24, 32)
     targets = np.stack([any_targets(seed, map_wh), any_targets(seed ^ 1, map_wh)])
-    maps = codec.render_heatmaps(torch.from_numpy(targets), map_wh, 2.0)
-    alone = [codec.render_heatmaps(torch.from_numpy(t)[None], map_wh, 2.0) for t in targets]
+    maps = gaussian.render_heatmaps(torch.from_numpy(targets), map_wh, 2.0)
+    alone = [gaussian.render_heatmaps(torch.from_numpy(t)[None], map_wh, 2.0) for t in targets]
     assert torch.equal(maps, torch.cat(alone))
-    together, scores = codec.dark_decode(maps, 11)
-    single = torch.cat([codec.dark_decode(m, 11)[0] for m in alone])
+    together, scores = gaussian.dark_decode(maps, 11)
+    single = torch.cat([gaussian.dark_decode(m, 11)[0] for m in alone])
     finds = scores > 0.1  # a faint edge of a gaussian has no curvature to divide by
     torch.testing.assert_close(together[finds], single[finds], atol=1e-3, rtol=0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pose import codec, geometry
+from pose import gaussian, geometry
 from pose.augment import BoxLaw, draw_affine
 from pose.cache import CropSpec, CropTable, context_box, plan_shards, shard_paths, write_shard
 from pose.coco import Person, decode_image, read_annotations
@@ -74,8 +74,8 @@ def test_rows_agree_with_geometry_and_codec(
         np.testing.assert_allclose(crop_table.bbox_xywh[row], bbox, rtol=1e-6)
         center, scale = geometry.bbox_to_center_scale(bbox, 1.25, (48, 64))
         cells = (person.keypoints[:, :2] - center + scale / 2) / scale * (23, 31)
-        expected = codec.encode_targets(
-            cells, np.minimum(person.keypoints[:, 2], 1), (24, 32), crop_spec.sigma
+        expected = gaussian.encode_targets(
+            cells, np.minimum(person.keypoints[:, 2], 1), (24, 32), crop_spec.codec.sigma
         )
         np.testing.assert_allclose(crop_table.target[row], expected, atol=1e-4)
 
@@ -151,7 +151,7 @@ def test_the_context_holds_all_that_augmentation_shows(
     corners = np.array([[0, 0], [47, 0], [0, 63], [47, 63]], float)
     reach = []
     for _ in range(1500):
-        affine, _ = draw_affine(rng, law, bbox, np.zeros((17, 3)), image_wh, spec.input_wh)
+        affine, _ = draw_affine(rng, law, bbox, np.zeros((17, 3)), image_wh, spec.codec.input_size)
         points = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
         assert (points >= (left, top)).all()
         assert (points <= (right - 1, bottom - 1)).all()

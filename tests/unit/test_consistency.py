@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pose import codec, geometry, losses
+from pose import gaussian, geometry, losses
 from pose.consistency import (
     HardViews,
     PathSpec,
@@ -16,7 +16,7 @@ from pose.consistency import (
     rigid_theta,
     warp_maps,
 )
-from pose.inference import predict_heatmaps
+from pose.inference import predict_maps
 from pose.model import ModelSpec, PoseModel, normalise
 
 CPU = torch.device("cpu")
@@ -61,8 +61,8 @@ def test_a_gaussian_goes_where_its_joint_goes(angle: float, scale: float) -> Non
     points = np.array([36.0, 48.0]) + rng.uniform(-14, 14, (8, 2))
     factor = geometry.input_to_heatmap_factor(INPUT_WH, MAP_WH)
     targets = np.concatenate([points * factor, np.ones((8, 1))], axis=1).astype(np.float32)
-    maps = codec.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, 2.5)
-    found, _ = codec.dark_decode(warp_maps(maps, theta_of(angle, scale)), 11)
+    maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, 2.5)
+    found, _ = gaussian.dark_decode(warp_maps(maps, theta_of(angle, scale)), 11)
     expected = moved(points, angle, scale) * factor
     np.testing.assert_allclose(found[0].numpy(), expected, atol=0.05)
 
@@ -76,8 +76,8 @@ def test_image_and_heatmap_share_theta(angle: float, scale: float) -> None:
     peaks = []
     for center, size_wh, sigma in ((joint, INPUT_WH, 4.0), (joint * factor, MAP_WH, 2.0)):
         target = torch.tensor([[[*center, 1.0]]], dtype=torch.float32)
-        warped = warp_maps(codec.render_heatmaps(target, size_wh, sigma), theta)
-        peaks.append(codec.dark_decode(warped, 11)[0][0, 0].numpy())
+        warped = warp_maps(gaussian.render_heatmaps(target, size_wh, sigma), theta)
+        peaks.append(gaussian.dark_decode(warped, 11)[0][0, 0].numpy())
     np.testing.assert_allclose(peaks[0] * factor, peaks[1], atol=0.05)
     np.testing.assert_allclose(peaks[0], moved(joint, angle, scale), atol=0.1)
 
@@ -216,7 +216,7 @@ def setup(spec: ModelSpec) -> tuple[PoseModel, list]:
 
 def step_of(model: PoseModel, spec: PathSpec, weight: float = WEIGHT):
     return consistency_step(
-        model, spec, SMALL_WH, 1.0, CPU, "none", SEED, lambda step: weight * (step + 1) / 6
+        model, spec, CODEC, CPU, "none", SEED, lambda step: weight * (step + 1) / 6
     )
 
 
@@ -227,12 +227,12 @@ def gradients(model: PoseModel) -> dict[str, torch.Tensor]:
 def summed_loss(model: PoseModel, batch, spec: PathSpec, step: int, attached: bool):
     """Labelled loss + weight * sum over both paths, in one graph; teacher attached or not."""
     (images, targets), (others, _) = batch
-    expected = codec.render_heatmaps(targets, SMALL_WH, 1.0)
+    expected = gaussian.render_heatmaps(targets, SMALL_WH, 1.0)
     supervised = losses.keypoint_mse(model(normalise(images)), expected, targets[..., 2])
     inputs = normalise(others)
-    teacher = predict_heatmaps(model, inputs, flip=True)
+    teacher = predict_maps(model, CODEC, inputs, flip=True)
     teacher = teacher if attached else teacher.detach()
-    peaks, heights = codec.argmax_decode(teacher.detach())
+    peaks, heights = gaussian.argmax_decode(teacher.detach())
     usable = heights > spec.min_peak
     rng = np.random.default_rng([*SEED, step])
     joints = peaks.numpy().astype(float) * (23 / 11, 31 / 15)
@@ -274,7 +274,7 @@ def test_unusable_joints_get_no_gradient(tiny_model_spec: ModelSpec) -> None:
     model, batch = setup(tiny_model_spec)
     batch[0][1][..., 2] = 0  # no label either
     with torch.no_grad():
-        heights = predict_heatmaps(model, normalise(batch[1][0]), True).amax((2, 3))
+        heights = predict_maps(model, CODEC, normalise(batch[1][0]), True).amax((2, 3))
     middle = float(heights.amax(0).median())
     rows = step_of(model, PathSpec(20, 0.15, 1.0, 2, 1, 1, 1, middle))(batch, 0)
     usable = (heights > middle).any(0)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pose import codec
+from pose import gaussian
 from pose.augment import BoxLaw, ColourLaw
 from pose.cache import CropSpec, CropTable, write_shard
 from pose.coco import Person
+from pose.codec import UdpCodec
 from pose.dataset import (
     StepBatches,
-    TargetSpec,
     TestSamples,
     TrainingSamples,
     steps_per_epoch,
@@ -25,7 +25,7 @@ from pose.dataset import (
 )
 from pose.errors import PoseError
 
-TARGET = TargetSpec((48, 64), (24, 32), 1.5)
+CODEC = UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875)
 BOXES = BoxLaw(
     bbox_padding=1.25,
     flip_prob=0.5,
@@ -48,14 +48,15 @@ COLOURS = ColourLaw(
     median_blur_prob=0.1,
     dropout_prob=1.0,
     dropout_size=(0.2, 0.4),
+    official_quirks=True,
 )
-PLAIN = ColourLaw(0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, 0.0, 0.0, 0.0, (0.2, 0.4))
+PLAIN = ColourLaw(0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, 0.0, 0.0, 0.0, (0.2, 0.4), True)
 
 
 def samples_of(table: CropTable, min_keypoints: int = 0, seed: int = 7, **laws) -> TrainingSamples:
     boxes, colours = laws.get("boxes", BOXES), laws.get("colours", COLOURS)
     rows = table.labelled()
-    return TrainingSamples(table, rows, boxes, colours, TARGET, min_keypoints, (seed,))
+    return TrainingSamples(table, rows, boxes, colours, CODEC, min_keypoints, (seed,))
 
 
 def equal(a, b) -> bool:
@@ -147,7 +148,7 @@ def test_pixels_and_targets_agree_end_to_end(dotted: CropTable, flip_prob: float
 
 
 def test_test_samples_show_the_canonical_target(dotted: CropTable) -> None:
-    samples = TestSamples(dotted, dotted.labelled(), 1.25, TARGET)
+    samples = TestSamples(dotted, dotted.labelled(), 1.25, CODEC)
     for k in range(0, 17, 4):
         sample = samples[k]
         np.testing.assert_allclose(
@@ -159,7 +160,7 @@ def test_test_samples_show_the_canonical_target(dotted: CropTable) -> None:
 
 
 def test_test_loader_keeps_order_and_tail(crop_table: CropTable) -> None:
-    loader = test_loader(TestSamples(crop_table, crop_table.labelled(), 1.25, TARGET), 2)
+    loader = test_loader(TestSamples(crop_table, crop_table.labelled(), 1.25, CODEC), 2)
     batches = list(loader)
     assert [batch["row"].tolist() for batch in batches] == [[0, 2], [3, 4], [5]]
     assert batches[2]["image"].shape == (1, 64, 48, 3)
@@ -178,7 +179,7 @@ def test_samples_with_few_keypoints_are_redrawn(crop_table: CropTable) -> None:
 def test_a_redrawn_sample_shows_the_person_of_its_target(dotted: CropTable) -> None:
     boxes = replace(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
     rows = np.arange(18)
-    samples = TrainingSamples(dotted, rows, boxes, PLAIN, TARGET, 1, (7,))
+    samples = TrainingSamples(dotted, rows, boxes, PLAIN, CODEC, 1, (7,))
     for epoch in range(5):
         image, target = samples[epoch, 17]
         (channel,) = np.flatnonzero(target[:, 2])
@@ -187,7 +188,7 @@ def test_a_redrawn_sample_shows_the_person_of_its_target(dotted: CropTable) -> N
 
 
 def test_two_samples_of_one_person_differ(crop_table: CropTable) -> None:
-    samples = TrainingSamples(crop_table, np.array([0, 0]), BOXES, COLOURS, TARGET, 0, (7,))
+    samples = TrainingSamples(crop_table, np.array([0, 0]), BOXES, COLOURS, CODEC, 0, (7,))
     assert not equal(samples[0, 0], samples[0, 1])
 
 
@@ -236,5 +237,5 @@ def test_rendered_targets_are_the_samples_of_a_batch(crop_table: CropTable) -> N
     """What the collate hands on is what codec renders: weights of 0 leave maps empty."""
     loader = training_loader(samples_of(crop_table), StepBatches(5, 5, (7,), 0, 1), 0)
     ((_, targets),) = loader
-    maps = codec.render_heatmaps(targets, TARGET.heatmap_wh, TARGET.sigma)
+    maps = gaussian.render_heatmaps(targets, CODEC.heatmap_size, CODEC.sigma)
     assert torch.equal(maps.amax((2, 3)) > 0, targets[..., 2] > 0)

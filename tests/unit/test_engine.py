@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pose import checkpoint, engine
+from pose.codec import UdpCodec
 from pose.engine import FitSettings, TrainState, fit, supervised_step
 from pose.errors import PoseError
 from pose.model import ModelSpec, PoseModel
@@ -18,6 +19,7 @@ from pose.optim import Schedule, build_adamw
 CPU = torch.device("cpu")
 STEPS = 11
 MAP_WH, SIGMA = (12, 16), 1.0
+CODEC = UdpCodec("gaussian", (24, 32), MAP_WH, SIGMA, 0.0546875)
 
 
 def batch(step: int) -> list[torch.Tensor]:
@@ -51,7 +53,7 @@ def train(
     fit(
         state,
         (batch(step) for step in range(state.step, stop)),
-        step_loss or supervised_step(state.model, MAP_WH, SIGMA, CPU, "none"),
+        step_loss or supervised_step(state.model, CODEC, CPU, "none"),
         schedule(),
         settings(**changes),
         on_row=(rows if rows is not None else []).append,
@@ -83,7 +85,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
 
 def test_training_lowers_the_loss_on_one_batch(tiny_model_spec: ModelSpec) -> None:
     state, rows = fresh(tiny_model_spec), []
-    step_loss = supervised_step(state.model, MAP_WH, SIGMA, CPU, "none")
+    step_loss = supervised_step(state.model, CODEC, CPU, "none")
     fit(
         state,
         [batch(0)] * 60,
@@ -153,7 +155,7 @@ def test_gradients_are_clipped(tiny_model_spec: ModelSpec) -> None:
 def test_the_supervised_step_is_the_loss_of_its_targets(tiny_model_spec: ModelSpec) -> None:
     model = fresh(tiny_model_spec).model
     images, targets = batch(0)
-    found = supervised_step(model, MAP_WH, SIGMA, CPU, "none")([images, targets], 0)
+    found = supervised_step(model, CODEC, CPU, "none")([images, targets], 0)
     mean = torch.tensor([123.675, 116.28, 103.53])
     std = torch.tensor([58.395, 57.12, 57.375])
     inputs = ((images.flip(3).float() - mean) / std).permute(0, 3, 1, 2)

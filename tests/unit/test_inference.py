@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from pose import codec, geometry
-from pose.inference import flip_back, predict, predict_heatmaps
+from pose import gaussian, geometry
+from pose.codec import UdpCodec
+from pose.inference import predict, predict_maps
 from pose.model import ModelSpec, PoseModel
 
 CPU = torch.device("cpu")
 INPUT_WH, MAP_WH, SIGMA = (96, 128), (48, 64), 2.0
+CODEC = UdpCodec("gaussian", INPUT_WH, MAP_WH, SIGMA, 0.0546875)
+flip_back = CODEC.flip_back
 
 
 def test_flip_back_twice_is_identity() -> None:
@@ -38,11 +41,11 @@ def model(tiny_model_spec: ModelSpec) -> PoseModel:
 @torch.no_grad()
 def test_flip_test_is_the_mean_of_both_views_and_mirror_invariant(model: PoseModel) -> None:
     images = torch.randn(2, 3, 32, 24)
-    plain, both = (predict_heatmaps(model, images, flip) for flip in (False, True))
+    plain, both = (predict_maps(model, CODEC, images, flip) for flip in (False, True))
     assert torch.equal(plain, model(images))
     torch.testing.assert_close(both, (model(images) + flip_back(model(images.flip(3)))) / 2)
     assert (both - plain).abs().max() > 0.1
-    torch.testing.assert_close(predict_heatmaps(model, images.flip(3), True), flip_back(both))
+    torch.testing.assert_close(predict_maps(model, CODEC, images.flip(3), True), flip_back(both))
 
 
 class Oracle(torch.nn.Module):
@@ -67,8 +70,8 @@ def oracle_batch(seed: int) -> tuple[np.ndarray, Oracle, dict]:
     for center, scale, points in zip(centers, scales, keypoints, strict=True):
         affine = geometry.udp_affine(center, scale, 0.0, INPUT_WH)
         cells = geometry.apply_affine(affine, points) * factor
-        targets.append(codec.encode_targets(cells, np.ones(17), MAP_WH, SIGMA))
-    heatmaps = codec.render_heatmaps(torch.from_numpy(np.stack(targets)), MAP_WH, SIGMA)
+        targets.append(gaussian.encode_targets(cells, np.ones(17), MAP_WH, SIGMA))
+    heatmaps = gaussian.render_heatmaps(torch.from_numpy(np.stack(targets)), MAP_WH, SIGMA)
     images = torch.zeros(3, 128, 96, 3, dtype=torch.uint8)
     images[:, :, :10] = 200
     batch = {
@@ -82,7 +85,7 @@ def oracle_batch(seed: int) -> tuple[np.ndarray, Oracle, dict]:
 
 def test_known_heatmaps_give_back_the_image_keypoints() -> None:
     keypoints, oracle, batch = oracle_batch(0)
-    found = predict(oracle, [batch], CPU, "none", 11)
+    found = predict(oracle, CODEC, [batch], CPU, "none", 11)
     assert set(found) == {(f, d) for f in (False, True) for d in ("argmax", "dark")}
     cell = (batch["scale"].numpy() / (np.array(MAP_WH) - 1))[:, None]
     for (_, decoder), predictions in found.items():
@@ -104,7 +107,7 @@ def test_batches_are_joined_in_order() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return next(heatmaps)(images)
 
-    found = predict(Turns(), [batch for *_, batch in whole], CPU, "none", 11)[True, "dark"]
+    found = predict(Turns(), CODEC, [batch for *_, batch in whole], CPU, "none", 11)[True, "dark"]
     assert found.rows.tolist() == [0, 1, 2, 3, 4, 5]
     expected = np.concatenate([keypoints for keypoints, *_ in whole])
     assert np.abs(found.keypoints - expected).max() < 0.1
@@ -119,9 +122,14 @@ def test_a_batch_changes_no_ones_prediction(model: PoseModel) -> None:
         "scale": torch.full((4, 2), 80.0, dtype=torch.float64),
         "row": torch.arange(4),
     }
-    together = predict(model, [batch], CPU, "none", 11)[True, "argmax"]
+    together = predict(model, CODEC, [batch], CPU, "none", 11)[True, "argmax"]
     alone = predict(
-        model, [{k: v[i : i + 1] for k, v in batch.items()} for i in range(4)], CPU, "none", 11
+        model,
+        CODEC,
+        [{k: v[i : i + 1] for k, v in batch.items()} for i in range(4)],
+        CPU,
+        "none",
+        11,
     )[True, "argmax"]
     np.testing.assert_allclose(together.keypoints, alone.keypoints, atol=1e-9)
     np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)

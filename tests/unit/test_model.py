@@ -24,7 +24,20 @@ HEAD = [
 
 
 def official(embed_dim: int, depth: int, num_heads: int) -> ModelSpec:
-    return ModelSpec((768, 1024), 16, 2, embed_dim, depth, num_heads, 0.0, (768, 768), (768, 768))
+    return ModelSpec(
+        (768, 1024),
+        16,
+        2,
+        embed_dim,
+        depth,
+        num_heads,
+        0.0,
+        "sapiens",
+        (768, 768),
+        (768, 768),
+        False,
+        1,
+    )
 
 
 def count(module: nn.Module) -> int:
@@ -98,7 +111,7 @@ def test_patch_padding_moves_every_window(tiny_model_spec: ModelSpec) -> None:
 
 def test_initial_head_is_official() -> None:
     torch.manual_seed(0)
-    spec = ModelSpec((16, 16), 8, 2, 64, 1, 2, 0.0, (64, 64), (64,))
+    spec = ModelSpec((16, 16), 8, 2, 64, 1, 2, 0.0, "sapiens", (64, 64), (64,), False, 1)
     head = PoseModel(spec).head
     for name, parameter in head.named_parameters():
         if name.endswith("bias"):

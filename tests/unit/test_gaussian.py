@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pose import codec
+from pose import gaussian
 
 MAP_WH = (24, 32)
 SIGMA = 1.5
@@ -57,22 +57,22 @@ CENTERS = [
 def test_map_and_weight_equal_the_official_loop(center, sigma: float) -> None:
     for weight in (0.0, 0.4, 0.5, 0.51, 1.0):
         expected, expected_weight = official_map(center, weight, MAP_WH, sigma)
-        target = codec.encode_targets(np.array([center]), np.array([weight]), MAP_WH, sigma)
-        found = codec.render_heatmaps(torch.from_numpy(target)[None], MAP_WH, sigma)[0, 0]
+        target = gaussian.encode_targets(np.array([center]), np.array([weight]), MAP_WH, sigma)
+        found = gaussian.render_heatmaps(torch.from_numpy(target)[None], MAP_WH, sigma)[0, 0]
         assert target[0, 2] == np.float32(expected_weight)
         np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
 
 
 def test_targets_are_centre_and_weight_in_cells() -> None:
     centers = np.array([[3.25, 4.5], [np.nan, np.nan]])
-    found = codec.encode_targets(centers, np.array([1.0, 0.0]), MAP_WH, SIGMA)
+    found = gaussian.encode_targets(centers, np.array([1.0, 0.0]), MAP_WH, SIGMA)
     np.testing.assert_array_equal(found, np.float32([[3.25, 4.5, 1], [0, 0, 0]]))
     assert found.dtype == np.float32
 
 
 def test_render_is_batched_and_weightless_maps_stay_empty() -> None:
     targets = torch.tensor([[[5.0, 6.0, 1.0], [7.0, 8.0, 0.0]], [[1.0, 2.0, 1.0]] * 2])
-    found = codec.render_heatmaps(targets, MAP_WH, SIGMA)
+    found = gaussian.render_heatmaps(targets, MAP_WH, SIGMA)
     assert found.shape == (2, 2, 32, 24)
     assert found[0, 0, 6, 5] == 1
     assert found[1, 1, 2, 1] == 1
@@ -83,7 +83,7 @@ def test_argmax_takes_the_first_maximum_and_raw_height() -> None:
     maps = torch.zeros(1, 3, 4, 5)
     maps[0, 0, 3, 2] = maps[0, 0, 3, 4] = 2.5
     maps[0, 1] = -1
-    peaks, scores = codec.argmax_decode(maps)
+    peaks, scores = gaussian.argmax_decode(maps)
     assert peaks[0].tolist() == [[2, 3], [0, 0], [0, 0]]
     assert scores[0].tolist() == [2.5, -1, 0]
 
@@ -111,10 +111,10 @@ def official_dark(heatmap: np.ndarray, kernel_size: int) -> np.ndarray:
 def test_dark_equals_the_official_loop_on_noisy_maps(kernel_size: int) -> None:
     rng = np.random.default_rng(0)
     centers = np.concatenate([rng.uniform(0, 1, (14, 2)) * (23, 31), [[0, 0], [23, 31], [0, 16]]])
-    targets = codec.encode_targets(centers, np.ones(17), MAP_WH, SIGMA)
-    maps = codec.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, SIGMA)
+    targets = gaussian.encode_targets(centers, np.ones(17), MAP_WH, SIGMA)
+    maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, SIGMA)
     maps = maps + torch.from_numpy(rng.normal(0, 0.02, maps.shape)).float()
-    found, scores = codec.dark_decode(maps, kernel_size)
+    found, scores = gaussian.dark_decode(maps, kernel_size)
     expected = [official_dark(m, kernel_size) for m in maps[0].numpy()]
     np.testing.assert_allclose(found[0].numpy(), expected, atol=2e-4)
     np.testing.assert_array_equal(scores[0].numpy(), maps[0].amax((1, 2)).numpy())
@@ -123,9 +123,9 @@ def test_dark_equals_the_official_loop_on_noisy_maps(kernel_size: int) -> None:
 @pytest.mark.parametrize("height", [0.0012, 60.0, 400.0])
 def test_dark_clips_as_the_official_loop(height: float) -> None:
     """Below 1e-3 and above 50 the logarithm is flat, which shortens or stops the step."""
-    targets = codec.encode_targets(np.array([[11.3, 16.8]]), np.ones(1), MAP_WH, SIGMA)
-    maps = codec.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, SIGMA) * height
-    found, _ = codec.dark_decode(maps, 11)
+    targets = gaussian.encode_targets(np.array([[11.3, 16.8]]), np.ones(1), MAP_WH, SIGMA)
+    maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, SIGMA) * height
+    found, _ = gaussian.dark_decode(maps, 11)
     expected = official_dark(maps[0, 0].numpy(), 11)
     np.testing.assert_allclose(found[0, 0].numpy(), expected, atol=1e-3)
     assert np.abs(expected - (11.3, 16.8)).max() > 0.01  # the clipping is felt
@@ -134,14 +134,14 @@ def test_dark_clips_as_the_official_loop(height: float) -> None:
 def test_dark_gives_each_map_of_a_batch_its_own_peak() -> None:
     rng = np.random.default_rng(1)
     centers = rng.uniform(8, 15, (6, 2))
-    targets = codec.encode_targets(centers, np.ones(6), MAP_WH, SIGMA).reshape(3, 2, 3)
-    maps = codec.render_heatmaps(torch.from_numpy(targets), MAP_WH, SIGMA)
-    found, _ = codec.dark_decode(maps * torch.tensor([1.0, 0.5, 3.0])[:, None, None, None], 11)
+    targets = gaussian.encode_targets(centers, np.ones(6), MAP_WH, SIGMA).reshape(3, 2, 3)
+    maps = gaussian.render_heatmaps(torch.from_numpy(targets), MAP_WH, SIGMA)
+    found, _ = gaussian.dark_decode(maps * torch.tensor([1.0, 0.5, 3.0])[:, None, None, None], 11)
     np.testing.assert_allclose(found.reshape(6, 2).numpy(), centers, atol=0.02)
 
 
 @pytest.mark.parametrize("level", [0.0, -1.0])
 def test_dark_leaves_maps_without_a_find_at_their_peak_cell(level: float) -> None:
-    found, scores = codec.dark_decode(torch.full((1, 1, 8, 6), level), 11)
+    found, scores = gaussian.dark_decode(torch.full((1, 1, 8, 6), level), 11)
     assert found.tolist() == [[[0, 0]]]
     assert scores.tolist() == [[level]]
