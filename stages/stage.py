@@ -95,8 +95,8 @@ def resume_folder(name: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not kept by forks
+        except (BlockingIOError, PermissionError):
             raise PoseError(
                 f"{folder}: another run of this stage is at work; wait for it"
             ) from None

@@ -6,7 +6,9 @@ resumed run changes the data. Images stay uint8, targets stay (K, 3), until they
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import cv2
@@ -29,6 +31,7 @@ from pose.augment import (
 from pose.cache import CropTable
 from pose.codec import UdpCodec
 from pose.errors import PoseError
+from pose.processes import die_with
 
 MAX_REDRAWS = 20
 
@@ -160,7 +163,7 @@ def training_loader(samples: TrainingSamples, batches: StepBatches, workers: int
         samples,
         batch_sampler=batches,
         num_workers=workers,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=partial(_begin_worker, os.getpid()),
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # else the global one moves, and a resumed run differs
@@ -175,7 +178,8 @@ def test_loader(samples: TestSamples, batch_size: int) -> DataLoader:
 test_loader.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
 
 
-def _quiet_worker(_: int) -> None:
-    """A worker has one core's worth of work: no thread pools of its own."""
+def _begin_worker(trainer: int, _: int) -> None:
+    """A worker ends with its trainer; one core's worth of work needs no thread pools."""
+    die_with(trainer)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
