@@ -132,11 +132,11 @@ def warp(crop: Image, affine: Array, input_wh: tuple[int, int]) -> Image:
 
 
 def distort_colours(rng: np.random.Generator, law: ColourLaw, image: Image) -> Image:
-    """Photometric distortion of a BGR image, with or without the official code's two quirks.
+    """Photometric distortion of a BGR image, with or without the official quirks.
 
     As its documentation says, contrast changes with probability 1/2, before or after the colours
     with equal odds. As its code goes (both sites test the same draw), twice with probability 1/4
-    and else never; and hue is added without modulo 180, so that it wraps at 256 and reds turn green.
+    and else never; and hue is added without modulo 180: it wraps at 256, so that reds turn green.
     """
     out = image.astype(np.float32)
     if rng.integers(2):

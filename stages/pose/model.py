@@ -59,8 +59,8 @@ class PoseModel(nn.Module):
         vit = self.backbone
         embedded = vit.patch_embed.proj(images)  # (B, D, grid h, grid w)
         grid: tuple[int, int] = embedded.shape[2:]
-        assert vit.pos_embed is not None
-        positions = resize_pos_embed(vit.pos_embed, vit.patch_embed.grid_size, grid)
+        pos_embed: Tensor = vit.pos_embed  # type: ignore[assignment]  # timm allows for none
+        positions = resize_pos_embed(pos_embed, vit.patch_embed.grid_size, grid)
         tokens = embedded.flatten(2).transpose(1, 2) + positions  # (B, grid h * grid w, D)
         if vit.grad_checkpointing and torch.is_grad_enabled():
             tokens = checkpoint_seq(vit.blocks, tokens)

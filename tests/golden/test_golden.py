@@ -11,7 +11,7 @@ import pytest
 import sapiens_reference
 import torch
 
-from pose import checkpoint, evaluation, geometry, losses
+from pose import checkpoint, evaluation, gaussian, geometry, losses
 from pose.model import ModelSpec, PoseModel
 from pose.optim import parameter_groups
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pose import gaussian, geometry, losses
+from pose.codec import UdpCodec
 from pose.consistency import (
     HardViews,
     PathSpec,
@@ -201,6 +202,7 @@ def test_views_return_new_tensors() -> None:
 
 
 SMALL_WH, SEED, WEIGHT = (12, 16), (3, 4), 0.7
+CODEC = UdpCodec("gaussian", (24, 32), SMALL_WH, 1.0, 0.0546875)
 
 
 def setup(spec: ModelSpec) -> tuple[PoseModel, list]:
