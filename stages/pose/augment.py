@@ -137,18 +137,20 @@ def distort_colours(rng: np.random.Generator, law: ColourLaw, image: Image) -> I
     As its documentation says, contrast changes with probability 1/2, before or after the colours
     with equal odds. As its code goes (both sites test the same draw), twice with probability 1/4
     and else never; and hue is added without modulo 180: it wraps at 256, so that reds turn green.
+    Every step clips to uint8.
     """
-    out = image.astype(np.float32)
-    if rng.integers(2):
-        out += rng.uniform(-law.brightness_delta, law.brightness_delta)
+    brightness = rng.uniform(-law.brightness_delta, law.brightness_delta) * rng.integers(2)
+    contrast = rng.uniform(*law.contrast_range)
     before, after = _contrast_places(rng, law.official_quirks)
+    image = _scaled(image, 1.0, brightness)
     if before:
-        out *= rng.uniform(*law.contrast_range)
-    out = _distort_hsv(rng, law, _to_uint8(out)).astype(np.float32)
+        image = _scaled(image, contrast)
+    image = _distort_hsv(rng, law, image)
     if after:
-        out *= rng.uniform(*law.contrast_range)
-    swapped = out[..., rng.permutation(3)] if rng.random() < law.channel_swap_prob else out
-    return _to_uint8(swapped)
+        image = _scaled(image, contrast)
+    if rng.random() < law.channel_swap_prob:
+        image = np.ascontiguousarray(image[..., rng.permutation(3)])
+    return image
 
 
 def _contrast_places(rng: np.random.Generator, official_quirks: bool) -> tuple[bool, bool]:
@@ -166,8 +168,7 @@ def _distort_hsv(rng: np.random.Generator, law: ColourLaw, image: Image) -> Imag
         return image
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     if mode in (1, 3):
-        factor = rng.uniform(*law.saturation_range)
-        hsv[..., 1] = _to_uint8(hsv[..., 1].astype(np.float32) * factor)
+        hsv[..., 1] = _scaled(hsv[..., 1], rng.uniform(*law.saturation_range))
     if mode in (2, 3) and law.hue_delta:
         delta = int(rng.integers(-law.hue_delta, law.hue_delta))
         hue = hsv[..., 0].astype(np.int16) + delta
@@ -175,8 +176,10 @@ def _distort_hsv(rng: np.random.Generator, law: ColourLaw, image: Image) -> Imag
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR).astype(np.uint8, copy=False)
 
 
-def _to_uint8(values: NDArray[np.float32]) -> Image:
-    return np.clip(values, 0, 255).astype(np.uint8)
+def _scaled(image: Image, factor: float, offset: float = 0.0) -> Image:
+    """image * factor + offset in float32, clipped and cut to uint8."""
+    values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
+    return cv2.LUT(image, np.clip(values, 0, 255).astype(np.uint8)).astype(np.uint8, copy=False)
 
 
 def occlusion_pipeline(law: ColourLaw) -> A.Compose:

@@ -35,6 +35,7 @@ PLAIN = ColourLaw(
     median_blur_prob=0.0,
     dropout_prob=0.0,
     dropout_size=(0.2, 0.4),
+    official_quirks=True,
 )
 DRAWS = 4000
 
@@ -221,6 +222,31 @@ def test_contrast_is_applied_twice_or_never(rng) -> None:
     assert np.mean(np.array(levels) == 50) == pytest.approx(0.25, abs=0.04)
 
 
+def test_contrast_once_with_half_the_odds_without_quirks(rng) -> None:
+    law = replace(PLAIN, contrast_range=(0.5, 0.5), official_quirks=False)
+    levels = [int(augment.distort_colours(rng, law, grey(200))[0, 0, 0]) for _ in range(1000)]
+    assert set(levels) == {100, 200}
+    assert np.mean(np.array(levels) == 100) == pytest.approx(0.5, abs=0.05)
+
+
+def test_both_contrasts_are_one_factor_and_each_clips(rng) -> None:
+    """With two factors 1.5 and 0.6, say, white would come out darker than the slope tells."""
+    law = replace(PLAIN, contrast_range=(0.5, 1.5))
+    ramp = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(256, 1, 3)
+    outs = np.array([augment.distort_colours(rng, law, ramp)[:, 0, 0] for _ in range(400)], float)
+    slopes, tops = outs[:, 100] / 100, outs[:, 255] / 255
+    assert (slopes != 1).mean() == pytest.approx(0.25, abs=0.08)
+    assert slopes.min() < 0.35
+    assert slopes.max() > 1.8
+    np.testing.assert_allclose(tops, np.minimum(slopes, 1), atol=0.03)
+
+
+def test_brightness_is_clipped_before_contrast(rng) -> None:
+    law = replace(PLAIN, brightness_delta=32, contrast_range=(0.5, 0.5))
+    levels = {int(augment.distort_colours(rng, law, grey(250))[0, 0, 0]) for _ in range(1000)}
+    assert max(level for level in levels if level < 200) == 63  # 255 * 0.5 * 0.5
+
+
 def test_brightness(rng) -> None:
     law = replace(PLAIN, brightness_delta=32)
     levels = np.array([augment.distort_colours(rng, law, grey(100))[0, 0, 0] for _ in range(1000)])
@@ -245,6 +271,15 @@ def test_hue_wraps_at_256_not_at_180(rng) -> None:
     outs = [augment.distort_colours(rng, law, red)[0, 0].tolist() for _ in range(200)]
     assert np.mean([g > r for _, g, r in outs]) == pytest.approx(0.25, abs=0.1)
     assert not any(b > g for b, g, _ in outs)
+
+
+def test_hue_wraps_at_180_without_quirks(rng) -> None:
+    law = replace(PLAIN, hue_delta=18, official_quirks=False)
+    red = grey(0)
+    red[..., 2] = 200
+    outs = [augment.distort_colours(rng, law, red)[0, 0].tolist() for _ in range(200)]
+    assert np.mean([b > g for b, g, _ in outs]) == pytest.approx(0.25, abs=0.1)
+    assert all(r == 200 for *_, r in outs)
 
 
 def test_saturation(rng) -> None:
