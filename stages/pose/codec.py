@@ -41,10 +41,12 @@ class UdpCodec:
         return self.radius_factor * max(self.heatmap_size)
 
     def encode(self, keypoints_input: Array, keypoint_weights: Array) -> NDArray[np.float32]:
-        """(K, 3) targets, centre x, y in cells and loss weight, from input pixels (K, 2)."""
-        cells = keypoints_input * geometry.input_to_heatmap_factor(
-            self.input_size, self.heatmap_size
-        )
+        """(K, 3) targets, centre x, y in cells and loss weight, from input pixels (K, 2).
+
+        Pixels become cells in float32, as in the official code: the maps then agree to a bit.
+        """
+        step = (np.array(self.input_size) - 1) / (np.array(self.heatmap_size) - 1)
+        cells = (keypoints_input.astype(np.float32) / step.astype(np.float32)).astype(np.float64)
         if self.type == "combined":
             return offsets.encode_targets(cells, keypoint_weights)
         return gaussian.encode_targets(cells, keypoint_weights, self.heatmap_size, self.sigma)

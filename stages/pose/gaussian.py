@@ -6,6 +6,7 @@ Source: mmpose/codecs/udp_heatmap.py (gaussian) of the Sapiens fork; DARK from Z
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -91,14 +92,10 @@ def _blurred(heatmaps: Tensor, kernel_size: int) -> Tensor:
 
 
 def blur_kernel(size: int) -> Tensor:
-    """(size,) gaussian of OpenCV's automatic sigma: 0.3 * ((size - 1) * 0.5 - 1) + 0.8.
-
-    OpenCV itself uses fixed tables up to size 9; decoded keypoints then differ by 0.01 cells.
+    """(size,) gaussian of OpenCV's automatic sigma: fixed tables for small sizes, else
+    0.3 * ((size - 1) * 0.5 - 1) + 0.8.
     """
-    sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
-    offsets = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    return (kernel / kernel.sum()).float()
+    return torch.from_numpy(cv2.getGaussianKernel(size, 0, cv2.CV_32F)[:, 0])
 
 
 def _newton_step(log_maps: Tensor, peaks: Tensor) -> Tensor:

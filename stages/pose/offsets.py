@@ -48,6 +48,7 @@ def decode_maps(
 
     The peak of the blurred disc map, plus, with refine, the offsets found there. The blur is
     2 * blur_kernel_size + 1 cells wide, edges mirrored; the score is the blurred peak's height.
+    Where it is <= 0 (officially undefined) the peak stays unrefined.
     """
     discs, dx, dy = maps.float().unflatten(1, (-1, 3)).unbind(2)
     peaks, scores = argmax_decode(_blurred(discs, 2 * blur_kernel_size + 1))
@@ -55,7 +56,8 @@ def decode_maps(
         return peaks, scores
     index = (peaks[..., 1] * maps.shape[3] + peaks[..., 0]).long()[..., None]
     offsets = [plane.flatten(2).gather(2, index)[..., 0] for plane in (dx, dy)]
-    return peaks + torch.stack(offsets, dim=2) * radius, scores
+    refined = peaks + torch.stack(offsets, dim=2) * radius
+    return torch.where(scores[..., None] > 0, refined, peaks), scores
 
 
 def _blurred(discs: Tensor, kernel_size: int) -> Tensor:

@@ -12,6 +12,7 @@ import sapiens_reference
 import torch
 
 from pose import checkpoint, evaluation, gaussian, geometry, losses
+from pose.codec import UdpCodec, decode_person, encode_person
 from pose.model import ModelSpec, PoseModel
 from pose.optim import parameter_groups
 
@@ -24,9 +25,8 @@ def udp_case(tag: str):
     """Sizes, sigma, blur and our targets of a case."""
     *sizes, sigma, blur = UDP[f"{tag}/sizes"].tolist()
     input_wh, heatmap_wh = tuple(sizes[:2]), tuple(sizes[2:])
-    cells = UDP[f"{tag}/kpts"].astype(float)
-    cells = cells * geometry.input_to_heatmap_factor(input_wh, heatmap_wh)
-    targets = gaussian.encode_targets(cells, UDP[f"{tag}/vis"].astype(float), heatmap_wh, sigma)
+    codec = UdpCodec("gaussian", input_wh, heatmap_wh, sigma, 0.0546875)
+    targets = codec.encode(UDP[f"{tag}/kpts"].astype(float), UDP[f"{tag}/vis"].astype(float))
     return input_wh, heatmap_wh, sigma, blur, targets
 
 
@@ -37,7 +37,7 @@ def test_udp_encode_and_decode(tag: str) -> None:
     np.testing.assert_array_equal(targets[:, 2], UDP[f"{tag}/weights"])
     maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], heatmap_wh, sigma)
     if f"{tag}/heatmaps" in UDP:
-        np.testing.assert_allclose(maps[0].numpy(), UDP[f"{tag}/heatmaps"], atol=3e-6)
+        np.testing.assert_allclose(maps[0].numpy(), UDP[f"{tag}/heatmaps"], atol=2e-7)
     found, scores = gaussian.dark_decode(maps, blur)
     np.testing.assert_allclose(scores[0].numpy(), UDP[f"{tag}/dec_scores"], atol=2e-6)
     center, scale = np.array([400.0, 500.0]), np.array([300.0, 400.0])
@@ -46,6 +46,24 @@ def test_udp_encode_and_decode(tag: str) -> None:
     finds = UDP[f"{tag}/dec_scores"] > 0  # else the official code divides 0 by 0
     assert finds.any()
     np.testing.assert_allclose(image[finds], official[finds], atol=1e-3)
+
+
+COMBINED = np.load(DATA / "udp_combined.npz")
+
+
+@pytest.mark.parametrize("tag", sorted({name.split("/")[0] for name in COMBINED.files}))
+def test_combined_encode_and_decode(tag: str) -> None:
+    codec = UdpCodec("combined", (192, 256), (48, 64), 2.0, 0.0546875)
+    keypoints, visibility = (COMBINED[f"{tag}/{name}"].astype(float) for name in ("kpts", "vis"))
+    maps, weights = encode_person(codec, keypoints, visibility)
+    np.testing.assert_array_equal(weights, COMBINED[f"{tag}/weights"])
+    if f"{tag}/maps_5_6" in COMBINED:
+        np.testing.assert_allclose(maps[15:21], COMBINED[f"{tag}/maps_5_6"], atol=5e-6)
+    found, scores = decode_person(codec, maps, 11)
+    official = COMBINED[f"{tag}/dec_kpts"] * (191 / 192, 255 / 256)
+    finds = COMBINED[f"{tag}/dec_scores"] > 0
+    np.testing.assert_allclose(scores, COMBINED[f"{tag}/dec_scores"], atol=2e-6)
+    np.testing.assert_allclose(found[finds], official[finds], atol=1e-3)
 
 
 def test_udp_warp_matrices() -> None:
@@ -69,6 +87,17 @@ def test_keypoint_mse_gradient() -> None:
     (losses.keypoint_mse(output, target, weights) * output.numel() / int(case["cells"])).backward()
     np.testing.assert_allclose(output.grad.numpy(), case["grad"], atol=1e-9, rtol=1e-5)
     assert np.abs(case["grad"]).max() > 1e-4
+
+
+def test_combined_mse() -> None:
+    """The file's weights were given to the official code as (B, K, 1), which it multiplies across
+    samples: weights of (B, K), as it documents them, whose squares are the batch's mean.
+    """
+    case = np.load(DATA / "combined_mse.npz")
+    output, target, weights = (torch.from_numpy(case[n]) for n in ("output", "target", "weights"))
+    across = (weights**2).mean(0, keepdim=True).sqrt().expand_as(weights)
+    found = losses.combined_mse(output, target, across)
+    assert float(found) == pytest.approx(float(case["loss"]), abs=1e-6)
 
 
 OKS = np.load(DATA / "oks_nms.npz")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pose.losses import keypoint_mse
+from pose.losses import combined_mse, keypoint_mse
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0.0, 0.4)])
@@ -28,6 +28,24 @@ def test_gradient() -> None:
     keypoint_mse(heatmaps, targets, weights).backward()
     expected = 2 * weights[..., None, None] * (heatmaps - targets).detach() / 18
     torch.testing.assert_close(heatmaps.grad, expected)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, 0.0, 0.4)])
+def test_combined_is_the_official_sum_over_keypoints(weights) -> None:
+    """Per keypoint half of three means; offsets count by the weighted disc; weights squared."""
+    generator = torch.Generator().manual_seed(0)
+    maps, targets = torch.randn(2, 2, 9, 4, 5, generator=generator, dtype=torch.float64)
+    weights = torch.tensor([weights, weights[::-1]], dtype=torch.float64)
+    total = 0.0
+    for k in range(3):
+        w = weights[:, k, None, None]
+        disc, dx, dy = maps[:, 3 * k : 3 * k + 3].unbind(1)
+        wanted, wanted_dx, wanted_dy = targets[:, 3 * k : 3 * k + 3].unbind(1)
+        gate = w * wanted
+        pairs = [(w * disc, gate), (gate * dx, gate * wanted_dx), (gate * dy, gate * wanted_dy)]
+        total += sum(0.5 * float(((a - b) ** 2).mean()) for a, b in pairs)
+    found = combined_mse(maps, targets, weights)
+    assert float(found) == pytest.approx(total / 3, rel=1e-6)
 
 
 def test_half_precision_is_summed_in_float32() -> None:

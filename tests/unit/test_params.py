@@ -44,7 +44,14 @@ BAD = [
     ("codec.heatmap_size", "36", "codec.heatmap_size = 36, expected: input should be a valid arr"),
     ("codec.blur_kernel_size", "10", "codec.blur_kernel_size must be odd, got 10"),
     ("weights.sha256", "abc", 'weights.sha256 = "abc", expected: string should match pattern'),
-    ("weights.source", "file", "weights.file must name a checkpoint when source is file"),
+    ("weights.source", "file", "weights.file must be given when source is file"),
+    ("weights.source", "url", "weights.url must be given when source is url"),
+    ("weights.source", "huggingface", "weights.repo must be given when source is huggingface"),
+    ("weights.url", "ftp://x", 'weights.url = "ftp://x", expected: string should match pattern'),
+    ("weights.head", "old", "weights.head = \"old\", expected: input should be 'fresh' or 'keep'"),
+    ("codec.type", "dark", "codec.type = \"dark\", expected: input should be 'gaussian' or 'com"),
+    ("model.head", "simple", "model.deconv_channels and conv_channels must be [] for head simple"),
+    ("train.warmup_epochs", "-1", "train.warmup_epochs = -1, expected: input should be greater"),
 ]
 
 
@@ -76,8 +83,8 @@ def test_local_data_needs_a_root(bent_params) -> None:
 def test_the_heatmap_must_be_what_the_model_makes(bent_params, size: str) -> None:
     found = message(bent_params({**SIZES, "codec.heatmap_size": size}))
     assert found == (
-        f"params.yaml: codec.heatmap_size = {size}, but a grid of 9 x 12 tokens and 2 "
-        "deconvolutions make [36, 48]"
+        f"params.yaml: codec.heatmap_size = {size}, but a grid of 9 x 12 tokens grown 4 "
+        "times by model.head make [36, 48]"
     )
 
 
