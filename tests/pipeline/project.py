@@ -114,7 +114,10 @@ class Project:
         for name, value in values.items():
             section, key = name.split(".")
             assert key in params[section], f"params.yaml has no {name}"
-            params[section][key] = value
+            if isinstance(value, list):
+                params[section][key][:] = value  # the list carries the comment behind it
+            else:
+                params[section][key] = value
         yaml.dump(params, path)
 
     def definition(self) -> dict[str, Any]:
