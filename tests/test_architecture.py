@@ -18,7 +18,7 @@ ROOT = STAGES.parent
 POSE = STAGES / "pose"
 ROWS = (
     ("errors", "params", "skeleton", "log", "processes"),
-    ("geometry", "files"),
+    ("geometry", "files", "remote"),
     (
         "gaussian",
         "offsets",
