@@ -182,7 +182,7 @@ def _fill(session: requests.Session, url: str, partial: Path) -> int:
         if _size(partial) > best:
             best, patience = _size(partial), RETRY
         patience = patience.increment("GET", url, error=ProtocolError("connection closed early"))
-        log(f"{url}: connection lost at {_size(partial):,} bytes; going on from there")
+        log(f"{url}: the connection ended at {_size(partial):,} bytes; going on from there")
         patience.sleep()
     return pieces
 

@@ -42,6 +42,7 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves `content`; the lists bend its next answers, `asked` keeps each request's headers.
 
     statuses: sent instead of the file. cuts: hang up after so many bytes, then call `on_cut`.
+    limit: bytes it sends at most for a Range.
     """
 
     daemon_threads = True
@@ -49,6 +50,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, handler: type[Handler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
         self.content, self.ranges, self.lengths = CONTENT, True, True
+        self.limit = len(OTHER)
         self.statuses: list[Answer] = []
         self.cuts: list[int] = []
         self.on_cut: Callable[[], object] = lambda: None
@@ -85,12 +87,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
         if start >= len(content):
             return self.answer(416, {"Content-Range": f"bytes */{len(content)}"})
-        headers = {"ETag": etag}
+        headers, body = {"ETag": etag}, content[start:]
         if wanted:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            body = body[: self.server.limit]
+            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(content)}"
         if self.server.lengths:
-            headers["Content-Length"] = str(len(content) - start)
-        self.answer(206 if wanted else 200, headers, content[start:])
+            headers["Content-Length"] = str(len(body))
+        self.answer(206 if wanted else 200, headers, body)
 
     def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self.send_response(status)
@@ -268,6 +271,13 @@ def test_early_closes_are_resumed(tmp_path: Path, server: Server, slept: list[fl
     lost = [200_000 * (i + 1) - start for i, start in enumerate(starts)]
     assert all(0 <= count <= remote.BLOCK * (i + 1) for i, count in enumerate(lost)), lost
     assert [asked["If-Range"] for asked in server.asked] == [None] + [f'"{SHA}"'] * 3
+
+
+def test_a_server_of_short_ranges_is_asked_for_the_rest(tmp_path: Path, server: Server) -> None:
+    server.limit = 200_000
+    hold(tmp_path, CONTENT[:100_000])
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges_asked == [f"bytes={start}-" for start in range(100_000, 700_000, 200_000)]
 
 
 def test_closes_that_bring_nothing_end(tmp_path: Path, server: Server, slept: list[float]) -> None:
