@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pose.remote import fetch_hub, fetch_url
 
 import stage
 from pose.checkpoint import State, read_weights, save_weights
@@ -30,6 +29,7 @@ from pose.files import digest
 from pose.log import log
 from pose.model import ModelSpec, build_backbone, build_on_meta
 from pose.params import Params
+from pose.remote import fetch_hub, fetch_url
 
 NAME = "fetch_weights"
 LICENCE = "that of the file"
@@ -85,7 +85,8 @@ def _file(params: Params) -> tuple[Path, dict[str, Any]]:
 
 def _url(params: Params) -> tuple[Path, dict[str, Any]]:
     law = params.weights
-    return fetch_url(str(law.url), stage.RESUME / NAME, str(law.sha256)), {"source": law.url}
+    path = fetch_url(str(law.url), stage.RESUME / NAME, str(law.sha256), "weights.sha256")
+    return path, {"source": law.url}
 
 
 def _huggingface(params: Params) -> tuple[Path, dict[str, Any]]:
