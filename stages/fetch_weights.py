@@ -26,10 +26,11 @@ from pose.checkpoint import State, read_weights, save_weights
 from pose.errors import PoseError
 from pose.families import convert
 from pose.files import digest
+from pose.hub import fetch_hub
 from pose.log import log
 from pose.model import ModelSpec, build_backbone, build_on_meta
 from pose.params import Params
-from pose.remote import fetch_hub, fetch_url
+from pose.remote import fetch_url
 
 NAME = "fetch_weights"
 LICENCE = "that of the file"

@@ -166,7 +166,7 @@ def _distort_hsv(rng: np.random.Generator, law: ColourLaw, image: Image) -> Imag
     mode = rng.integers(4)  # 0 none, 1 saturation, 2 hue, 3 both
     if mode == 0:
         return image
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    hsv: Image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(np.uint8, copy=False)
     if mode in (1, 3):
         hsv[..., 1] = _scaled(hsv[..., 1], rng.uniform(*law.saturation_range))
     if mode in (2, 3) and law.hue_delta:

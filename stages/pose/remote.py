@@ -1,4 +1,4 @@
-"""Files of the Hugging Face Hub and of plain URLs, pinned, resumed and verified.
+"""Files of plain URLs, resumed and verified.
 
 Nothing here reads what it fetches. Trouble is a PoseError of one line that ends in the next step.
 """
@@ -15,10 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-import httpx2
 import requests
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub import errors as hub
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
@@ -41,80 +38,6 @@ RETRY = Retry(
     raise_on_status=False,
     retry_after_max=60,
 )
-
-
-LOGIN = "`hf auth login` or HF_TOKEN"
-HUB_TROUBLE: tuple[tuple[type[Exception], str], ...] = (  # the first that fits
-    (
-        hub.OfflineModeIsEnabled,
-        "not in the cache {cache}, and HF_HUB_OFFLINE is set; unset it or fill the cache",
-    ),
-    (hub.GatedRepoError, "weights.repo is gated; accept its terms at {page}, then " + LOGIN),
-    (hub.RevisionNotFoundError, "no such weights.revision; correct it (commit, tag or branch)"),
-    (hub.EntryNotFoundError, "no such weights.file at this revision; correct its path"),
-    (
-        hub.RepositoryNotFoundError,
-        "no such weights.repo, or private; correct it, or " + LOGIN,
-    ),
-    (hub.FileMetadataError, "the answer is not a Hub's; check HF_ENDPOINT and the proxy"),
-    (hub.HFValidationError, "{error}; correct weights.repo"),
-)
-HUB_STATUS = {
-    401: "HTTP 401: weights.repo is private or the token not accepted; " + LOGIN,
-    403: "HTTP 403: not allowed; " + LOGIN,
-    404: "HTTP 404: not found; correct weights.repo, weights.revision or weights.file",
-}
-
-
-def fetch_hub(repo: str, file: str, revision: str, sha256: str | None) -> tuple[Path, str]:
-    """Path in the Hub's cache and commit of a file; what the cache holds needs no connection.
-
-    HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count as they were when Python started.
-    A connection lost is taken up again within the call; the library keeps no partial file for the
-    next. Raises PoseError that names the key of params.yaml to look at.
-    """
-    what = f"{constants.ENDPOINT}: {repo}/{file} at {revision}"
-    path = _hub_path(what, repo, file, revision)
-    _check_hub_file(what, path, sha256)
-    return path, path.parents[len(PurePosixPath(file).parts) - 1].name  # snapshots/<commit>/<file>
-
-
-def _hub_path(what: str, repo: str, file: str, revision: str) -> Path:
-    size = None
-    try:
-        plan = hf_hub_download(repo, file, revision=revision, dry_run=True)
-        size = plan.file_size if plan.will_download else None
-        _need_space(what, size or 0, Path(constants.HF_HUB_CACHE))
-        return Path(hf_hub_download(repo, file, revision=revision))
-    except (OSError, ValueError, RuntimeError, httpx2.HTTPError, hub.XetDownloadError) as error:
-        if isinstance(error, httpx2.TransportError):  # for most, not all, the library did this
-            cached = try_to_load_from_cache(repo, file, revision=revision)
-            if isinstance(cached, str):
-                return Path(cached)
-        raise PoseError(f"{what}: {_hub_trouble(error, repo, size)}") from None
-
-
-def _check_hub_file(what: str, path: Path, sha256: str | None) -> None:
-    found = digest(path) if sha256 else None
-    if found != sha256:
-        raise PoseError(
-            f"{what}: sha256 is {found}, weights.sha256 says {sha256}; correct weights.revision or "
-            f"weights.sha256, or delete {path.resolve()} if that copy is damaged"
-        )
-
-
-def _hub_trouble(error: Exception, repo: str, size: int | None) -> str:
-    """What is wrong and what to do, for all that hf_hub_download raises."""
-    if isinstance(error, hub.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # why the Hub was of no help, beside the cache that lacks the file
-    page, cache = f"{constants.ENDPOINT}/{repo}", constants.HF_HUB_CACHE
-    for kind, text in HUB_TROUBLE:
-        if isinstance(error, kind):
-            return text.format(page=page, cache=cache, error=_first_line(error))
-    if isinstance(error, hub.HfHubHTTPError):
-        status = error.response.status_code
-        return HUB_STATUS.get(status) or _status_advice(status)
-    return _trouble(error, size)
 
 
 def fetch_url(url: str, folder: Path, sha256: str, key: str = "sha256") -> Path:
@@ -200,7 +123,7 @@ def _receive(session: requests.Session, url: str, partial: Path) -> bool:
         start, total = _extent(response)
         if start not in (0, held):
             raise requests.RequestException(f"asked for bytes from {held}, got from {start}")
-        _need_space(url, (total or 0) - held, partial.parent)
+        need_space(url, (total or 0) - held, partial.parent)
         return _copy(response, partial, start, total)
 
 
@@ -225,7 +148,7 @@ def _copy(response: requests.Response, partial: Path, start: int, total: int | N
         return False
     except OSError as error:
         missing = None if total is None else total - _size(partial)
-        raise PoseError(f"{response.url}: {_trouble(error, missing)}") from None
+        raise PoseError(f"{response.url}: {trouble(error, missing)}") from None
     return total is None or _size(partial) >= total
 
 
@@ -249,7 +172,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _need_space(what: str, need: int, folder: Path) -> None:
+def need_space(what: str, need: int, folder: Path) -> None:
     """Raise PoseError if `need` bytes do not fit where folder is or will be."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
@@ -263,12 +186,12 @@ def _one_line(what: str) -> Iterator[None]:
     try:
         yield
     except requests.HTTPError as error:
-        raise PoseError(f"{what}: {_status_advice(error.response.status_code)}") from None
+        raise PoseError(f"{what}: {status_advice(error.response.status_code)}") from None
     except (OSError, MaxRetryError) as error:  # a RequestException is an OSError
-        raise PoseError(f"{what}: {_trouble(error)}") from None
+        raise PoseError(f"{what}: {trouble(error)}") from None
 
 
-def _status_advice(status: int) -> str:
+def status_advice(status: int) -> str:
     if status in (401, 403):
         return f"HTTP {status}: not allowed; check the address and whether it needs a login"
     if status in (404, 410):
@@ -278,7 +201,7 @@ def _status_advice(status: int) -> str:
     return f"HTTP {status}: the server refuses; check the address"
 
 
-def _trouble(error: BaseException, missing: int | None = None) -> str:
+def trouble(error: BaseException, missing: int | None = None) -> str:
     """One line for a failing disk or connection: the exception that began it tells most.
 
     missing: bytes yet to come, if known.
@@ -288,11 +211,11 @@ def _trouble(error: BaseException, missing: int | None = None) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         need = "" if missing is None else f", {missing:,} bytes are missing"
         return f"the disk is full{need}; make room and rerun to go on"
-    reason = _first_line(error)
+    reason = first_line(error)
     if isinstance(error, OSError) and error.filename:
         return f"{reason}; check that path and rerun"
     return f"{reason}; check the network and the proxy, then rerun to go on"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
