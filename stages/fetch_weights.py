@@ -8,10 +8,23 @@ checkpoint of Sapiens, ViTPose (its own, mmpose's, Hugging Face's), timm, MAE, o
 `weights.head: keep` a pose checkpoint's head as well. Writes data/weights/start.safetensors and
 metrics/fetch_weights. Seconds, plus the download.
 
-Known files on the Hugging Face Hub, for weights.repo and weights.file (CC BY-NC 4.0; SIZE is
-0.3b, 0.6b, 1b or 2b):
+Known files of Sapiens on the Hugging Face Hub (CC BY-NC 4.0). Their names come from the projects'
+documentation and were not fetched by us; they may have moved. weights.revision: main finds them,
+and a line of the log then says what pins them.
 
-TABLE
+    weights.repo: facebook/sapiens            pretrained backbones, weights.head: fresh
+    weights.file: sapiens_host/pretrain/checkpoints/
+        sapiens_0.3b/sapiens_0.3b_epoch_1600_clean.pth
+        sapiens_0.6b/sapiens_0.6b_epoch_1600_clean.pth
+        sapiens_1b/sapiens_1b_epoch_173_clean.pth
+        sapiens_2b/sapiens_2b_epoch_660_clean.pth
+
+    weights.repo: noahcao/sapiens-pose-coco   COCO's 17 keypoints, weights.head: keep
+    weights.file: sapiens_host/pose/checkpoints/
+        sapiens_0.3b/sapiens_0.3b_coco_best_coco_AP_796.pth
+        sapiens_0.6b/sapiens_0.6b_coco_best_coco_AP_812.pth
+        sapiens_1b/sapiens_1b_coco_best_coco_AP_821.pth
+        sapiens_2b/sapiens_2b_coco_best_coco_AP_822.pth
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ def is_installed(name: str) -> bool:
     return importlib.machinery.PathFinder.find_spec(name, elsewhere) is not None
 
 
-@pytest.mark.parametrize("name", [*(path.stem for path in SCRIPTS), "pose", "imports"])
+@pytest.mark.parametrize(
+    "name", [*(path.stem for path in SCRIPTS), "apply", "describe", "pose", "imports"]
+)
 def test_names_shadow_no_other_module(name: str) -> None:
     """stages/ comes first on sys.path: a script called `profile` would break torch."""
     assert name not in sys.stdlib_module_names
