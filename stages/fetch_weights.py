@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pose.remote import fetch_hub, fetch_url
 
 import stage
 from pose.checkpoint import State, read_weights, save_weights
@@ -30,6 +29,7 @@ from pose.files import digest
 from pose.log import log
 from pose.model import ModelSpec, build_backbone, build_on_meta
 from pose.params import Params
+from pose.remote import fetch_hub, fetch_url
 
 NAME = "fetch_weights"
 LICENCE = "that of the file"
