@@ -36,8 +36,11 @@ UNREADABLE = (
     OSError,
     LookupError,
     ValueError,
+    AssertionError,
     AttributeError,
     TypeError,
+    OverflowError,
+    MemoryError,
 )
 
 # What the metadata of real checkpoints is known to hold besides plain containers. An object of such
@@ -58,6 +61,8 @@ HARMLESS = (
     "pathlib.PosixPath",
     "pathlib._local.PosixPath",
 )
+
+STARTS = {"it is a web page": b"<", "it is a Git LFS pointer": b"version https://git-lfs"}
 
 
 class Inert:
@@ -99,20 +104,19 @@ def read_weights(path: Path) -> State:
 
 def _reason(path: Path, error: Exception) -> str:
     """What is wrong, in a few words. torch's own text advises to unpickle whatever is there."""
-    if isinstance(error, OSError):
-        return str(error.strerror)
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
     with path.open("rb") as stream:
         start = stream.read(64).lstrip()
-    if not start:
-        return "it is empty"
-    if start.startswith(b"<"):
-        return "it is a web page"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer"
+    for kind, sign in STARTS.items():
+        if start.startswith(sign):
+            return kind
     text = str(error).strip()
     if found := re.search(r"WeightsUnpickler error: (.+)", text):
         text = found[1]
-    return text.split("\n")[0].split(". ")[0] or type(error).__name__
+    elif start.startswith(b"PK") and "TorchScript" not in text:
+        return "it is cut off or damaged"
+    return text.split("\n")[0].split(". ")[0] if start and text else "it is empty or cut off"
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

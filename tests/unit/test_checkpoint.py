@@ -202,8 +202,8 @@ def test_a_file_without_tensors(tmp_path: Path, content) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "it is empty"),
-        (b"\n", "it is empty"),
+        (b"", "it is empty or cut off"),
+        (b"\n", "it is empty or cut off"),
         (b"{}", ""),
         (b"<!DOCTYPE html><html>not found</html>", "it is a web page"),
         (b"\n <html></html>", "it is a web page"),
@@ -226,6 +226,26 @@ def test_files_that_are_no_checkpoint(
     assert len(message) < len(str(path)) + 200
     assert "weights_only" not in message  # torch's text advises to unpickle the file all the same
     assert "()" not in message
+
+
+def test_a_damaged_storage_key(tmp_path: Path) -> None:
+    """torch's reader of its old format meets it with an AssertionError."""
+    path, tensor = tmp_path / "x.pth", torch.ones(3)
+    torch.save({"a": tensor}, path, _use_new_zipfile_serialization=False)
+    key = str(tensor.untyped_storage()._cdata).encode()
+    content = path.read_bytes()
+    assert content.count(key) == 2
+    path.write_bytes(content.replace(key, b"9" * len(key), 1))
+    with pytest.raises(PoseError, match="not a readable checkpoint"):
+        checkpoint.read_weights(path)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*TorchScript archive")
+def test_torchscript_is_named(tmp_path: Path) -> None:
+    """As Sapiens lite has it."""
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(tmp_path / "x.pt2")
+    with pytest.raises(PoseError, match="TorchScript"):
+        checkpoint.read_weights(tmp_path / "x.pt2")
 
 
 def test_an_absent_checkpoint(tmp_path: Path) -> None:
