@@ -2,7 +2,8 @@
 
 Nothing downloaded is ever unpickled: .pth files are read with weights_only=True, which admits
 tensors and plain containers; objects of the few types in HARMLESS become empty stand-ins, every
-other type is refused.
+other type is refused. Subclasses of dict that keep their items (mmcv's ConfigDict, defaultdict) are
+refused too, by torch itself.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ UNREADABLE = (
     OSError,
     LookupError,
     ValueError,
+    AssertionError,
     AttributeError,
     TypeError,
+    OverflowError,
+    MemoryError,
 )
 
 # What the metadata of real checkpoints is known to hold besides plain containers. An object of such
@@ -46,7 +50,6 @@ HARMLESS = (
     "argparse.Namespace",
     "datetime.datetime",
     "datetime.timedelta",
-    "mmcv.utils.config.ConfigDict",
     "mmengine.config.config.ConfigDict",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "numpy._core.multiarray._reconstruct",
@@ -58,6 +61,8 @@ HARMLESS = (
     "pathlib.PosixPath",
     "pathlib._local.PosixPath",
 )
+
+STARTS = {"it is a web page": b"<", "it is a Git LFS pointer": b"version https://git-lfs"}
 
 
 class Inert:
@@ -92,8 +97,26 @@ def read_weights(path: Path) -> State:
                 f"{path}: holds an object of type {unknown[1]}, which is not unpickled; if you "
                 "know it for harmless metadata, add it to HARMLESS in stages/pose/checkpoint.py"
             ) from None
-        reason = str(error).strip().split("\n")[0]
-        raise PoseError(f"{path}: not a readable checkpoint ({reason}); fetch it again") from None
+        raise PoseError(
+            f"{path}: not a readable checkpoint ({_reason(path, error)}); fetch it again"
+        ) from None
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong, in a few words. torch's own text advises to unpickle whatever is there."""
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    with path.open("rb") as stream:
+        start = stream.read(64).lstrip()
+    for kind, sign in STARTS.items():
+        if start.startswith(sign):
+            return kind
+    text = str(error).strip()
+    if found := re.search(r"WeightsUnpickler error: (.+)", text):
+        text = found[1]
+    elif start.startswith(b"PK") and "TorchScript" not in text:
+        return "it is cut off or damaged"
+    return text.split("\n")[0].split(". ")[0] if start and text else "it is empty or cut off"
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -170,7 +193,6 @@ def read_training_state(path: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = str(error).strip().split("\n")[0]
         raise PoseError(
-            f"{path}: damaged ({reason}); delete it to start this phase again"
+            f"{path}: damaged ({_reason(path, error)}); delete it to start this phase again"
         ) from None

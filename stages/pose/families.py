@@ -80,12 +80,13 @@ def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, Loa
     """Weights under `model`'s names and shapes, and what became of each tensor of the file.
 
     Backbone always, head if keep_head. Raises PoseError if a backbone tensor (or, if kept, a head
-    tensor) is missing, unexpected or of another shape. The model may lie on the meta device.
+    tensor) is missing, unexpected or of another shape. A wrong num_heads cannot be found out: no
+    tensor has its shape. The model may lie on the meta device.
     """
     adds_class_row = any(re.search(r"last_norm\.|embeddings\.position_", n) for n in state)
     found = _our_names(state)
     report = LoadReport()
-    report.notes.append(describe_head(found))
+    report.notes += [describe_backbone(found), describe_head(found)]
     kept: State = {}
     for name, tensor in found.items():
         wanted = name.startswith("backbone.") and not NOT_OURS.match(name)
@@ -96,9 +97,19 @@ def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, Loa
     expected = {k: v for k, v in model.state_dict().items() if keep_head or k[:5] != "head."}
     report.missing = [k for k in model.state_dict() if k not in expected]
     _fit_embeddings(kept, model, adds_class_row, report)
-    require_same(expected, kept)
+    for part, note in zip(("backbone.", "head."), report.notes, strict=True):
+        _require_part(part, expected, kept, note)
     report.loaded = sorted(kept)
     return kept, report
+
+
+def _require_part(part: str, expected: State, state: State, note: str) -> None:
+    """require_same of the tensors of one part; `note` tells people what the file holds instead."""
+    wanted, found = ({k: v for k, v in s.items() if k.startswith(part)} for s in (expected, state))
+    try:
+        require_same(wanted, found)
+    except PoseError as error:
+        raise PoseError(f"{error}; {note}") from None
 
 
 def _our_names(state: State) -> State:
@@ -106,7 +117,7 @@ def _our_names(state: State) -> State:
     prefixed = any(re.match(r"(module\.)?(model\.)?backbone\.", name) for name in state)
     found: State = {}
     for name, tensor in state.items():
-        bare = name if prefixed else f"backbone.{name.removeprefix('module.')}"
+        bare = name if prefixed else re.sub(r"^(module\.)?(model\.)?", "backbone.", name)
         for pattern, replacement in RENAMES:
             bare = pattern.sub(replacement, bare)
         found[bare] = tensor
@@ -122,7 +133,7 @@ def _merged_qkv(state: State) -> State:
             block, role, kind = match.groups()
             parts.setdefault(f"{block}.attn.qkv.{kind}", {})[role] = tensor
     for name, roles in parts.items():
-        if len(roles) == 3:
+        if len(roles) == 3 and len({tensor.shape for tensor in roles.values()}) == 1:
             merged[name] = torch.cat([roles[role] for role in ("query", "key", "value")])
     return merged
 
@@ -139,10 +150,22 @@ def _named_final(state: State) -> State:
     return {pattern.sub(ours, name): tensor for name, tensor in state.items()}
 
 
+def describe_backbone(state: State) -> str:
+    """One line: which backbone a file (under our names) holds, as values of params.yaml's model."""
+    kernel = state.get("backbone.patch_embed.proj.weight")
+    blocks = [int(m[1]) for name in state if (m := re.match(r"backbone\.blocks\.(\d+)\.", name))]
+    if kernel is None or kernel.ndim != 4 or not blocks:
+        return "backbone in the file: none"
+    return (
+        f"backbone in the file: model.embed_dim {kernel.shape[0]}, depth {max(blocks) + 1}, "
+        f"patch_size {kernel.shape[-1]}"
+    )
+
+
 def describe_head(state: State) -> str:
     """One line: which head a file (under our names) holds, as the values of params.yaml's model."""
     final = state.get("head.final_layer.weight")
-    if final is None:
+    if final is None or final.ndim != 4:
         return "head in the file: none"
     kind = "sapiens"
     if final.shape[-1] == 3:
@@ -168,13 +191,13 @@ def _fit_embeddings(
 ) -> None:
     """Bring pos_embed and the patch kernel to the model's shapes; notes what was resized."""
     expected = model.state_dict()
-    if (name := "backbone.pos_embed") in state:
+    if (name := "backbone.pos_embed") in state and state[name].ndim == 3:
         grid: tuple[int, int] = model.backbone.patch_embed.grid_size
         rows = state[name]
         state[name] = fit_pos_embed(rows, grid, adds_class_row)
         if state[name].shape != rows.shape:
             report.resized.append(name)
-    if (name := "backbone.patch_embed.proj.weight") in state:
+    if (name := "backbone.patch_embed.proj.weight") in state and state[name].ndim == 4:
         kernel = state[name]
         state[name] = pad_kernel(kernel, expected[name].shape[-1])
         if state[name].shape != kernel.shape:
@@ -184,39 +207,47 @@ def _fit_embeddings(
 def fit_pos_embed(pos_embed: Tensor, grid_hw: tuple[int, int], adds_class_row: bool) -> Tensor:
     """(1, rows, D) of a file as (1, h * w, D) of the model's grid.
 
-    A class row is there if the file has one row more than the model, or an odd number that is no
-    square (Sapiens: any odd number). What is left is a square grid, or one of the model's aspect
-    (Sapiens' own loader knows squares only). Raises PoseError if it is neither.
+    What is not of the model's own size is a square grid, or one of the model's aspect (Sapiens' own
+    loader knows squares only). A class row is there if the file has one row more than the model, or
+    than a square, or a number that is no grid. Sapiens' loader drops the first row of any odd
+    number: where that differs, it fails. Raises PoseError if no grid is left.
     """
-    count = grid_hw[0] * grid_hw[1]
+    rows, count = pos_embed.shape[1], grid_hw[0] * grid_hw[1]
     if adds_class_row:
         pos_embed = pos_embed[:, 1:] + pos_embed[:, :1]
-    elif _has_class_row(pos_embed.shape[1], count):
+    elif _has_class_row(rows, grid_hw):
         pos_embed = pos_embed[:, 1:]
     if pos_embed.shape[1] == count:
         return pos_embed
-    return resize_pos_embed(pos_embed, _source_grid(pos_embed.shape[1], grid_hw), grid_hw)
-
-
-def _has_class_row(rows: int, count: int) -> bool:
-    if rows == count:
-        return False
-    return rows == count + 1 or (rows % 2 == 1 and math.isqrt(rows) ** 2 != rows)
-
-
-def _source_grid(rows: int, grid_hw: tuple[int, int]) -> tuple[int, int]:
-    side = math.isqrt(rows)
-    if side * side == rows:
-        return side, side
-    common = math.gcd(*grid_hw)
-    tall, wide = grid_hw[0] // common, grid_hw[1] // common
-    unit = math.isqrt(rows // (tall * wide))
-    if unit * unit * tall * wide != rows:
+    source = _source_grid(pos_embed.shape[1], grid_hw)
+    if source is None:
         raise PoseError(
             f"pos_embed has {rows} rows: neither a square nor of the aspect of a grid of "
             f"{grid_hw[0]} x {grid_hw[1]} (h x w); is codec.input_size right?"
         )
-    return unit * tall, unit * wide
+    return resize_pos_embed(pos_embed, source, grid_hw)
+
+
+def _has_class_row(rows: int, grid_hw: tuple[int, int]) -> bool:
+    if (more := rows - grid_hw[0] * grid_hw[1]) in (0, 1):
+        return more == 1
+    if _is_square(rows) or _is_square(rows - 1):
+        return not _is_square(rows)
+    return _source_grid(rows, grid_hw) is None
+
+
+def _is_square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _source_grid(rows: int, grid_hw: tuple[int, int]) -> tuple[int, int] | None:
+    """The grid (h, w) that has so many rows: a square, else one of grid_hw's aspect."""
+    if _is_square(rows):
+        return math.isqrt(rows), math.isqrt(rows)
+    common = math.gcd(*grid_hw)
+    tall, wide = grid_hw[0] // common, grid_hw[1] // common
+    unit = math.isqrt(rows // (tall * wide))
+    return (unit * tall, unit * wide) if rows > 0 and unit * unit * tall * wide == rows else None
 
 
 def pad_kernel(kernel: Tensor, size: int) -> Tensor:

@@ -11,9 +11,9 @@ import pytest
 import sapiens_reference
 import torch
 
-from pose import checkpoint, evaluation, gaussian, geometry, losses
+from pose import checkpoint, evaluation, families, gaussian, geometry, losses
 from pose.codec import UdpCodec, decode_person, encode_person
-from pose.model import ModelSpec, PoseModel
+from pose.model import ModelSpec, PoseModel, build_on_meta
 from pose.optim import parameter_groups
 
 DATA = Path(__file__).with_name("data")
@@ -114,14 +114,11 @@ def test_oks_nms(image: str, threshold: str) -> None:
     assert 0 < len(kept) < len(poses)
 
 
-def timm_name(name: str) -> str:
-    """Ours for an official parameter name, by the pairs of checkpoint.RENAMES."""
-    bare = name.removeprefix("backbone.")
-    if bare == name:
-        return name
-    for pattern, replacement in checkpoint.RENAMES:
-        bare = pattern.sub(replacement, bare)
-    return f"backbone.{bare}"
+def our_name(name: str) -> str:
+    """Ours for an official parameter name, by the pairs of families.RENAMES."""
+    for pattern, replacement in families.RENAMES:
+        name = pattern.sub(replacement, name)
+    return name
 
 
 def test_layer_decay_groups_of_sapiens_03b() -> None:
@@ -129,8 +126,7 @@ def test_layer_decay_groups_of_sapiens_03b() -> None:
     size = ModelSpec(
         (768, 1024), 16, 2, 1024, 24, 16, 0.0, "sapiens", (768, 768), (768, 768), False, 1
     )
-    with torch.device("meta"):
-        model = PoseModel(size)
+    model = build_on_meta(size)
     names = {id(p): name for name, p in model.named_parameters()}
     groups = parameter_groups(model, 0.1, case["layer_decay_rate"])
     assert len(groups) == case["group_count"]
@@ -141,14 +137,14 @@ def test_layer_decay_groups_of_sapiens_03b() -> None:
     }
     for group in case["groups"].values():
         for name in group["param_names"]:
-            lr_scale, weight_decay = found[timm_name(name)]
+            lr_scale, weight_decay = found[our_name(name)]
             assert lr_scale == pytest.approx(group["lr_scale"], rel=1e-12)
             assert weight_decay == group["weight_decay"]
 
 
 def test_pos_embed_resize_drops_the_class_row() -> None:
     case = np.load(DATA / "pos_embed.npz")
-    found = checkpoint.resize_pos_embed(torch.from_numpy(case["src"]), (8, 6))
+    found = families.fit_pos_embed(torch.from_numpy(case["src"]), (8, 6), adds_class_row=False)
     np.testing.assert_allclose(found.numpy(), case["dst"], atol=1e-6)
 
 
@@ -176,13 +172,27 @@ def test_the_model_computes_what_sapiens_computes(tmp_path: Path) -> None:
         for n, t in model.state_dict().items()
     }
     torch.save({"meta": {"epoch": 210}, "state_dict": official}, tmp_path / "pose.pth")
-    report = checkpoint.load_backbone(model.backbone, tmp_path / "pose.pth")
-    assert (len(report.loaded), len(report.dropped)) == (29, 8)
-    head = {n.removeprefix("head."): t for n, t in official.items() if n.startswith("head.")}
-    model.head.load_state_dict(head)
+    state, report = families.convert(checkpoint.read_weights(tmp_path / "pose.pth"), model, True)
+    assert (len(report.loaded), report.resized, report.dropped) == (29 + 8, [], [])
+    model.load_state_dict(state)
     images = torch.randn(2, 3, 128, 96, generator=generator)
     with torch.no_grad():
         features = sapiens_reference.features(official, images, 16, 4)
         torch.testing.assert_close(model.features(images), features, atol=1e-5, rtol=1e-5)
         expected = sapiens_reference.heatmaps(official, images, 16, 4)
         torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("classic", (8, 6)), ("simple", ())])
+def test_the_model_computes_what_hugging_face_vitpose_computes(kind: str, channels) -> None:
+    """Its class row, its padding of 2, its query, key and value, its heads."""
+    spec = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, kind, channels, (), False, 1)
+    model, case = PoseModel(spec).eval(), np.load(DATA / "hf_vitpose_io.npz")
+    source = checkpoint.read_weights(DATA / f"hf_vitpose_{kind}.safetensors")
+    state, report = families.convert(source, model, keep_head=True)
+    assert report.dropped == report.missing == []
+    model.load_state_dict(state)
+    with torch.no_grad():
+        found = model(torch.from_numpy(case["images"])).numpy()
+    assert 0.3 < np.abs(case[kind]).max() < 30
+    np.testing.assert_allclose(found, case[kind], atol=1e-5, rtol=0)
