@@ -99,6 +99,8 @@ def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, Loa
     _fit_embeddings(kept, model, adds_class_row, report)
     for part, note in zip(("backbone.", "head."), report.notes, strict=True):
         _require_part(part, expected, kept, note)
+    if not keep_head:
+        report.notes.append("the model's head starts fresh")
     report.loaded = sorted(kept)
     return kept, report
 
@@ -109,7 +111,7 @@ def _require_part(part: str, expected: State, state: State, note: str) -> None:
     try:
         require_same(wanted, found)
     except PoseError as error:
-        raise PoseError(f"{error}; {note}") from None
+        raise PoseError(f"{error} ({note})") from None
 
 
 def _our_names(state: State) -> State:

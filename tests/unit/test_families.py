@@ -76,6 +76,7 @@ def test_sapiens_clean_pretraining_file(spec: ModelSpec, ours: State) -> None:
     assert report.notes == [
         "backbone in the file: model.embed_dim 16, depth 2, patch_size 8",
         "head in the file: none",
+        "the model's head starts fresh",
     ]
 
 
@@ -395,7 +396,7 @@ def refused(source: State, spec: ModelSpec, keep_head: bool = False) -> str:
     return str(caught.value)
 
 
-SIZES = "; backbone in the file: model.embed_dim 16, depth 2, patch_size 8"
+SIZES = " (backbone in the file: model.embed_dim 16, depth 2, patch_size 8)"
 
 
 def test_a_missing_backbone_tensor(spec: ModelSpec, ours: State) -> None:
@@ -434,13 +435,14 @@ def test_another_size_names_what_the_file_holds(classic: ModelSpec, layout, case
 def test_a_file_of_something_else(spec: ModelSpec) -> None:
     message = refused({"conv1.weight": torch.ones(3), "fc.bias": torch.ones(2)}, spec)
     assert message.startswith("lacks tensors backbone.blocks.0.")
-    assert message.endswith("; backbone in the file: none")
+    assert message.endswith(" (backbone in the file: none)")
 
 
 @pytest.mark.parametrize("tensor", [torch.ones(()), torch.ones(3), torch.ones(1, 0, 16)])
 @pytest.mark.parametrize("name", ["pos_embed", "patch_embed.projection.weight", "ln1.weight"])
 def test_tensors_of_another_rank(spec: ModelSpec, ours: State, name: str, tensor: Tensor) -> None:
-    assert "; " in refused({**sapiens_clean(ours), name: tensor}, spec)
+    message = refused({**sapiens_clean(ours), name: tensor}, spec)
+    assert " (backbone in the file: " in message or "pos_embed has 0 rows" in message
 
 
 def test_another_number_of_heads_cannot_be_seen(spec: ModelSpec, ours: State) -> None:
@@ -478,13 +480,13 @@ def test_keeping_a_head_of_another_kind(spec: ModelSpec, kind: str, wanted: str)
         convert(source, build_on_meta(head_spec(spec, wanted)), True)
         return
     message = refused(source, head_spec(spec, wanted), keep_head=True)
-    assert message.endswith(f"; head in the file: {HEADS_IN_FILES[kind]}")
+    assert message.endswith(f" (head in the file: {HEADS_IN_FILES[kind]})")
 
 
 def test_keeping_a_head_that_is_not_there(spec: ModelSpec, ours: State) -> None:
     message = refused(sapiens_clean(ours), spec, keep_head=True)
     assert message.startswith("lacks tensors head.conv_layers.0.bias, ")
-    assert message.endswith("; head in the file: none")
+    assert message.endswith(" (head in the file: none)")
 
 
 def test_report_is_a_table() -> None:

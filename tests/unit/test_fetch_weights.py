@@ -161,6 +161,6 @@ def test_a_model_of_another_size(
     with pytest.raises(PoseError) as caught:
         fetch_weights.main(wider)
     assert str(caught.value) == (
-        "x.pth: backbone.pos_embed is [1, 12, 16], the model of params.yaml needs [1, 12, 32]; "
-        "backbone in the file: model.embed_dim 16, depth 2, patch_size 8"
+        "x.pth: backbone.pos_embed is [1, 12, 16], the model of params.yaml needs [1, 12, 32] "
+        "(backbone in the file: model.embed_dim 16, depth 2, patch_size 8)"
     )
