@@ -16,22 +16,11 @@ from imports import STAGES, direct_imports, needed_files
 
 ROOT = STAGES.parent
 POSE = STAGES / "pose"
+RENDERER = ("canvas", "body", "puppet", "scenery", "labels", "synthetic")
 ROWS = (
     ("errors", "params", "skeleton", "log", "processes"),
-    ("geometry", "files"),
-    (
-        "gaussian",
-        "offsets",
-        "heads",
-        "losses",
-        "coco",
-        "canvas",
-        "body",
-        "puppet",
-        "scenery",
-        "labels",
-        "synthetic",
-    ),
+    ("geometry", "files", "remote"),
+    ("gaussian", "offsets", "heads", "losses", "coco", *RENDERER),
     ("codec", "augment", "model", "checkpoint"),
     ("cache", "optim", "families"),
     ("dataset", "figures"),
