@@ -22,7 +22,7 @@ STREAM = 1  # keeps the phases' random draws apart
 def main(params: Params) -> None:
     device = training.setup_torch(params)
     model = training.build_model(params)
-    log(f"{NAME}: loaded {load_start(model.backbone, stage.WEIGHTS)}")
+    log(f"{NAME}: loaded {load_start(model, stage.WEIGHTS)}")
     freeze_backbone_(model.to(device))
     epochs = params.phase1.epochs
     training.train_supervised(NAME, STREAM, params, model, epochs, stage.WEIGHTS)
