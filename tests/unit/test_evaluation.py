@@ -78,9 +78,9 @@ def test_rescore_means_what_is_strictly_above(scores, expected: float) -> None:
 def test_ties_of_many_keep_the_later_first() -> None:
     """NumPy's default sort is not stable beyond 16 values."""
     poses = np.arange(40)[:, None, None] * np.full((1, 17, 2), 1e4)
-    scores = np.repeat([0.25, 0.5], 20)
+    scores = np.tile([0.25, 0.5], 20)
     found = evaluation.oks_nms(poses, scores, np.full(40, 5e3), 0.9)
-    assert found.tolist() == list(range(39, -1, -1))
+    assert found.tolist() == [*range(39, 0, -2), *range(38, -1, -2)]
 
 
 def test_similarity_at_the_threshold_is_kept() -> None:
