@@ -3,8 +3,9 @@
     python stages/build_cache.py
 
 Reads data/coco; writes data/cache (train/ and val/ shards, ground_truth.json of val,
-quarantine.json, summary.json) and metrics/build_cache. Seconds with the embedded default; an
-interrupted build goes on at the next shard.
+quarantine.json, summary.json) and metrics/build_cache. With `data.detections` also the shards of
+detections/, for which val's images are read once more: so val's shards do not depend on them.
+Seconds with the embedded default; an interrupted build goes on at the next shard.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import stage
 from pose.cache import CropSpec, CropTable, plan_shards, shard_paths, write_shard
 from pose.coco import Annotations, BadRecord, Person, read_annotations
 from pose.codec import UdpCodec
+from pose.detections import read_detections
 from pose.errors import PoseError
 from pose.files import read_json, write_json
 from pose.log import log
@@ -47,15 +49,26 @@ def main(params: Params) -> None:
     found = {kind: read_annotations(root, split) for kind, split in splits.items()}
     bad = [record for annotations in found.values() for record in annotations.bad]
     _stop_on_bad(params, bad)
+    tables = {kind: (split, found[kind].persons) for kind, split in splits.items()}
+    if params.data.detections is not None:
+        tables["detections"] = (splits["val"], _detected(found["val"]))
     with stage.resume_folder(NAME) as folder:
-        for kind, split in splits.items():
-            persons = found[kind].persons
+        for kind, (split, persons) in tables.items():
             shards = plan_shards(persons, params.data.shard_persons)
             unreadable = _write_split(folder / kind, root, split, shards, spec)
-            _stop_on_bad(params, unreadable)
-            bad += unreadable
+            new = [record for record in unreadable if record not in bad]
+            _stop_on_bad(params, new)
+            bad += new
         _write_tables(folder, found["val"], splits["val"], bad)
         _publish(folder)
+
+
+def _detected(val: Annotations) -> list[Person]:
+    """The detector's persons in val's images."""
+    found = read_detections(stage.DETECTIONS, val.images)
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in found.left_out.items())
+    log(f"{NAME}: {len(found.persons):,} detections; left out: {left_out}")
+    return found.persons
 
 
 def _stop_on_bad(params: Params, bad: list[BadRecord]) -> None:
@@ -79,9 +92,8 @@ def _write_split(
     count = len(shards)
     with worker_pool(stage.workers()) as pool:
         done = pool.map(_shard_job, paths, [root] * count, [split] * count, shards, [spec] * count)
-        return [
-            bad for found in tqdm(done, f"crops of {split}", count, disable=None) for bad in found
-        ]
+        bar = tqdm(done, f"crops of {folder.name}", count, disable=None)
+        return [bad for found in bar for bad in found]
 
 
 def _shard_job(
@@ -114,6 +126,8 @@ def _write_tables(folder: Path, val: Annotations, val_split: str, bad: list[BadR
         table = CropTable(folder / kind)
         counts[f"{kind}_labelled"] = len(table.labelled())
         counts[f"{kind}_unlabelled"] = len(table.unlabelled())
+    if (detections := folder / "detections").is_dir():
+        counts["val_detections"] = len(CropTable(detections))
     write_json(folder / "summary.json", counts)
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
     with stage.live(NAME) as live:

@@ -3,8 +3,9 @@
     python stages/download_coco.py
 
 `data.source: synthetic` renders people into COCO's own layout; `coco` downloads COCO 2017 (20 GB,
-resumes, verifies); `local` checks data.root and notes its digests, copying nothing. Writes
-data/coco and metrics/download_coco. About 30 s on two cores with the embedded default.
+resumes, verifies); `local` checks data.root and notes its digests, copying nothing. A detector's
+boxes (`data.detections`) are checked and copied. Writes data/coco and metrics/download_coco. About
+30 s on two cores with the embedded default.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from tqdm import tqdm
 
 import stage
 from pose import coco
+from pose.detections import parse_detections
 from pose.errors import PoseError
-from pose.files import digest, download, write_json
+from pose.files import digest, download, write_atomic, write_json
 from pose.log import log
 from pose.params import Params
 from pose.synthetic import SyntheticSpec, write_coco_zips
@@ -36,12 +38,28 @@ def main(params: Params) -> None:
     sources = {"synthetic": _synthetic, "coco": _coco, "local": _local}
     folder = stage.RESUME / f"{NAME}-{params.data.source}"
     folder.mkdir(parents=True, exist_ok=True)
-    counts = sources[params.data.source](params, folder)
+    counts = _detections(params, folder)  # first: a mistake in it is told before the download
+    counts |= sources[params.data.source](params, folder)
     shutil.rmtree(stage.COCO, ignore_errors=True)
     folder.replace(stage.COCO)
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
     with stage.live(NAME) as live:
         live.summary.update(counts)
+
+
+def _detections(params: Params, folder: Path) -> dict[str, int]:
+    """The detector's file, byte for byte, or none (an earlier, killed run may have left one)."""
+    target = folder / stage.DETECTIONS.name
+    target.unlink(missing_ok=True)
+    if params.data.detections is None:
+        return {}
+    source = Path(params.data.detections).expanduser()
+    if not source.is_file():
+        raise PoseError(f"params.yaml: data.detections = {str(source)!r} is not a file")
+    content = source.read_bytes()
+    count = len(parse_detections(content, str(source)))
+    write_atomic(target, content)
+    return {"detections": count}
 
 
 def _synthetic(params: Params, folder: Path) -> dict[str, int]:

@@ -2,9 +2,10 @@
 
     python stages/evaluate.py
 
-Boxes are the ground truth's. Reads data/cache and models/; writes the headline (SSL, DARK, flip as
-in evaluate.flip_test) to metrics/evaluate/metrics.json, every combination to ablation.csv, the
-keypoints to data/predictions. About 20 s on two cores with the embedded default.
+Boxes are a detector's if the cache holds them (`data.detections`), else the ground truth's. Reads
+data/cache and models/; writes the headline (SSL, DARK, flip as in evaluate.flip_test) to
+metrics/evaluate/metrics.json, every combination to ablation.csv, the keypoints to data/predictions.
+About 20 s on two cores with the embedded default.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ import training
 from pose.cache import CropTable
 from pose.checkpoint import load_model
 from pose.dataset import TestSamples, test_loader
-from pose.evaluation import STATS, coco_eval, keypoint_similarity, person_oks, to_results
+from pose.evaluation import (
+    STATS,
+    assign,
+    coco_eval,
+    keypoint_similarity,
+    person_oks,
+    to_results,
+)
 from pose.files import read_json, write_atomic, write_json
 from pose.inference import Predictions, predict
 from pose.log import log
@@ -32,12 +40,12 @@ PHASES = ("phase1", "phase2", "ssl")
 
 def main(params: Params) -> None:
     device = training.setup_torch(params)
-    table = CropTable(stage.CACHE / "val")
-    codec = training.codec(params)
-    samples = TestSamples(table, table.labelled(), params.augment.bbox_padding, codec)
+    persons = CropTable(stage.CACHE / "val")
+    samples, boxes = _samples(params, persons)
+    log(f"{NAME}: boxes: {boxes} ({len(samples):,})")
     truth = read_json(stage.CACHE / "ground_truth.json")
     rows = []
-    final = (params.evaluate.flip_test, codec.refinement)
+    final = (params.evaluate.flip_test, samples.codec.refinement)
     for phase in PHASES:
         found = _predictions(params, phase, samples, device)
         for (flip, decoder), predictions in found.items():
@@ -47,9 +55,21 @@ def main(params: Params) -> None:
             if (flip, decoder) == final:
                 write_json(stage.PREDICTIONS / f"{phase}.json", results)
                 log(f"{NAME}: {phase} AP {stats['AP']:.3f} AP50 {stats['AP50']:.3f}")
-    similarity = keypoint_similarity(table, found[final])
-    _write_metrics(pd.DataFrame(rows), similarity, final)
-    _write_persons(found[final], person_oks(similarity))
+    shown = found[final]
+    if samples.table is not persons:
+        shown = assign(persons, samples.table, shown)
+    similarity = keypoint_similarity(persons, shown)
+    _write_metrics(pd.DataFrame(rows), similarity, final, boxes)
+    _write_persons(shown, person_oks(similarity))
+
+
+def _samples(params: Params, persons: CropTable) -> tuple[TestSamples, str]:
+    """The boxes to predict in, and whose they are."""
+    table, rows, boxes = persons, persons.labelled(), "ground truth"
+    if (folder := stage.CACHE / "detections").is_dir():
+        table, boxes = CropTable(folder), stage.DETECTIONS.name
+        rows = np.arange(len(table), dtype=np.intp)
+    return TestSamples(table, rows, params.augment.bbox_padding, training.codec(params)), boxes
 
 
 def _predictions(
@@ -71,11 +91,14 @@ def _results(params: Params, samples: TestSamples, found: Predictions) -> list[d
     return to_results(samples.table, found, areas, law.keypoint_score_thr, law.oks_nms_thr)
 
 
-def _write_metrics(ablation: pd.DataFrame, similarity: np.ndarray, final: tuple[bool, str]) -> None:
+def _write_metrics(
+    ablation: pd.DataFrame, similarity: np.ndarray, final: tuple[bool, str], boxes: str
+) -> None:
     """Headline, ablation table, and each keypoint's share found (similarity above 0.5)."""
     with stage.live(NAME) as live:
         chosen = ablation.query("model == 'ssl' and flip == @final[0] and decoder == @final[1]")
         live.summary.update({name: float(chosen[name].iloc[0]) for name in STATS})
+        live.summary["boxes"] = boxes
     folder = stage.METRICS / NAME
     write_atomic(folder / "ablation.csv", ablation.round(4).to_csv(index=False).encode())
     labelled = (~np.isnan(similarity)).sum(axis=0)
@@ -87,9 +110,16 @@ def _write_metrics(ablation: pd.DataFrame, similarity: np.ndarray, final: tuple[
 
 
 def _write_persons(found: Predictions, oks: np.ndarray) -> None:
-    """Keypoints (image pixels) and OKS of every person by its row in the cache, for pictures."""
+    """Keypoints (image pixels) and OKS of every person by its row in the cache, for pictures.
+
+    A person that no box shows has null for keypoints, and OKS 0.
+    """
     persons = [
-        {"row": int(row), "keypoints": keypoints.round(2).tolist(), "oks": round(float(value), 4)}
+        {
+            "row": int(row),
+            "keypoints": keypoints.round(2).tolist() if np.isfinite(keypoints).all() else None,
+            "oks": round(float(value), 4),
+        }
         for row, keypoints, value in zip(found.rows, found.keypoints, oks, strict=True)
     ]
     write_json(stage.PREDICTIONS / "persons.json", persons)

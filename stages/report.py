@@ -50,8 +50,10 @@ def main(params: Params) -> None:
         "Around the median": _picture(people[middle : middle + count]),
         "The best": _picture(people[-count:]),
     }
+    headline = read_json(stage.METRICS / "evaluate" / "metrics.json")
     page = _render(
-        headline=read_json(stage.METRICS / "evaluate" / "metrics.json"),
+        boxes=headline.pop("boxes"),
+        headline=headline,
         gains=_gains(ablation),
         curves=_svg(_curves),
         keypoints=_svg(_keypoint_bars),
@@ -92,7 +94,7 @@ def _picture(people: list[dict[str, Any]]) -> bytes:
 
 
 def _person(
-    row: int, keypoints: list[list[float]], oks: float, table: CropTable
+    row: int, keypoints: list[list[float]] | None, oks: float, table: CropTable
 ) -> NDArray[np.uint8]:
     """The person's surroundings with the predicted pose, its OKS above."""
     crop, corner = table.crop(row), table.crop_xy[row]
@@ -101,6 +103,8 @@ def _person(
     first = np.maximum([x - margin, y - margin], 0).astype(int)
     last = np.minimum([x + w + margin, y + h + margin], crop.shape[1::-1]).astype(int)
     view = crop[first[1] : last[1] + 1, first[0] : last[0] + 1]
+    if keypoints is None:
+        return caption(enlarge(view, CELL), "no box")
     points = (np.array(keypoints) - corner - first + 0.5) * (CELL / view.shape[0]) - 0.5
     labelled = table.keypoints[row, :, 2] > 0
     return caption(draw_pose(enlarge(view, CELL), points, labelled, 2), f"OKS {oks:.2f}")

@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         ("image_id", pa.int64()),
         ("image_wh", pa.list_(pa.int32(), 2)),
         ("bbox_xywh", pa.list_(pa.float32(), 4)),
+        ("bbox_score", pa.float32()),
         ("area", pa.float32()),
         ("num_keypoints", pa.int32()),
         ("keypoints", pa.list_(pa.float32(), TARGET_NUMBERS)),
@@ -94,7 +95,7 @@ def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _row(person: Person, image: NDArray[np.uint8], spec: CropSpec) -> dict[str, Any]:
-    bbox = geometry.clip_bbox(np.array(person.bbox_xywh), person.image_wh)
+    bbox = np.array(person.bbox_xywh)
     left, top, right, bottom = context_box(bbox, person.image_wh, spec)
     crop = np.ascontiguousarray(image[top:bottom, left:right])
     _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, spec.jpeg_quality])
@@ -103,6 +104,7 @@ def _row(person: Person, image: NDArray[np.uint8], spec: CropSpec) -> dict[str, 
         "image_id": person.image_id,
         "image_wh": person.image_wh,
         "bbox_xywh": bbox,
+        "bbox_score": person.bbox_score,
         "area": person.area,
         "num_keypoints": person.num_keypoints,
         "keypoints": person.keypoints.reshape(-1),
@@ -153,7 +155,7 @@ class CropTable:
         table = pa.concat_tables(shards) if shards else SCHEMA.empty_table()
         self.num_keypoints = _matrix(table, "num_keypoints")
         self.ann_id, self.image_id = _matrix(table, "ann_id"), _matrix(table, "image_id")
-        self.area = _matrix(table, "area")
+        self.area, self.bbox_score = _matrix(table, "area"), _matrix(table, "bbox_score")
         self.image_wh, self.crop_xy = _matrix(table, "image_wh"), _matrix(table, "crop_xy")
         self.bbox_xywh = _matrix(table, "bbox_xywh").astype(np.float64)
         self.keypoints = _matrix(table, "keypoints").reshape(-1, NUM_KEYPOINTS, 3)

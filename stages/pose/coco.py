@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,16 +14,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pose import geometry
 from pose.errors import PoseError
 from pose.skeleton import NUM_KEYPOINTS
 
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 PERSON_CATEGORY = 1
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Person:
-    """One person annotation; bbox_xywh and keypoints (K, 3: x, y, visibility) in image pixels."""
+    """One person, annotated or detected; bbox_xywh and keypoints (K, 3: x, y, visibility) in image
+    pixels. An annotated box is clipped to the image, a detected one is as the detector gave it.
+    """
 
     ann_id: int
     image_id: int
@@ -34,6 +37,7 @@ class Person:
     area: float
     num_keypoints: int
     keypoints: NDArray[np.float32]
+    bbox_score: float = 1.0  # of a detector; an annotated box is certain
 
 
 @dataclass(frozen=True)
@@ -147,11 +151,11 @@ def annotation_fault(annotation: dict[str, Any], images: dict[int, Any]) -> str 
 def _box_fault(annotation: dict[str, Any]) -> str | None:
     bbox: Any = annotation.get("bbox")
     area: Any = annotation.get("area")
-    if not _finite_numbers(bbox, 4):
+    if not finite_numbers(bbox, 4):
         return f"has bbox {bbox}, expected 4 finite numbers"
     if bbox[2] <= 0 or bbox[3] <= 0:
         return f"has a box of {bbox[2]} x {bbox[3]} pixels"
-    if not _finite_numbers([area], 1) or area < 0:
+    if not finite_numbers([area], 1) or area < 0:
         return f"has area {area}, expected a finite number >= 0"
     return None
 
@@ -161,29 +165,32 @@ def _keypoints_fault(keypoints: Any) -> str | None:
     if not isinstance(keypoints, list) or len(keypoints) != expected:
         found = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else "nothing"
         return f"has {found} in 'keypoints', expected {expected} ({NUM_KEYPOINTS} x 3)"
-    if not _finite_numbers(keypoints, expected):
+    if not finite_numbers(keypoints, expected):
         return "has a keypoint that is not a finite number"
     if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
         return "has a visibility other than 0, 1, 2"
     return None
 
 
-def _finite_numbers(values: Any, count: int) -> bool:
+def finite_numbers(values: Any, count: int) -> bool:
+    """Whether values is a list of so many numbers that float32 can hold."""
     return (
         isinstance(values, list)
         and len(values) == count
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+        and all(isinstance(v, int | float) and abs(v) <= FLOAT32_MAX for v in values)
     )
 
 
 def _person(annotation: dict[str, Any], image: dict[str, Any]) -> Person:
     keypoints = np.array(annotation["keypoints"], dtype=np.float32).reshape(NUM_KEYPOINTS, 3)
-    x, y, w, h = (float(value) for value in annotation["bbox"])
+    image_wh = (image["width"], image["height"])
+    bbox = np.array(annotation["bbox"], dtype=np.float64)
+    x, y, w, h = geometry.clip_bbox(bbox, image_wh).tolist()
     return Person(
         ann_id=annotation["id"],
         image_id=annotation["image_id"],
         file_name=image["file_name"],
-        image_wh=(image["width"], image["height"]),
+        image_wh=image_wh,
         bbox_xywh=(x, y, w, h),
         area=float(annotation["area"]),
         num_keypoints=int((keypoints[:, 2] > 0).sum()),

@@ -1,6 +1,7 @@
 """From predictions to COCO's numbers: rescoring, OKS-NMS, COCOeval, and per-keypoint similarity.
 
-Source of rescoring and NMS: mmpose/evaluation/metrics/coco_metric.py ('bbox_keypoint', 'oks_nms').
+Source of rescoring, NMS and what precedes them: mmpose/evaluation/metrics/coco_metric.py
+('bbox_keypoint', 'oks_nms').
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pose.cache import CropTable
 from pose.inference import Predictions
-from pose.skeleton import OKS_SIGMAS
+from pose.skeleton import NUM_KEYPOINTS, OKS_SIGMAS
 
 Array = NDArray[np.float64]
 
 STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+MATCH_IOU = 0.5  # a box shows a person from here on
 
 
 def oks(keypoints: Array, others: Array, area: float, other_areas: Array) -> Array:
@@ -34,8 +37,11 @@ def oks(keypoints: Array, others: Array, area: float, other_areas: Array) -> Arr
 
 
 def oks_nms(keypoints: Array, scores: Array, areas: Array, threshold: float) -> NDArray[np.intp]:
-    """Indices of the poses kept, best first: each drops all later ones with oks > threshold."""
-    order = scores.argsort()[::-1]
+    """Indices of the poses kept, best first: each drops all later ones with oks > threshold.
+
+    Of equal scores the later one counts as better.
+    """
+    order = scores.argsort(kind="stable")[::-1]
     kept = []
     while len(order):
         best, order = order[0], order[1:]
@@ -55,12 +61,16 @@ def rescore(keypoint_scores: Array, bbox_scores: Array, threshold: float) -> Arr
 def to_results(
     table: CropTable, found: Predictions, areas: Array, score_thr: float, nms_thr: float
 ) -> list[dict[str, Any]]:
-    """COCO results, rescored and thinned image by image; box scores are 1 (ground-truth boxes)."""
-    scores = rescore(found.scores, np.ones(len(found.rows)), score_thr)
-    image_ids = table.image_id[found.rows]
+    """COCO results, rescored and thinned image by image; of a row's predictions the first counts.
+
+    areas (N,) are those of the padded, aspect-fixed boxes, square pixels.
+    """
+    scores = rescore(found.scores, table.bbox_score[found.rows].astype(np.float64), score_thr)
+    rows, first = np.unique(found.rows, return_index=True)
+    image_ids = table.image_id[rows]
     results = []
     for image_id in np.unique(image_ids):
-        members = np.flatnonzero(image_ids == image_id)
+        members = first[image_ids == image_id]
         kept = oks_nms(found.keypoints[members], scores[members], areas[members], nms_thr)
         results += [_result(int(image_id), found, i, scores[i]) for i in members[kept]]
     return results
@@ -72,7 +82,7 @@ def _result(image_id: int, found: Predictions, i: int, score: float) -> dict[str
         "image_id": image_id,
         "category_id": 1,
         "keypoints": [round(float(value), 4) for value in keypoints.reshape(-1)],
-        "score": round(float(score), 6),
+        "score": float(score),  # unrounded: rounding would tie what a detector ranks
     }
 
 
@@ -89,6 +99,40 @@ def coco_eval(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> di
         evaluation.accumulate()
         evaluation.summarize()
     return {name: float(value) for name, value in zip(STATS, evaluation.stats, strict=True)}
+
+
+def assign(truth: CropTable, table: CropTable, found: Predictions) -> Predictions:
+    """The predictions in `table`'s boxes handed to truth's labelled rows, by the boxes alone.
+
+    One to one, the highest IoU first, none below MATCH_IOU; a row without gets keypoints of
+    infinity and scores of 0.
+    """
+    rows = truth.labelled()
+    boxes, image_ids = table.bbox_xywh[found.rows], table.image_id[found.rows]
+    keypoints = np.full((len(rows), NUM_KEYPOINTS, 2), np.inf)
+    scores = np.zeros((len(rows), NUM_KEYPOINTS))
+    for image_id in np.unique(truth.image_id[rows]):
+        mine = np.flatnonzero(truth.image_id[rows] == image_id)
+        theirs = np.flatnonzero(image_ids == image_id)
+        partners = match_boxes(truth.bbox_xywh[rows[mine]], boxes[theirs])
+        shown, source = mine[partners >= 0], theirs[partners[partners >= 0]]
+        keypoints[shown], scores[shown] = found.keypoints[source], found.scores[source]
+    return Predictions(keypoints, scores, rows.astype(np.int64))
+
+
+def match_boxes(boxes: Array, others: Array) -> NDArray[np.intp]:
+    """For each of boxes (N, 4: xywh) the index of its partner among others (M, 4), or -1."""
+    partners = np.full(len(boxes), -1, dtype=np.intp)
+    if not len(boxes) or not len(others):
+        return partners
+    iou = mask.iou(boxes, others, np.zeros(len(others), np.uint8))  # (N, M)
+    for flat in np.argsort(-iou, axis=None, kind="stable"):
+        i, j = divmod(int(flat), len(others))
+        if iou[i, j] < MATCH_IOU:
+            break
+        if partners[i] < 0 and j not in partners:
+            partners[i] = j
+    return partners
 
 
 def keypoint_similarity(table: CropTable, found: Predictions) -> Array:

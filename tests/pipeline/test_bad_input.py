@@ -104,6 +104,29 @@ def test_local_without_root(unharmed: Project) -> None:
     assert_refused(unharmed.stage("download_coco"), "download_coco", "root must name a folder")
 
 
+# ---------------------------------------------------------------------------------- detections
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "is not a file"),
+        ('[{"image_id": 1', "not valid JSON"),
+        ('{"annotations": []}', "expected a list of boxes, found dict"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, NaN, 4], "score": 1}]', "record 0"),
+    ],
+    ids=["missing", "cut off", "no list", "not finite"],
+)
+def test_unusable_detections(
+    unharmed: Project, tmp_path: Path, content: str | None, expected: str
+) -> None:
+    path = tmp_path / "boxes.json"
+    if content is not None:
+        path.write_text(content)
+    unharmed.set(**{"data.detections": str(path)})
+    assert_refused(unharmed.stage("download_coco"), "download_coco", str(path), expected)
+
+
 # ---------------------------------------------------------------------------------- bad records
 
 REASONS = {

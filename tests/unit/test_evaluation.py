@@ -14,11 +14,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pose import evaluation
-from pose.cache import CropTable
+from pose.cache import CropSpec, CropTable, write_shard
 from pose.coco import read_annotations
+from pose.detections import read_detections
 from pose.inference import Predictions
 from pose.skeleton import OKS_SIGMAS
-from tiny import SPLIT
+from tiny import SPLIT, TinyCoco
 
 
 def test_oks_by_hand() -> None:
@@ -44,6 +45,8 @@ def test_oks_of_nobody() -> None:
         ([0], [0.1], [0]),
         ([0, 0], [0.1, 0.2], [1]),
         ([0, 500], [0.1, 0.2], [1, 0]),
+        ([0, 0, 0], [0.2, 0.2, 0.2], [2]),  # of equals the last
+        ([0, 500, 0], [0.2, 0.2, 0.2], [2, 1]),
         ([0, 1, 500, 501], [0.9, 0.8, 0.3, 0.4], [0, 3]),
         ([0, 6, 12], [0.5, 0.9, 0.4], [1]),  # both neighbours go with the middle
         ([0, 6, 12], [0.9, 0.5, 0.4], [0, 2]),  # the middle goes, and can drop no one any more
@@ -70,6 +73,20 @@ def test_oks_nms(offsets, scores, kept) -> None:
 def test_rescore_means_what_is_strictly_above(scores, expected: float) -> None:
     found = evaluation.rescore(np.array([scores]), np.array([0.5]), 0.2)
     assert found[0] == pytest.approx(0.5 * expected)
+
+
+def test_ties_of_many_keep_the_later_first() -> None:
+    """NumPy's default sort is not stable beyond 16 values."""
+    poses = np.arange(40)[:, None, None] * np.full((1, 17, 2), 1e4)
+    scores = np.tile([0.25, 0.5], 20)
+    found = evaluation.oks_nms(poses, scores, np.full(40, 5e3), 0.9)
+    assert found.tolist() == [*range(39, 0, -2), *range(38, -1, -2)]
+
+
+def test_similarity_at_the_threshold_is_kept() -> None:
+    poses = np.zeros((2, 17, 2))  # oks is 1
+    assert len(evaluation.oks_nms(poses, np.ones(2), np.ones(2), 1.0)) == 2
+    assert len(evaluation.oks_nms(poses, np.ones(2), np.ones(2), 0.999)) == 1
 
 
 def perfect(table: CropTable) -> Predictions:
@@ -161,3 +178,132 @@ def test_person_oks_is_that_of_coco(crop_table: CropTable, truth) -> None:
             ids = [truth["id"] for truth in run._gts[image_id, 1]]
             theirs = run.computeOks(image_id, 1)[0, ids.index(crop_table.ann_id[row])]
         assert mine[i] == pytest.approx(theirs, abs=1e-4)
+
+
+# ---------------------------------------------------------------------------------- detections
+
+
+@pytest.fixture
+def detected(tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec) -> CropTable:
+    """Two boxes round person 11, the second nearer; half a one round 13; one of nothing."""
+    boxes = [
+        (1, [35, 15, 50, 100], 0.9),
+        (1, [31, 10, 50, 100], 0.5),
+        (2, [20, 20, 80, 70], 0.8),
+        (2, [1, 2, 9, 9], 0.7),
+    ]
+    keys = ("image_id", "bbox", "score")
+    records = [dict(zip(keys, one, strict=True), category_id=1) for one in boxes]
+    (tmp_path / "boxes.json").write_text(json.dumps(records))
+    images = read_annotations(tiny_coco.root, SPLIT).images
+    persons = read_detections(tmp_path / "boxes.json", images).persons
+    (tmp_path / "detected").mkdir()
+    write_shard(tmp_path / "detected" / "0.arrow", tiny_coco.root, SPLIT, persons, crop_spec)
+    return CropTable(tmp_path / "detected")
+
+
+def numbered(table: CropTable) -> Predictions:
+    """Poses far from each other, that of row i at 1000 i; three keypoints above 0.2, mean 0.5."""
+    rows = np.arange(len(table))
+    scores = np.full((len(rows), 17), 0.2)
+    scores[:, 4:7] = 0.3, 0.5, 0.7
+    return Predictions(np.full((len(rows), 17, 2), 1000.0) * rows[:, None, None], scores, rows)
+
+
+def test_final_scores_by_hand(detected: CropTable) -> None:
+    results = evaluation.to_results(detected, numbered(detected), np.ones(4), 0.2, 0.9)
+    found = [(one["image_id"], one["score"]) for one in results]
+    expected = [(1, 0.45), (1, 0.25), (2, 0.4), (2, 0.35)]
+    assert [one[0] for one in found] == [one[0] for one in expected]
+    assert [one[1] for one in found] == pytest.approx([one[1] for one in expected], rel=1e-6)
+
+
+def test_scores_are_not_rounded_into_ties(detected: CropTable) -> None:
+    detected.bbox_score = np.float32([1e-7, 2e-7, 3e-7, 4e-7])
+    results = evaluation.to_results(detected, numbered(detected), np.ones(4), 0.2, 0.9)
+    assert len({one["score"] for one in results}) == 4
+
+
+def test_a_row_predicted_twice_counts_once(detected: CropTable) -> None:
+    """Even where NMS would keep both: the official metric drops equal ids before it."""
+    once = numbered(detected)
+    again = Predictions(once.keypoints + 500, once.scores, once.rows)
+    columns = zip(vars(once).values(), vars(again).values(), strict=True)
+    both = Predictions(*(np.concatenate(pair) for pair in columns))
+    assert evaluation.to_results(detected, both, np.ones(8), 0.2, 1.0) == evaluation.to_results(
+        detected, once, np.ones(4), 0.2, 1.0
+    )
+
+
+def test_results_do_not_depend_on_the_order_of_prediction(detected: CropTable) -> None:
+    found, order = numbered(detected), [2, 0, 3, 1]
+    turned = Predictions(*(column[order] for column in vars(found).values()))
+    areas = np.array([1.0, 2, 3, 4])
+    expected = evaluation.to_results(detected, found, areas, 0.2, 0.9)
+    assert evaluation.to_results(detected, turned, areas[order], 0.2, 0.9) == expected
+
+
+def test_false_positives_cost_precision(crop_table: CropTable, truth) -> None:
+    """A false pose that scores above the three true ones of its area range lowers AP, below not."""
+    found = perfect(crop_table)
+    rows = np.append(found.rows, 1)  # person 12 has no keypoints: whatever is there is false
+    poses = np.concatenate([found.keypoints, np.full((1, 17, 2), 5.0)])
+    scores = np.full((6, 17), 0.9)
+    aps = []
+    for score in (0.95, 0.85):
+        scores[5] = score
+        results = evaluation.to_results(
+            crop_table, Predictions(poses, scores, rows), np.full(6, 5e3), 0.2, 0.9
+        )
+        assert len(results) == 6
+        aps.append(evaluation.coco_eval(truth, results)["AP"])
+    assert aps[0] == pytest.approx(5 / 6, abs=0.01)
+    assert aps[1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "others", "expected"),
+    [
+        ([], [], []),
+        ([[0, 0, 9, 9]], [], [-1]),
+        ([], [[0, 0, 9, 9]], []),
+        ([[0, 0, 10, 10]], [[0, 0, 10, 5]], [0]),  # IoU 0.5
+        ([[0, 0, 10, 10]], [[0, 0, 10, 4.9]], [-1]),
+        ([[0, 0, 10, 10]], [[0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 10]], [1]),
+        ([[0, 0, 10, 10], [0, 0, 10, 8]], [[0, 0, 10, 8.1]], [-1, 0]),
+        ([[0, 0, 10, 10], [0, 0, 10, 8]], [[0, 0, 10, 8.1], [0, 0, 10, 6]], [1, 0]),
+    ],
+)
+def test_match_boxes(boxes, others, expected) -> None:
+    found = evaluation.match_boxes(*(np.array(b, float).reshape(-1, 4) for b in (boxes, others)))
+    assert found.tolist() == expected
+
+
+def test_assign_goes_by_boxes(crop_table: CropTable, detected: CropTable) -> None:
+    """Labelled are 11, 13, 14, 15, 16 in rows 0, 2, 3, 4, 5; only 11 has a box that shows it."""
+    found = evaluation.assign(crop_table, detected, numbered(detected))
+    assert found.rows.tolist() == [0, 2, 3, 4, 5]
+    assert (found.keypoints[0] == 1000).all()
+    assert np.isinf(found.keypoints[1:]).all()
+    assert found.scores[:, 5].tolist() == [0.5, 0, 0, 0, 0]
+    similarity = evaluation.keypoint_similarity(crop_table, found)
+    assert evaluation.person_oks(similarity)[1:].tolist() == [0, 0, 0, 0]
+    labelled = crop_table.keypoints[found.rows, :, 2] > 0
+    np.testing.assert_array_equal(~np.isnan(similarity), labelled)
+
+
+def test_assign_gives_a_persons_own_box_back(crop_table: CropTable) -> None:
+    rng = np.random.default_rng(5)
+    order = rng.permutation(5)
+    found = perfect(crop_table)
+    turned = Predictions(found.keypoints[order], found.scores[order], found.rows[order])
+    same = evaluation.assign(crop_table, crop_table, turned)
+    np.testing.assert_array_equal(same.keypoints, found.keypoints)
+    np.testing.assert_array_equal(same.rows, found.rows)
+
+
+def test_assign_of_nobody(crop_table: CropTable) -> None:
+    nobody = Predictions(np.zeros((0, 17, 2)), np.zeros((0, 17)), np.zeros(0, np.int64))
+    found = evaluation.assign(crop_table, crop_table, nobody)
+    assert np.isinf(found.keypoints).all()
+    assert len(found.rows) == 5
