@@ -29,6 +29,7 @@ from pose.evaluation import (
     to_results,
 )
 from pose.files import read_json, write_atomic, write_json
+from pose.gaussian import Blur
 from pose.inference import Predictions, predict
 from pose.log import log
 from pose.params import Params
@@ -81,8 +82,8 @@ def _predictions(
     batches = tqdm(
         test_loader(samples, params.evaluate.batch_size), f"evaluating {phase}", disable=None
     )
-    kernel = params.codec.blur_kernel_size
-    return predict(model, training.codec(params), batches, device, params.train.amp, kernel)
+    blur = stage.pick(Blur, params.codec)
+    return predict(model, training.codec(params), batches, device, params.train.amp, blur)
 
 
 def _results(params: Params, samples: TestSamples, found: Predictions) -> list[dict[str, object]]:

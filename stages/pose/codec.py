@@ -57,12 +57,12 @@ class UdpCodec:
             return offsets.render_maps(targets, self.heatmap_size, self.radius)
         return gaussian.render_heatmaps(targets, self.heatmap_size, self.sigma)
 
-    def decode(self, maps: Tensor, blur_kernel_size: int, refine: bool) -> tuple[Tensor, Tensor]:
+    def decode(self, maps: Tensor, blur: gaussian.Blur, refine: bool) -> tuple[Tensor, Tensor]:
         """Keypoints (B, K, 2) in cells and scores (B, K), on the maps' device."""
         if self.type == "combined":
-            return offsets.decode_maps(maps, self.radius, blur_kernel_size, refine)
+            return offsets.decode_maps(maps, self.radius, blur.blur_kernel_size, refine)
         if refine:
-            return gaussian.dark_decode(maps, blur_kernel_size)
+            return gaussian.dark_decode(maps, blur)
         return gaussian.argmax_decode(maps)
 
     def heights(self, maps: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ def encode_person(
 
 
 def decode_person(
-    codec: UdpCodec, maps: NDArray[np.float32], blur_kernel_size: int, refine: bool = True
+    codec: UdpCodec, maps: NDArray[np.float32], blur: gaussian.Blur, refine: bool = True
 ) -> tuple[Array, Array]:
     """Keypoints (K, 2) in input pixels and scores (K,) of one person's maps, in NumPy."""
-    cells, scores = codec.decode(torch.from_numpy(maps)[None], blur_kernel_size, refine)
+    cells, scores = codec.decode(torch.from_numpy(maps)[None], blur, refine)
     factor = geometry.input_to_heatmap_factor(codec.input_size, codec.heatmap_size)
     return cells[0].double().numpy() / factor, scores[0].double().numpy()

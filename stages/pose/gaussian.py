@@ -6,6 +6,8 @@ Source: mmpose/codecs/udp_heatmap.py (gaussian) of the Sapiens fork; DARK from Z
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
@@ -65,7 +67,20 @@ def argmax_decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([flat % width, flat // width], dim=2).to(heatmaps.dtype), scores
 
 
-def dark_decode(heatmaps: Tensor, blur_kernel_size: int) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Blur:
+    """Of maps before their peak is refined; names of params.yaml's `codec`.
+
+    blur_border: "zero" pads with zeros and keeps each map's maximum, as Sapiens and mmpose 1.x
+    (refine_keypoints_dark_udp); "mirror" mirrors the edges, as ViTPose (mmpose 0.x,
+    post_dark_udp).
+    """
+
+    blur_kernel_size: int
+    blur_border: str = "zero"
+
+
+def dark_decode(heatmaps: Tensor, blur: Blur) -> tuple[Tensor, Tensor]:
     """Sub-cell peak (B, K, 2) and raw height (B, K) of heatmaps (B, K, H, W), in float32.
 
     Blur, log, one Newton step from the peak cell. Where the score is <= 0 the official code
@@ -73,22 +88,41 @@ def dark_decode(heatmaps: Tensor, blur_kernel_size: int) -> tuple[Tensor, Tensor
     """
     heatmaps = heatmaps.float()
     peaks, scores = argmax_decode(heatmaps)
-    log_maps = _blurred(heatmaps, blur_kernel_size).clamp(1e-3, 50.0).log()
+    blurred = mirror_blurred if blur.blur_border == "mirror" else _zero_blurred
+    log_maps = blurred(heatmaps, blur.blur_kernel_size).clamp(1e-3, 50.0).log()
     step = _newton_step(log_maps, peaks)
     return torch.where(scores[..., None] > 0, peaks - step, peaks), scores
 
 
-def _blurred(heatmaps: Tensor, kernel_size: int) -> Tensor:
-    """Zero-padded gaussian blur of each map, rescaled so that its maximum is kept."""
-    kernel = blur_kernel(kernel_size).to(heatmaps.device)
-    batch, keypoints, height, width = heatmaps.shape
-    maps = heatmaps.reshape(batch * keypoints, 1, height, width)
+def _zero_blurred(heatmaps: Tensor, kernel_size: int) -> Tensor:
+    """Zero-padded gaussian blur of each map, rescaled so that its maximum is kept.
+
+    Where the blurred maximum is negative, so is the gain: the official code's arithmetic.
+    """
     half = kernel_size // 2
-    maps = F.conv2d(maps, kernel[None, None, None, :], padding=(0, half))
-    maps = F.conv2d(maps, kernel[None, None, :, None], padding=(half, 0))
-    maps = maps.reshape(heatmaps.shape)
-    gain = heatmaps.amax((2, 3), keepdim=True) / maps.amax((2, 3), keepdim=True).clamp_min(1e-12)
-    return maps * gain
+    maps = _convolved(F.pad(heatmaps, [half] * 4), kernel_size)
+    return maps * (heatmaps.amax((2, 3), keepdim=True) / maps.amax((2, 3), keepdim=True))
+
+
+def mirror_blurred(maps: Tensor, kernel_size: int) -> Tensor:
+    """Gaussian blur of each map (B, K, H, W), edges mirrored without repeating them (OpenCV's)."""
+    rows, columns = (_mirrored(n, kernel_size // 2).to(maps.device) for n in maps.shape[2:])
+    return _convolved(maps[:, :, rows][..., columns], kernel_size)
+
+
+def _mirrored(length: int, margin: int) -> Tensor:
+    """Indices -margin .. length + margin - 1, mirrored into 0 .. length - 1."""
+    places = range(-margin, length + margin)
+    return torch.tensor([cv2.borderInterpolate(i, length, cv2.BORDER_REFLECT_101) for i in places])
+
+
+def _convolved(padded: Tensor, kernel_size: int) -> Tensor:
+    """Gaussian blur of maps (B, K, H + k - 1, W + k - 1), which shrinks them to (B, K, H, W)."""
+    kernel = blur_kernel(kernel_size).to(padded.device)
+    planes = padded.flatten(0, 1)[:, None]
+    planes = F.conv2d(planes, kernel[None, None, None, :])
+    planes = F.conv2d(planes, kernel[None, None, :, None])
+    return planes[:, 0].unflatten(0, padded.shape[:2])
 
 
 def blur_kernel(size: int) -> Tensor:
@@ -99,7 +133,10 @@ def blur_kernel(size: int) -> Tensor:
 
 
 def _newton_step(log_maps: Tensor, peaks: Tensor) -> Tensor:
-    """H^-1 g (B, K, 2) of the log maps at the peak cells, borders repeated by one cell."""
+    """H^-1 g (B, K, 2) of the log maps at the peak cells, borders repeated by one cell.
+
+    Differences in float32, the inverse in float64, as the official code's.
+    """
     padded = F.pad(log_maps, (1, 1, 1, 1), mode="replicate")
     width = padded.shape[3]
     flat = padded.flatten(2)
@@ -112,10 +149,10 @@ def _newton_step(log_maps: Tensor, peaks: Tensor) -> Tensor:
     center = at(0, 0)
     gx, gy = (at(1, 0) - at(-1, 0)) / 2, (at(0, 1) - at(0, -1)) / 2
     tiny = torch.finfo(torch.float32).eps
-    hxx = at(1, 0) - 2 * center + at(-1, 0) + tiny
-    hyy = at(0, 1) - 2 * center + at(0, -1) + tiny
+    hxx = (at(1, 0) - 2 * center + at(-1, 0)).double() + tiny
+    hyy = (at(0, 1) - 2 * center + at(0, -1)).double() + tiny
     corners = at(1, 1) - at(1, 0) - at(0, 1) + 2 * center - at(-1, 0) - at(0, -1) + at(-1, -1)
-    hxy = corners / 2
+    hxy = (corners / 2).double()
     determinant = hxx * hyy - hxy * hxy
     steps = [hyy * gx - hxy * gy, hxx * gy - hxy * gx]
-    return torch.stack(steps, dim=2) / determinant[..., None]
+    return (torch.stack(steps, dim=2) / determinant[..., None]).float()

@@ -14,6 +14,7 @@ from torch import Tensor
 from pose import geometry
 from pose.codec import UdpCodec
 from pose.engine import autocast
+from pose.gaussian import Blur
 from pose.model import PoseModel, normalise
 
 
@@ -41,7 +42,7 @@ def predict(
     batches: Iterable[dict[str, Any]],
     device: torch.device,
     amp: str,
-    blur_kernel_size: int,
+    blur: Blur,
 ) -> dict[tuple[bool, str], Predictions]:
     """Predictions for every (flip, decoder), from one plain and one mirrored forward a batch."""
     parts: dict[tuple[bool, str], list[tuple[NDArray[Any], ...]]] = {}
@@ -54,7 +55,7 @@ def predict(
         averaged = (plain + codec.flip_back(mirrored.float())) / 2
         for flip, maps in ((False, plain), (True, averaged)):
             for decoder in ("argmax", codec.refinement):
-                found = _to_image(maps, codec, decoder, blur_kernel_size, batch)
+                found = _to_image(maps, codec, decoder, blur, batch)
                 parts.setdefault((flip, decoder), []).append(found)
     return {
         key: Predictions(*(np.concatenate(column) for column in zip(*found, strict=True)))
@@ -63,10 +64,10 @@ def predict(
 
 
 def _to_image(
-    maps: Tensor, codec: UdpCodec, decoder: str, blur_kernel_size: int, batch: dict[str, Any]
+    maps: Tensor, codec: UdpCodec, decoder: str, blur: Blur, batch: dict[str, Any]
 ) -> tuple[NDArray[Any], ...]:
     """Keypoints in image pixels, scores and cache rows of a batch."""
-    peaks, scores = codec.decode(maps, blur_kernel_size, refine=decoder != "argmax")
+    peaks, scores = codec.decode(maps, blur, refine=decoder != "argmax")
     cells = peaks.cpu().numpy().astype(np.float64)
     center, scale = batch["center"].numpy(), batch["scale"].numpy()
     keypoints = geometry.heatmap_to_image(cells, center, scale, codec.heatmap_size)

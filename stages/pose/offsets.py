@@ -7,14 +7,12 @@ the whole map (ViTPose's older code has them inside the disc only; the loss look
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from pose.gaussian import argmax_decode, blur_kernel
+from pose.gaussian import argmax_decode, mirror_blurred
 
 
 def encode_targets(
@@ -51,27 +49,10 @@ def decode_maps(
     Where it is <= 0 (officially undefined) the peak stays unrefined.
     """
     discs, dx, dy = maps.float().unflatten(1, (-1, 3)).unbind(2)
-    peaks, scores = argmax_decode(_blurred(discs, 2 * blur_kernel_size + 1))
+    peaks, scores = argmax_decode(mirror_blurred(discs, 2 * blur_kernel_size + 1))
     if not refine:
         return peaks, scores
     index = (peaks[..., 1] * maps.shape[3] + peaks[..., 0]).long()[..., None]
     offsets = [plane.flatten(2).gather(2, index)[..., 0] for plane in (dx, dy)]
     refined = peaks + torch.stack(offsets, dim=2) * radius
     return torch.where(scores[..., None] > 0, refined, peaks), scores
-
-
-def _blurred(discs: Tensor, kernel_size: int) -> Tensor:
-    """Gaussian blur of each map (B, K, H, W), mirrored at the edges without repeating them."""
-    batch, keypoints, height, width = discs.shape
-    kernel = blur_kernel(kernel_size).to(discs.device)
-    planes = discs.reshape(batch * keypoints, 1, height, width)
-    rows, columns = (_mirrored(n, kernel_size // 2).to(discs.device) for n in (height, width))
-    planes = F.conv2d(planes[..., columns], kernel[None, None, None, :])
-    planes = F.conv2d(planes[:, :, rows], kernel[None, None, :, None])
-    return planes.reshape(discs.shape)
-
-
-def _mirrored(length: int, margin: int) -> Tensor:
-    """Indices -margin .. length + margin - 1, mirrored into 0 .. length - 1 (OpenCV's default)."""
-    places = range(-margin, length + margin)
-    return torch.tensor([cv2.borderInterpolate(i, length, cv2.BORDER_REFLECT_101) for i in places])

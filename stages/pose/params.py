@@ -89,6 +89,7 @@ class Codec(Section):
     sigma: Positive
     radius_factor: Positive
     blur_kernel_size: Annotated[int, Field(gt=0)]
+    blur_border: Literal["zero", "mirror"]
 
     @property
     def maps_per_keypoint(self) -> int:

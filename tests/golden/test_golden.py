@@ -38,7 +38,7 @@ def test_udp_encode_and_decode(tag: str) -> None:
     maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], heatmap_wh, sigma)
     if f"{tag}/heatmaps" in UDP:
         np.testing.assert_allclose(maps[0].numpy(), UDP[f"{tag}/heatmaps"], atol=2e-7)
-    found, scores = gaussian.dark_decode(maps, blur)
+    found, scores = gaussian.dark_decode(maps, gaussian.Blur(blur))
     np.testing.assert_allclose(scores[0].numpy(), UDP[f"{tag}/dec_scores"], atol=2e-6)
     center, scale = np.array([400.0, 500.0]), np.array([300.0, 400.0])
     image = geometry.heatmap_to_image(found[0].numpy().astype(float), center, scale, heatmap_wh)
@@ -46,6 +46,30 @@ def test_udp_encode_and_decode(tag: str) -> None:
     finds = UDP[f"{tag}/dec_scores"] > 0  # else the official code divides 0 by 0
     assert finds.any()
     np.testing.assert_allclose(image[finds], official[finds], atol=1e-3)
+
+
+SIGNED = np.load(DATA / "dark_signed.npz")
+
+
+def test_dark_of_maps_below_zero_in_sapiens() -> None:
+    """Of an untrained model: the first four have a negative blurred maximum, so a negative gain."""
+    found, scores = gaussian.dark_decode(
+        torch.from_numpy(SIGNED["sapiens/maps"])[None], gaussian.Blur(11)
+    )
+    np.testing.assert_array_equal(scores[0], SIGNED["sapiens/scores"])
+    official = SIGNED["sapiens/kpts_input"] / (96, 128) * (23, 31)
+    np.testing.assert_allclose(found[0].numpy(), official, atol=2e-4)
+
+
+def test_dark_and_the_way_to_the_image_in_vitpose() -> None:
+    maps = torch.from_numpy(SIGNED["vitpose/maps"])[None]
+    found, scores = gaussian.dark_decode(maps, gaussian.Blur(11, "mirror"))
+    np.testing.assert_array_equal(scores[0], SIGNED["vitpose/scores"])
+    center, scale = (SIGNED[f"vitpose/{name}"].astype(float) for name in ("center", "scale"))
+    image = geometry.heatmap_to_image(found[0].double().numpy(), center, scale, (24, 32))
+    np.testing.assert_allclose(image, SIGNED["vitpose/kpts_image"], atol=1e-3)
+    other = gaussian.dark_decode(maps, gaussian.Blur(11))[0]
+    assert (other - found).abs().max() > 0.1
 
 
 COMBINED = np.load(DATA / "udp_combined.npz")
@@ -59,7 +83,7 @@ def test_combined_encode_and_decode(tag: str) -> None:
     np.testing.assert_array_equal(weights, COMBINED[f"{tag}/weights"])
     if f"{tag}/maps_5_6" in COMBINED:
         np.testing.assert_allclose(maps[15:21], COMBINED[f"{tag}/maps_5_6"], atol=5e-6)
-    found, scores = decode_person(codec, maps, 11)
+    found, scores = decode_person(codec, maps, gaussian.Blur(11))
     official = COMBINED[f"{tag}/dec_kpts"] * (191 / 192, 255 / 256)
     finds = COMBINED[f"{tag}/dec_scores"] > 0
     np.testing.assert_allclose(scores, COMBINED[f"{tag}/dec_scores"], atol=2e-6)

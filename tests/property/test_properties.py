@@ -75,7 +75,7 @@ def test_encode_render_decode_returns_the_centre(case) -> None:
     map_wh, sigma, centers = case
     targets = torch.from_numpy(gaussian.encode_targets(centers, np.ones(7), map_wh, sigma))
     maps = gaussian.render_heatmaps(targets[None], map_wh, sigma)
-    found, scores = gaussian.dark_decode(maps, 11)
+    found, scores = gaussian.dark_decode(maps, gaussian.Blur(11))
     np.testing.assert_allclose(found[0].numpy(), centers, atol=0.05)
     assert (scores > np.exp(-0.25 / sigma**2) - 1e-5).all()
 
@@ -131,8 +131,8 @@ def test_batches_are_rendered_and_decoded_one_by_one(seed: int) -> None:
     maps = gaussian.render_heatmaps(torch.from_numpy(targets), map_wh, 2.0)
     alone = [gaussian.render_heatmaps(torch.from_numpy(t)[None], map_wh, 2.0) for t in targets]
     assert torch.equal(maps, torch.cat(alone))
-    together, scores = gaussian.dark_decode(maps, 11)
-    single = torch.cat([gaussian.dark_decode(m, 11)[0] for m in alone])
+    together, scores = gaussian.dark_decode(maps, gaussian.Blur(11))
+    single = torch.cat([gaussian.dark_decode(m, gaussian.Blur(11))[0] for m in alone])
     finds = scores > 0.1  # a faint edge of a gaussian has no curvature to divide by
     torch.testing.assert_close(together[finds], single[finds], atol=1e-3, rtol=0)
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from pose.codec import UdpCodec, decode_person, encode_person
+from pose.gaussian import Blur
 from pose.skeleton import FLIP_INDICES
 
 GAUSSIAN = UdpCodec("gaussian", (96, 128), (24, 32), 2.0, 0.0546875)
 COMBINED = UdpCodec("combined", (96, 128), (24, 32), 2.0, 0.1)
 BOTH = pytest.mark.parametrize("codec", [GAUSSIAN, COMBINED], ids=lambda codec: codec.type)
-KERNEL = 11
+BLUR = Blur(11)
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_a_round_trip_in_numpy_ends_where_it_began(codec: UdpCodec, keypoints) -
     maps, weights = encode_person(codec, keypoints, np.full(17, 2.0))
     assert maps.shape == (51 if codec is COMBINED else 17, 32, 24)
     assert weights.tolist() == [1.0] * 17
-    found, scores = decode_person(codec, maps, KERNEL)
+    found, scores = decode_person(codec, maps, BLUR)
     np.testing.assert_allclose(found, keypoints, atol=0.05)
     assert (scores > (0.9 if codec is GAUSSIAN else 0.1)).all()
 
@@ -35,7 +36,7 @@ def test_a_round_trip_in_numpy_ends_where_it_began(codec: UdpCodec, keypoints) -
 @BOTH
 def test_without_refinement_the_answer_is_the_nearest_cell(codec: UdpCodec, keypoints) -> None:
     maps, _ = encode_person(codec, keypoints, np.ones(17))
-    cells = codec.decode(torch.from_numpy(maps)[None], KERNEL, refine=False)[0][0].numpy()
+    cells = codec.decode(torch.from_numpy(maps)[None], BLUR, refine=False)[0][0].numpy()
     ours = keypoints * (np.array(codec.heatmap_size) - 1) / (np.array(codec.input_size) - 1)
     assert np.abs(cells - ours).max() <= (0.5 if codec is GAUSSIAN else 1.0)
     np.testing.assert_array_equal(cells, np.round(cells))
@@ -48,12 +49,12 @@ def test_a_batch_equals_its_persons_one_by_one(codec: UdpCodec) -> None:
     visibility = rng.integers(0, 3, (5, 17)).astype(float)
     targets = [codec.encode(p, np.minimum(v, 1)) for p, v in zip(points, visibility, strict=True)]
     maps = codec.render(torch.from_numpy(np.stack(targets)))
-    together = codec.decode(maps, KERNEL, refine=True)
+    together = codec.decode(maps, BLUR, refine=True)
     for i in range(5):
         alone, weights = encode_person(codec, points[i], visibility[i])
         np.testing.assert_array_equal(alone, maps[i].numpy())
         np.testing.assert_array_equal(weights, targets[i][:, 2])
-        cells, scores = codec.decode(maps[i : i + 1], KERNEL, refine=True)
+        cells, scores = codec.decode(maps[i : i + 1], BLUR, refine=True)
         np.testing.assert_allclose(cells[0], together[0][i], atol=1e-5)
         np.testing.assert_allclose(scores[0], together[1][i], atol=1e-6)
 
@@ -74,7 +75,7 @@ def test_a_map_that_shows_nothing_gives_a_cell_and_no_find(codec: UdpCodec) -> N
     """Officially undefined: 0 / 0 in the gaussian's rescaling, an index of -1 in both."""
     shape = (1, 51 if codec is COMBINED else 17, 32, 24)
     for level in (0.0, -0.5):
-        cells, scores = codec.decode(torch.full(shape, level), KERNEL, refine=True)
+        cells, scores = codec.decode(torch.full(shape, level), BLUR, refine=True)
         assert torch.isfinite(cells).all()
         assert ((cells >= 0) & (cells <= 31)).all()
         assert (scores <= 0).all()
@@ -107,7 +108,7 @@ def test_combined_decode_equals_the_opencv_loop_on_noisy_maps() -> None:
     """Blur of 2 k + 1 cells with OpenCV's own border, peak, offsets found there times radius."""
     rng = np.random.default_rng(2)
     maps = rng.normal(0, 1, (51, 32, 24)).astype(np.float32)
-    found, scores = decode_person(COMBINED, maps, 5)
+    found, scores = decode_person(COMBINED, maps, Blur(5))
     for k in range(17):
         disc = cv2.GaussianBlur(maps[3 * k], (11, 11), 0)
         row, column = np.unravel_index(disc.argmax(), disc.shape)

@@ -63,7 +63,7 @@ def test_a_gaussian_goes_where_its_joint_goes(angle: float, scale: float) -> Non
     factor = geometry.input_to_heatmap_factor(INPUT_WH, MAP_WH)
     targets = np.concatenate([points * factor, np.ones((8, 1))], axis=1).astype(np.float32)
     maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, 2.5)
-    found, _ = gaussian.dark_decode(warp_maps(maps, theta_of(angle, scale)), 11)
+    found, _ = gaussian.dark_decode(warp_maps(maps, theta_of(angle, scale)), gaussian.Blur(11))
     expected = moved(points, angle, scale) * factor
     np.testing.assert_allclose(found[0].numpy(), expected, atol=0.05)
 
@@ -78,7 +78,7 @@ def test_image_and_heatmap_share_theta(angle: float, scale: float) -> None:
     for center, size_wh, sigma in ((joint, INPUT_WH, 4.0), (joint * factor, MAP_WH, 2.0)):
         target = torch.tensor([[[*center, 1.0]]], dtype=torch.float32)
         warped = warp_maps(gaussian.render_heatmaps(target, size_wh, sigma), theta)
-        peaks.append(gaussian.dark_decode(warped, 11)[0][0, 0].numpy())
+        peaks.append(gaussian.dark_decode(warped, gaussian.Blur(11))[0][0, 0].numpy())
     np.testing.assert_allclose(peaks[0] * factor, peaks[1], atol=0.05)
     np.testing.assert_allclose(peaks[0], moved(joint, angle, scale), atol=0.1)
 

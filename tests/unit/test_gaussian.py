@@ -114,7 +114,7 @@ def test_dark_equals_the_official_loop_on_noisy_maps(kernel_size: int) -> None:
     targets = gaussian.encode_targets(centers, np.ones(17), MAP_WH, SIGMA)
     maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, SIGMA)
     maps = maps + torch.from_numpy(rng.normal(0, 0.02, maps.shape)).float()
-    found, scores = gaussian.dark_decode(maps, kernel_size)
+    found, scores = gaussian.dark_decode(maps, gaussian.Blur(kernel_size))
     expected = [official_dark(m, kernel_size) for m in maps[0].numpy()]
     np.testing.assert_allclose(found[0].numpy(), expected, atol=2e-4)
     np.testing.assert_array_equal(scores[0].numpy(), maps[0].amax((1, 2)).numpy())
@@ -125,7 +125,7 @@ def test_dark_clips_as_the_official_loop(height: float) -> None:
     """Below 1e-3 and above 50 the logarithm is flat, which shortens or stops the step."""
     targets = gaussian.encode_targets(np.array([[11.3, 16.8]]), np.ones(1), MAP_WH, SIGMA)
     maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, SIGMA) * height
-    found, _ = gaussian.dark_decode(maps, 11)
+    found, _ = gaussian.dark_decode(maps, gaussian.Blur(11))
     expected = official_dark(maps[0, 0].numpy(), 11)
     np.testing.assert_allclose(found[0, 0].numpy(), expected, atol=1e-3)
     assert np.abs(expected - (11.3, 16.8)).max() > 0.01  # the clipping is felt
@@ -136,12 +136,14 @@ def test_dark_gives_each_map_of_a_batch_its_own_peak() -> None:
     centers = rng.uniform(8, 15, (6, 2))
     targets = gaussian.encode_targets(centers, np.ones(6), MAP_WH, SIGMA).reshape(3, 2, 3)
     maps = gaussian.render_heatmaps(torch.from_numpy(targets), MAP_WH, SIGMA)
-    found, _ = gaussian.dark_decode(maps * torch.tensor([1.0, 0.5, 3.0])[:, None, None, None], 11)
+    found, _ = gaussian.dark_decode(
+        maps * torch.tensor([1.0, 0.5, 3.0])[:, None, None, None], gaussian.Blur(11)
+    )
     np.testing.assert_allclose(found.reshape(6, 2).numpy(), centers, atol=0.02)
 
 
 @pytest.mark.parametrize("level", [0.0, -1.0])
 def test_dark_leaves_maps_without_a_find_at_their_peak_cell(level: float) -> None:
-    found, scores = gaussian.dark_decode(torch.full((1, 1, 8, 6), level), 11)
+    found, scores = gaussian.dark_decode(torch.full((1, 1, 8, 6), level), gaussian.Blur(11))
     assert found.tolist() == [[[0, 0]]]
     assert scores.tolist() == [[level]]

@@ -8,6 +8,7 @@ import torch
 
 from pose import gaussian, geometry
 from pose.codec import UdpCodec
+from pose.gaussian import Blur
 from pose.inference import predict, predict_maps
 from pose.model import ModelSpec, PoseModel
 
@@ -85,7 +86,7 @@ def oracle_batch(seed: int) -> tuple[np.ndarray, Oracle, dict]:
 
 def test_known_heatmaps_give_back_the_image_keypoints() -> None:
     keypoints, oracle, batch = oracle_batch(0)
-    found = predict(oracle, CODEC, [batch], CPU, "none", 11)
+    found = predict(oracle, CODEC, [batch], CPU, "none", Blur(11))
     assert set(found) == {(f, d) for f in (False, True) for d in ("argmax", "dark")}
     cell = (batch["scale"].numpy() / (np.array(MAP_WH) - 1))[:, None]
     for (_, decoder), predictions in found.items():
@@ -107,7 +108,9 @@ def test_batches_are_joined_in_order() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return next(heatmaps)(images)
 
-    found = predict(Turns(), CODEC, [batch for *_, batch in whole], CPU, "none", 11)[True, "dark"]
+    found = predict(Turns(), CODEC, [batch for *_, batch in whole], CPU, "none", Blur(11))[
+        True, "dark"
+    ]
     assert found.rows.tolist() == [0, 1, 2, 3, 4, 5]
     expected = np.concatenate([keypoints for keypoints, *_ in whole])
     assert np.abs(found.keypoints - expected).max() < 0.1
@@ -122,14 +125,14 @@ def test_a_batch_changes_no_ones_prediction(model: PoseModel) -> None:
         "scale": torch.full((4, 2), 80.0, dtype=torch.float64),
         "row": torch.arange(4),
     }
-    together = predict(model, CODEC, [batch], CPU, "none", 11)[True, "argmax"]
+    together = predict(model, CODEC, [batch], CPU, "none", Blur(11))[True, "argmax"]
     alone = predict(
         model,
         CODEC,
         [{k: v[i : i + 1] for k, v in batch.items()} for i in range(4)],
         CPU,
         "none",
-        11,
+        Blur(11),
     )[True, "argmax"]
     np.testing.assert_allclose(together.keypoints, alone.keypoints, atol=1e-9)
     np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)

@@ -43,6 +43,7 @@ BAD = [
     ("evaluate.flip_test", "1", "evaluate.flip_test = 1, expected: input should be a valid bool"),
     ("codec.heatmap_size", "36", "codec.heatmap_size = 36, expected: input should be a valid arr"),
     ("codec.blur_kernel_size", "10", "codec.blur_kernel_size must be odd, got 10"),
+    ("codec.blur_border", "wrap", "codec.blur_border = \"wrap\", expected: input should be 'zero'"),
     ("weights.sha256", "abc", 'weights.sha256 = "abc", expected: string should match pattern'),
     ("weights.source", "file", "weights.file must be given when source is file"),
     ("weights.source", "url", "weights.url must be given when source is url"),

@@ -234,7 +234,7 @@ def test_sapiens_is_the_official_model(size: str) -> None:
         (768, 1024),
         (192, 256),
     )
-    assert (codec.sigma, codec.blur_kernel_size) == (6.0, 11)
+    assert (codec.sigma, codec.blur_kernel_size, codec.blur_border) == (6.0, 11, "zero")
     assert params.train.layer_decay == 0.85
     assert f"AP {ap}, AR {ar} on val2017" in header(name)
     assert params.weights.repo == "facebook/sapiens"
@@ -258,7 +258,7 @@ def test_vitpose_is_the_official_model(size: str) -> None:
     assert (law.drop_path, params.train.layer_decay) == (drop_path, layer_decay)
     codec = params.codec
     assert (codec.type, codec.input_size, codec.heatmap_size) == ("gaussian", (192, 256), (48, 64))
-    assert (codec.sigma, codec.blur_kernel_size) == (2.0, 11)
+    assert (codec.sigma, codec.blur_kernel_size, codec.blur_border) == (2.0, 11, "mirror")
     assert f"AP {ap}, AR {ar} on val2017" in header(name)
 
 
