@@ -5,8 +5,9 @@
     python recipes/apply.py NAME --args     # flags instead; params.yaml stays as it is:
     eval "dvc exp run $(python recipes/apply.py NAME --args)"
 
-A recipe holds only what differs from the committed params.yaml, which `git checkout params.yaml`
-brings back. The result is validated before it is written. Seconds.
+A recipe states every key that any recipe sets, so that one can follow another; `git checkout
+params.yaml` brings the embedded default back. The result is validated before it is written.
+Seconds.
 """
 
 from __future__ import annotations
