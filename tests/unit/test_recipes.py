@@ -168,9 +168,9 @@ def test_flags_of_odd_strings(params_copy: Path) -> None:
 def test_applying_writes_and_prints_the_difference(
     params_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
+    before, after = leaves(load_params(apply.PARAMS)), leaves(resolved("sapiens_1b_coco_1024x768"))
     run_main(monkeypatch, "sapiens_1b_coco_1024x768")
     lines = capsys.readouterr().out.splitlines()
-    before, after = leaves(load_params(apply.PARAMS)), leaves(resolved("sapiens_1b_coco_1024x768"))
     assert len(lines) == sum(after[key] != before[key] for key in after)
     assert 'data.source: "synthetic" -> "coco"' in lines
     assert "codec.input_size: [72, 96] -> [768, 1024]" in lines
