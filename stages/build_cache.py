@@ -49,6 +49,9 @@ def main(params: Params) -> None:
     found = {kind: read_annotations(root, split) for kind, split in splits.items()}
     bad = [record for annotations in found.values() for record in annotations.bad]
     _stop_on_bad(params, bad)
+    for one in found.values():
+        if one.outside:
+            log(f"{NAME}: {one.name}: left out {one.outside} persons with a box off the image")
     tables = {kind: (split, found[kind].persons) for kind, split in splits.items()}
     if params.data.detections is not None:
         tables["detections"] = (splits["val"], _detected(found["val"]))

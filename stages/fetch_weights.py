@@ -6,7 +6,8 @@
 stand-in without a download, not a pretrained model. `file`, `url` and `huggingface` convert a
 checkpoint of Sapiens, ViTPose (its own, mmpose's, Hugging Face's), timm, MAE, or ours; with
 `weights.head: keep` a pose checkpoint's head as well. Writes data/weights/start.safetensors and
-metrics/fetch_weights. Seconds, plus the download.
+metrics/fetch_weights. Seconds, plus the download; what a url gave stays in
+data/resume/fetch_weights, so that another model's conversion does not fetch it again.
 
 Known files of Sapiens on the Hugging Face Hub (CC BY-NC 4.0). Their names come from the projects'
 documentation and were not fetched by us; they may have moved. weights.revision: main finds them,

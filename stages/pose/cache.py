@@ -7,7 +7,6 @@ alone, so worker count and interruption change nothing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from pose import geometry
 from pose.coco import BadImageError, BadRecord, Images, Person, by_image, decode_image
 from pose.codec import UdpCodec
+from pose.files import replacing
 from pose.skeleton import NUM_KEYPOINTS
 
 TARGET_NUMBERS = 3 * NUM_KEYPOINTS
@@ -87,11 +87,9 @@ def write_shard(
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    beside = path.with_name(path.name + ".tmp")
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    with pa.OSFile(str(beside), "wb") as stream, pa.ipc.new_file(stream, SCHEMA) as writer:
+    with replacing(path) as beside, pa.ipc.new_file(beside, SCHEMA) as writer:
         writer.write_table(table)
-    os.replace(beside, path)
 
 
 def _row(person: Person, image: NDArray[np.uint8], spec: CropSpec) -> dict[str, Any]:

@@ -8,11 +8,11 @@ refused too, by torch itself.
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import re
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pose.errors import PoseError
-from pose.files import write_atomic
+from pose.files import replacing
 
 State = dict[str, Tensor]
 
@@ -62,6 +62,8 @@ HARMLESS = (
     "pathlib._local.PosixPath",
 )
 
+WRAPPERS = ("state_dict", "state_dict_ema", "model", "module")
+
 STARTS = {"it is a web page": b"<", "it is a Git LFS pointer": b"version https://git-lfs"}
 
 
@@ -79,7 +81,8 @@ def save_weights(path: Path, state: State, provenance: dict[str, Any]) -> None:
     """safetensors file with `provenance` as JSON under one metadata key, so bytes are stable."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
-    write_atomic(path, safetensors.torch.save(tensors, metadata))
+    with replacing(path) as beside:
+        safetensors.torch.save_file(tensors, beside, metadata)
 
 
 def read_weights(path: Path) -> State:
@@ -90,7 +93,9 @@ def read_weights(path: Path) -> State:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
         with torch.serialization.safe_globals([(Inert, name) for name in HARMLESS]):
-            return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
+            mapped = zipfile.is_zipfile(path)  # then the file is not copied into memory as well
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return _tensors(content, path)
     except UNREADABLE as error:
         if unknown := re.search(r"GLOBAL (\S+)", str(error)):
             raise PoseError(
@@ -126,16 +131,27 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def _tensors(content: Any, path: Path) -> State:
-    """The tensor dictionary inside a .pth: flat, or under 'state_dict', 'model' or 'module'."""
-    for key in ("state_dict", "model", "module"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        raise PoseError(f"{path}: holds no tensors")
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    """The tensor dictionary inside a .pth: flat, or under WRAPPERS, one inside another."""
+    while inner := _wrapped(content):
+        content = inner
+    items = content.items() if isinstance(content, dict) else ()
+    state = {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
     if not state:
-        raise PoseError(f"{path}: holds no tensors")
+        keys = f" (keys: {some([str(key) for key, _ in items])})" if items else ""
+        raise PoseError(f"{path}: holds no tensors{keys}; is it a checkpoint?")
     return state
+
+
+def _wrapped(content: Any) -> Any:
+    if not isinstance(content, dict):
+        return None
+    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+
+
+def require_finite(state: State) -> None:
+    """Raises PoseError that names the first tensors with a NaN or an infinity."""
+    if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise PoseError(f"has numbers that are not finite in {some(bad)}; fetch it again")
 
 
 def require_same(expected: State, state: State) -> None:
@@ -181,9 +197,8 @@ def _load_state(model: torch.nn.Module, state: State, path: Path) -> None:
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
     """One atomic file; bytes do not depend on the file's name."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomic(path, buffer.getvalue())
+    with replacing(path) as beside, beside.open("wb") as stream:
+        torch.save(state, stream)
 
 
 def read_training_state(path: Path) -> dict[str, Any] | None:

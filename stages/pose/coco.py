@@ -54,7 +54,11 @@ class BadRecord:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Checked content of one person_keypoints_*.json; persons without crowds, sorted by image."""
+    """Checked content of one person_keypoints_*.json; persons without crowds, sorted by image.
+
+    outside counts persons that are in annotations, and so in COCOeval, but not in persons: no part
+    of their box lies on the image (mmpose leaves them out as well).
+    """
 
     name: str
     images: list[dict[str, Any]]
@@ -62,6 +66,7 @@ class Annotations:
     categories: list[dict[str, Any]]
     persons: list[Person]
     bad: list[BadRecord]
+    outside: int = 0
 
 
 class Images:
@@ -125,7 +130,7 @@ def read_annotations(root: Path, split: str) -> Annotations:
     raw = _parse(_annotation_bytes(root, name), name)
     images = _checked_images(raw["images"], name)
     known = {image["id"]: image for image in images}
-    good, persons, bad = [], [], []
+    good, persons, bad, outside = [], [], [], 0
     for annotation in raw["annotations"]:
         if annotation.get("category_id") != PERSON_CATEGORY:
             continue
@@ -134,9 +139,12 @@ def read_annotations(root: Path, split: str) -> Annotations:
             continue
         good.append(annotation)
         if not annotation.get("iscrowd"):
-            persons.append(_person(annotation, known[annotation["image_id"]]))
+            person = _person(annotation, known[annotation["image_id"]])
+            seen = min(person.bbox_xywh[2:]) > 0
+            outside += not seen
+            persons += [person] if seen else []
     persons.sort(key=lambda person: (person.image_id, person.ann_id))
-    return Annotations(name, images, good, raw["categories"], persons, bad)
+    return Annotations(name, images, good, raw["categories"], persons, bad, outside)
 
 
 def annotation_fault(annotation: dict[str, Any], images: dict[int, Any]) -> str | None:

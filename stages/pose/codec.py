@@ -43,7 +43,8 @@ class UdpCodec:
     def encode(self, keypoints_input: Array, keypoint_weights: Array) -> NDArray[np.float32]:
         """(K, 3) targets, centre x, y in cells and loss weight, from input pixels (K, 2).
 
-        Pixels become cells in float32, as in the official code: the maps then agree to a bit.
+        Pixels become cells in float32, as in the official code, which the maps then equal but for
+        rounding.
         """
         step = (np.array(self.input_size) - 1) / (np.array(self.heatmap_size) - 1)
         cells = (keypoints_input.astype(np.float32) / step.astype(np.float32)).astype(np.float64)

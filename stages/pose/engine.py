@@ -42,6 +42,7 @@ class TrainState:
             "history": self.history,
             "window": self.window,
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
     def restore_(self, saved: dict[str, Any]) -> None:
@@ -50,6 +51,8 @@ class TrainState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.history, self.window = saved["step"], saved["history"], saved["window"]
         torch.set_rng_state(saved["rng"])
+        if torch.cuda.is_available() and saved["cuda_rng"]:
+            torch.cuda.set_rng_state_all(saved["cuda_rng"])
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pose.checkpoint import State, require_same, some
+from pose.checkpoint import State, require_finite, require_same, some
 from pose.errors import PoseError
 from pose.model import PoseModel, resize_pos_embed
 
@@ -54,6 +54,8 @@ RENAMES = [
 ]
 HF_QKV = re.compile(r"^(backbone\.blocks\.\d+)\.attention\.attention\.(query|key|value)\.(.+)$")
 IN_HEAD = re.compile(r"^head\.(deconv_layers|conv_layers|final_layer)\.")
+IN_A_HEAD = re.compile(r"^(module\.)?(model\.)?keypoint_head\.")
+WRAPPED = re.compile(r"^(module\.)?(model\.)?")
 NOT_OURS = re.compile(  # what other projects keep beside a backbone's own tensors
     r"^backbone\.(cls_token|mask_token|decoder_.*|head\..*|fc_norm\..*|pre_logits\..*)$"
 )
@@ -101,6 +103,7 @@ def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, Loa
         _require_part(part, expected, kept, note)
     if not keep_head:
         report.notes.append("the model's head starts fresh")
+    require_finite(kept)
     report.loaded = sorted(kept)
     return kept, report
 
@@ -119,7 +122,7 @@ def _our_names(state: State) -> State:
     prefixed = any(re.match(r"(module\.)?(model\.)?backbone\.", name) for name in state)
     found: State = {}
     for name, tensor in state.items():
-        bare = name if prefixed else re.sub(r"^(module\.)?(model\.)?", "backbone.", name)
+        bare = name if prefixed or IN_A_HEAD.match(name) else WRAPPED.sub("backbone.", name)
         for pattern, replacement in RENAMES:
             bare = pattern.sub(replacement, bare)
         found[bare] = tensor
@@ -215,10 +218,9 @@ def fit_pos_embed(pos_embed: Tensor, grid_hw: tuple[int, int], adds_class_row: b
     number: where that differs, it fails. Raises PoseError if no grid is left.
     """
     rows, count = pos_embed.shape[1], grid_hw[0] * grid_hw[1]
-    if adds_class_row:
-        pos_embed = pos_embed[:, 1:] + pos_embed[:, :1]
-    elif _has_class_row(rows, grid_hw):
-        pos_embed = pos_embed[:, 1:]
+    if rows != count and (adds_class_row or _has_class_row(rows, grid_hw)):
+        first, rest = pos_embed[:, :1], pos_embed[:, 1:]
+        pos_embed = rest + first if adds_class_row else rest
     if pos_embed.shape[1] == count:
         return pos_embed
     source = _source_grid(pos_embed.shape[1], grid_hw)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,24 @@ from pose.errors import PoseError
 CHUNK = 1 << 20  # bytes
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write beside and move: a reader or a kill never meets a partial file."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; moved into place at the end, once it is on the disk.
+
+    So a reader or a kill never meets a partial file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
+    yield beside
+    with beside.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(beside, path)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write beside and move, see replacing."""
+    with replacing(path) as beside:
+        beside.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:

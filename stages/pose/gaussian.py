@@ -6,6 +6,7 @@ Source: mmpose/codecs/udp_heatmap.py (gaussian) of the Sapiens fork; DARK from Z
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -26,23 +27,25 @@ def encode_targets(
 
     keypoint_weights (K,) is min(1, COCO visibility): occluded weighs as much as visible. The weight
     becomes 0 where the 3-sigma window misses the map; a keypoint outside whose window still touches
-    it keeps its weight and a partial gaussian, as in the official code. Below 0.5 a keypoint is
-    unlabelled: its centre becomes 0, so that NaN coordinates cannot leak, and its map stays empty.
+    it keeps its weight and a partial gaussian, as in the official code. Where the weight is below
+    0.5 the map stays empty and the centre becomes 0, so that NaN coordinates cannot leak.
     """
-    labelled = keypoint_weights >= 0.5
-    centers = np.where(labelled[:, None], keypoints_heatmap, 0.0)
+    labelled = keypoint_weights[:, None] >= 0.5
+    centers = np.where(labelled, keypoints_heatmap, 0.0)
     nearest, radius = np.trunc(centers + 0.5), 3 * sigma
     first, last = np.trunc(nearest - radius), np.trunc(nearest + radius + 1)
-    inside = (first < np.array(heatmap_wh)).all(1) & (last >= 0).all(1)
-    weights = np.where(labelled & ~inside, 0.0, keypoint_weights)
-    return np.concatenate([centers, weights[:, None]], axis=1).astype(np.float32)
+    inside = ((first < np.array(heatmap_wh)) & (last >= 0)).all(1, keepdims=True)
+    weights = np.where(labelled & ~inside, 0.0, keypoint_weights[:, None])
+    return np.hstack([np.where(inside, centers, 0.0), weights]).astype(np.float32)
 
 
 def render_heatmaps(targets: Tensor, heatmap_wh: tuple[int, int], sigma: float) -> Tensor:
     """Heatmaps (B, K, H, W) in [0, 1] from targets (B, K, 3), on the targets' device.
 
     The 2-D gaussian is the outer product of two 1-D ones, each cut to the 3-sigma window around
-    the nearest cell: exactly the official map, in one batched call.
+    the nearest cell: the official map, in one batched call. The official window's corner is cut
+    toward zero; where 3 sigma is no whole number the gaussian slips with it, by a cell at most (at
+    the left and upper edge for sigma 1.5).
     """
     columns = _gaussian_1d(targets[..., 0], heatmap_wh[0], sigma)
     rows = _gaussian_1d(targets[..., 1], heatmap_wh[1], sigma) * (targets[..., 2:] >= 0.5)
@@ -54,7 +57,8 @@ def _gaussian_1d(centers: Tensor, length: int, sigma: float) -> Tensor:
     nearest, radius = torch.trunc(centers + 0.5), 3 * sigma
     first, last = torch.trunc(nearest - radius), torch.trunc(nearest + radius + 1)
     inside = (cells >= first[..., None]) & (cells < last[..., None])
-    return torch.exp(-((cells - centers[..., None]) ** 2) / (2 * sigma**2)) * inside
+    slipped = centers + (first + math.floor(radius + 0.5) - nearest)
+    return torch.exp(-((cells - slipped[..., None]) ** 2) / (2 * sigma**2)) * inside
 
 
 def argmax_decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -24,7 +25,17 @@ NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Quality = Annotated[int, Field(ge=1, le=100)]
 SizeWH = tuple[Count, Count]
-Range = tuple[NonNegative, NonNegative]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if list(values) != sorted(values):
+        raise PydanticCustomError("order", "ascending numbers")
+    return values
+
+
+Ascending = AfterValidator(_ascending)
+Range = Annotated[tuple[NonNegative, NonNegative], Ascending]
 
 
 class Section(BaseModel):
@@ -79,6 +90,8 @@ class Weights(Section):
         for key in needs.get(self.source, []):
             if not getattr(self, key):
                 raise ValueError(f"{key} must be given when source is {self.source}")
+        if self.source == "embedded" and self.head == "keep":
+            raise ValueError("head = 'keep', but the embedded backbone has no head; use fresh")
         return self
 
 
@@ -109,7 +122,7 @@ class Model(Section):
     embed_dim: Count
     depth: Count
     num_heads: Count
-    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    drop_path: BelowOne
     head: Literal["sapiens", "classic", "simple"]
     deconv_channels: tuple[Count, ...]
     conv_channels: tuple[Count, ...]
@@ -142,7 +155,7 @@ class Augment(Section):
     half_body_min_keypoints: Count
     shift_factor: NonNegative
     shift_prob: Probability
-    scale_factor: Annotated[float, Field(ge=0, lt=1)]
+    scale_factor: BelowOne
     rotate_deg: Annotated[float, Field(ge=0, le=180)]
     rotate_prob: Probability
     brightness_delta: Annotated[int, Field(ge=0, le=255)]
@@ -153,7 +166,7 @@ class Augment(Section):
     blur_prob: Probability
     median_blur_prob: Probability
     dropout_prob: Probability
-    dropout_size: tuple[Probability, Probability]
+    dropout_size: Annotated[tuple[Probability, Probability], Ascending]
     min_keypoints: Natural
     official_quirks: bool
 
@@ -161,7 +174,7 @@ class Augment(Section):
 class Train(Section):
     lr: Positive
     weight_decay: NonNegative
-    betas: tuple[Probability, Probability]
+    betas: tuple[BelowOne, BelowOne]
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     batch_size: Count
     clip_grad_norm: Positive
@@ -169,11 +182,17 @@ class Train(Section):
     warmup_epochs: NonNegative
     schedule: Literal["cosine", "multistep"]
     min_lr: NonNegative
-    milestones: tuple[Count, ...]
+    milestones: Annotated[tuple[Count, ...], Ascending]
     gamma: Positive
     amp: Literal["none", "bf16"]
     log_steps: Count
     checkpoint_steps: Count
+
+    @model_validator(mode="after")
+    def _lr_falls(self) -> Train:
+        if self.schedule == "cosine" and self.min_lr > self.lr:
+            raise ValueError(f"min_lr = {self.min_lr}, expected at most train.lr = {self.lr}")
+        return self
 
 
 class Phase(Section):
@@ -187,7 +206,7 @@ class Ssl(Section):
     unlabelled_weight: NonNegative
     ramp_fraction: Probability
     rotate_deg: Annotated[float, Field(ge=0, le=180)]
-    scale_factor: Annotated[float, Field(ge=0, lt=1)]
+    scale_factor: BelowOne
     affine_prob: Probability
     joint_cutout: Natural
     joint_occlude: Natural

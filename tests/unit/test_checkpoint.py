@@ -134,10 +134,21 @@ def test_metadata_of_real_checkpoints_does_no_harm(
 
 @pytest.mark.parametrize("wrap", [None, "state_dict", "model", "module"])
 def test_tensors_are_found_under_their_wrapper(tmp_path: Path, wrap: str | None) -> None:
-    state = {"a.weight": torch.randn(2), "b": torch.randn(1), "no_tensor": 3}
+    state = {"a.weight": torch.randn(2), "b": torch.randn(1), "no_tensor": 3, 7: torch.ones(1)}
     found = checkpoint.read_weights(saved(tmp_path, {wrap: state, "epoch": 3} if wrap else state))
     assert found.keys() == {"a.weight", "b"}
     assert all(torch.equal(found[name], state[name]) for name in found)
+
+
+def test_a_wrapper_inside_another(tmp_path: Path) -> None:
+    inner = {"a": torch.randn(2)}
+    found = checkpoint.read_weights(saved(tmp_path, {"model": {"state_dict_ema": inner, "n": 1}}))
+    assert found.keys() == {"a"}
+
+
+def test_a_file_without_tensors_tells_its_keys(tmp_path: Path) -> None:
+    with pytest.raises(PoseError, match=r"holds no tensors \(keys: epoch, 3\)"):
+        checkpoint.read_weights(saved(tmp_path, {"epoch": 2, 3: "x"}))
 
 
 class Trap:

@@ -35,6 +35,15 @@ def test_persons_are_sorted_by_image_and_crowds_and_others_left_out(tiny_coco: T
     ]
 
 
+def test_a_box_off_the_image_is_no_person_but_stays_in_the_truth(tiny_coco: TinyCoco) -> None:
+    tiny_coco.raw["annotations"][1]["bbox"] = [300, 10, 50, 100]
+    tiny_coco.save()
+    found = read_annotations(tiny_coco.root, SPLIT)
+    assert 11 not in {p.ann_id for p in found.persons}
+    assert 11 in {a["id"] for a in found.annotations}
+    assert (found.outside, found.bad) == (1, [])
+
+
 def test_by_image_of_nobody() -> None:
     assert list(by_image([])) == []
 

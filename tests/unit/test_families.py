@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +160,21 @@ def test_vitpose_simple_file(simple: ModelSpec) -> None:
     found, report = convert(vitpose(state), build_on_meta(simple), True)
     assert_same(found, state)
     assert "model.head simple, deconv_channels [], conv_channels [], 17 maps" in report.notes[1]
+
+
+def test_vitpose_without_a_prefix_before_its_backbone(classic: ModelSpec) -> None:
+    state = vitpose(random_state(classic))
+    bare = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
+    found, _ = convert(bare, build_on_meta(classic), keep_head=True)
+    expected, _ = convert(state, build_on_meta(classic), keep_head=True)
+    assert found.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite(spec: ModelSpec, ours: State, value: float) -> None:
+    ours = {**ours, "backbone.norm.bias": torch.full((16,), value)}
+    with pytest.raises(PoseError, match=r"not finite in backbone\.norm\.bias"):
+        convert(ours, build_on_meta(spec), keep_head=False)
 
 
 def test_vitpose_at_another_size_adds_its_class_row_first(spec: ModelSpec) -> None:
@@ -332,6 +348,11 @@ def test_class_row_and_source_grid(rows: int, grid, dropped: int, source) -> Non
     if source != grid:
         planes = F.interpolate(planes, grid, mode="bicubic", align_corners=False, antialias=False)
     assert torch.equal(found, planes.flatten(2).transpose(1, 2))
+
+
+def test_a_vitpose_file_whose_class_row_is_merged_already_stays() -> None:
+    rows = torch.randn(1, 12, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(fit_pos_embed(rows, (4, 3), adds_class_row=True), rows)
 
 
 @pytest.mark.parametrize("rows", [0, 1 + 7, 14, 23])

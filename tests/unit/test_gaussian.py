@@ -27,9 +27,11 @@ def official_map(center, weight: float, map_wh, sigma: float) -> tuple[np.ndarra
     right, bottom = int(near_x + radius + 1), int(near_y + radius + 1)
     if left >= width or top >= height or right < 0 or bottom < 0:
         return out, 0.0
+    middle = (2 * radius + 1) // 2
+    x0, y0 = left + middle + mu_x - near_x, top + middle + mu_y - near_y
     for y in range(max(0, top), min(bottom, height)):
         for x in range(max(0, left), min(right, width)):
-            out[y, x] = math.exp(-((x - mu_x) ** 2 + (y - mu_y) ** 2) / (2 * sigma**2))
+            out[y, x] = math.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * sigma**2))
     return out, weight
 
 
@@ -52,7 +54,7 @@ CENTERS = [
 ]
 
 
-@pytest.mark.parametrize("sigma", [1.5, 2.0])
+@pytest.mark.parametrize("sigma", [1.3, 1.5, 1.7, 2.0])
 @pytest.mark.parametrize("center", CENTERS)
 def test_map_and_weight_equal_the_official_loop(center, sigma: float) -> None:
     for weight in (0.0, 0.4, 0.5, 0.51, 1.0):
@@ -71,11 +73,11 @@ def test_targets_are_centre_and_weight_in_cells() -> None:
 
 
 def test_render_is_batched_and_weightless_maps_stay_empty() -> None:
-    targets = torch.tensor([[[5.0, 6.0, 1.0], [7.0, 8.0, 0.0]], [[1.0, 2.0, 1.0]] * 2])
+    targets = torch.tensor([[[5.0, 6.0, 1.0], [7.0, 8.0, 0.0]], [[11.0, 12.0, 1.0]] * 2])
     found = gaussian.render_heatmaps(targets, MAP_WH, SIGMA)
     assert found.shape == (2, 2, 32, 24)
     assert found[0, 0, 6, 5] == 1
-    assert found[1, 1, 2, 1] == 1
+    assert found[1, 1, 12, 11] == 1
     assert not found[0, 1].any()
 
 
