@@ -2,9 +2,11 @@
 
     python stages/build_cache.py
 
-Reads data/coco; writes data/cache (train/ and val/ shards, ground_truth.json of val,
-quarantine.json, summary.json) and metrics/build_cache. With `data.detections` also the shards of
-detections/, for which val's images are read once more: so val's shards do not depend on them.
+Reads data/coco; writes data/cache and metrics/build_cache. Shards of train/ (persons with
+keypoints), unlabelled/ (training persons with a box only, see `data.labelled_persons` and
+`data.unlabelled`) and val/; ground_truth.json of val, quarantine.json, summary.json. With
+`data.detections` also the shards of detections/, for which val's images are read once more: so
+val's shards do not depend on them.
 Seconds with the embedded default; an interrupted build goes on at the next shard.
 """
 
@@ -12,14 +14,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 import stage
-from pose.cache import CropSpec, CropTable, plan_shards, shard_paths, write_shard
-from pose.coco import Annotations, BadRecord, Person, read_annotations
+from pose.cache import CropSpec, CropTable, ShardNotes, plan_shards, psnr_db, write_shard
+from pose.coco import Annotations, BadRecord, Images, Person, read_annotations, read_images
 from pose.codec import UdpCodec
 from pose.detections import read_detections
 from pose.errors import PoseError
@@ -27,9 +31,20 @@ from pose.files import read_json, write_json
 from pose.log import log
 from pose.params import Params
 from pose.processes import worker_pool
+from pose.splits import SplitLaw, training_persons
 
 NAME = "build_cache"
+UNLABELLED_SPLIT = "unlabeled2017"
 MAX_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Table:
+    """Persons of a split on their way into shards whose paths begin with `start`."""
+
+    start: str
+    split: str
+    persons: list[Person]
 
 
 def main(params: Params) -> None:
@@ -52,26 +67,43 @@ def main(params: Params) -> None:
     for one in found.values():
         if one.outside:
             log(f"{NAME}: {one.name}: left out {one.outside} persons with a box off the image")
-    tables = {kind: (split, found[kind].persons) for kind, split in splits.items()}
+    train = training_persons(found["train"], stage.pick(SplitLaw, params.data))
+    tables = [
+        Table("train/", splits["train"], train),
+        Table("val/", splits["val"], found["val"].persons),
+    ]
     if params.data.detections is not None:
-        tables["detections"] = (splits["val"], _detected(found["val"]))
+        tables.append(Table("detections/", splits["val"], _detected(found["val"].images)))
+    if "images" in params.data.unlabelled:
+        tables.append(Table("unlabelled/images-", UNLABELLED_SPLIT, _unlabelled(params, root)))
     with stage.resume_folder(NAME) as folder:
-        for kind, (split, persons) in tables.items():
-            shards = plan_shards(persons, params.data.shard_persons)
-            unreadable = _write_split(folder / kind, root, split, shards, spec)
-            new = [record for record in unreadable if record not in bad]
+        errors: list[float] = []
+        for table in tables:
+            notes = _write_split(folder, root, table, params.data.shard_persons, spec)
+            new = [record for note in notes for record in note.bad if record not in bad]
             _stop_on_bad(params, new)
             bad += new
-        _write_tables(folder, found["val"], splits["val"], bad)
+            errors += [error for note in notes for error in note.squared_errors]
+        _write_tables(folder, found["val"], splits["val"], bad, errors)
         _publish(folder)
 
 
-def _detected(val: Annotations) -> list[Person]:
+def _detected(images: list[dict[str, Any]]) -> list[Person]:
     """The detector's persons in val's images."""
-    found = read_detections(stage.DETECTIONS, val.images)
+    found = read_detections(stage.DETECTIONS, images)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in found.left_out.items())
     log(f"{NAME}: {len(found.persons):,} detections; left out: {left_out}")
     return found.persons
+
+
+def _unlabelled(params: Params, root: Path) -> list[Person]:
+    """Confident detections in images that nobody annotated."""
+    images = read_images(root, UNLABELLED_SPLIT)
+    found = read_detections(stage.UNLABELLED_DETECTIONS, images).persons
+    threshold = params.data.unlabelled_score_thr
+    kept = [person for person in found if person.bbox_score >= threshold]
+    log(f"{NAME}: {len(kept):,} of {len(found):,} unlabelled detections score {threshold} or more")
+    return kept
 
 
 def _stop_on_bad(params: Params, bad: list[BadRecord]) -> None:
@@ -87,29 +119,40 @@ def _stop_on_bad(params: Params, bad: list[BadRecord]) -> None:
 
 
 def _write_split(
-    folder: Path, root: Path, split: str, shards: list[list[Person]], spec: CropSpec
-) -> list[BadRecord]:
-    """Write the shards that an earlier, killed run has not finished; returns all bad images."""
-    folder.mkdir(exist_ok=True)
-    paths = list(shard_paths(folder, len(shards)))
+    folder: Path, root: Path, table: Table, shard_persons: int, spec: CropSpec
+) -> list[ShardNotes]:
+    """Write the shards that an earlier, killed run has not finished; returns all their notes."""
+    shards = plan_shards(table.persons, shard_persons)
+    paths = [folder / f"{table.start}{index:05d}.arrow" for index in range(len(shards))]
     count = len(shards)
     with worker_pool(stage.workers()) as pool:
-        done = pool.map(_shard_job, paths, [root] * count, [split] * count, shards, [spec] * count)
-        bar = tqdm(done, f"crops of {folder.name}", count, disable=None)
-        return [bad for found in bar for bad in found]
+        splits = [table.split] * count
+        done = pool.map(_shard_job, paths, [root] * count, splits, shards, [spec] * count)
+        return list(tqdm(done, f"crops of {table.start.split('/')[0]}", count, disable=None))
 
 
 def _shard_job(
     path: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
-) -> list[BadRecord]:
+) -> ShardNotes:
     notes = path.with_suffix(".json")  # written last: marks the shard as finished
     if not notes.exists():
-        bad = write_shard(path, root, split, persons, spec)
-        write_json(notes, [asdict(record) for record in bad])
-    return [BadRecord(**record) for record in read_json(notes)]
+        others = path.parent.parent / "unlabelled" / path.name  # of training persons, boxes only
+        unlabelled = others if path.parent.name == "train" else None
+        images = _images(root, split)
+        write_json(notes, asdict(write_shard(path, images, persons, spec, unlabelled)))
+    found = read_json(notes)
+    return ShardNotes([BadRecord(**record) for record in found["bad"]], found["squared_errors"])
 
 
-def _write_tables(folder: Path, val: Annotations, val_split: str, bad: list[BadRecord]) -> None:
+@cache
+def _images(root: Path, split: str) -> Images:
+    """Opened once a worker: the directory of COCO's zip alone takes half a second to read."""
+    return Images(root, split)
+
+
+def _write_tables(
+    folder: Path, val: Annotations, val_split: str, bad: list[BadRecord], errors: list[float]
+) -> None:
     """Ground truth of val without what was left out, the quarantine list, and the counts."""
     names = {record.record for record in bad if record.file == val_split}
     kept = {image["id"] for image in val.images if image["file_name"] not in names}
@@ -124,13 +167,13 @@ def _write_tables(folder: Path, val: Annotations, val_split: str, bad: list[BadR
     }
     write_json(folder / "ground_truth.json", truth)
     write_json(folder / "quarantine.json", [asdict(record) for record in bad])
-    counts = {"bad_records": len(bad)}
-    for kind in ("train", "val"):
-        table = CropTable(folder / kind)
-        counts[f"{kind}_labelled"] = len(table.labelled())
-        counts[f"{kind}_unlabelled"] = len(table.unlabelled())
-    if (detections := folder / "detections").is_dir():
-        counts["val_detections"] = len(CropTable(detections))
+    counts: dict[str, float] = {"bad_records": len(bad)}
+    for kind in ("train", "unlabelled", "val", "detections"):
+        if (folder / kind).is_dir():
+            counts[kind] = len(CropTable(folder / kind))
+    counts["val_labelled"] = len(CropTable(folder / "val").labelled())
+    if errors:
+        counts["crop_psnr_db"] = round(psnr_db(errors), 2)
     write_json(folder / "summary.json", counts)
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
     with stage.live(NAME) as live:

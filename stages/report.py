@@ -106,7 +106,7 @@ def _person(
     if keypoints is None:
         return caption(enlarge(view, CELL), "no box")
     points = (np.array(keypoints) - corner - first + 0.5) * (CELL / view.shape[0]) - 0.5
-    labelled = table.keypoints[row, :, 2] > 0
+    labelled = table.keypoints[row][:, 2] > 0
     return caption(draw_pose(enlarge(view, CELL), points, labelled, 2), f"OKS {oks:.2f}")
 
 

@@ -32,6 +32,7 @@ from pose.processes import die_with
 ROOT = Path(__file__).resolve().parents[1]
 COCO = Path("data/coco")
 DETECTIONS = COCO / "detections.json"
+UNLABELLED_DETECTIONS = COCO / "unlabelled_detections.json"
 WEIGHTS = Path("data/weights/start.safetensors")
 CACHE = Path("data/cache")
 RESUME = Path("data/resume")

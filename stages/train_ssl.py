@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 import stage
 import training
 from pose.cache import CropTable
@@ -31,13 +33,13 @@ def main(params: Params) -> None:
     model.to(device)
     if params.ssl.epochs == 0:
         return training.hand_on(NAME, model, start_weights)
-    table = CropTable(stage.CACHE / "train")
+    table, more = CropTable(stage.CACHE / "train"), CropTable(stage.CACHE / "unlabelled")
     seed, size, law = params.run.seed, params.train.batch_size, params.ssl
     labelled = training.training_samples(
         params, table, table.labelled(), params.augment.min_keypoints, (seed, STREAM)
     )
     others = training.training_samples(  # their targets are empty: nothing to demand
-        params, table, table.unlabelled(), 0, (seed, STREAM_UNLABELLED)
+        params, more, np.arange(len(more)), 0, (seed, STREAM_UNLABELLED)
     )
     per_epoch = max(
         steps_per_epoch(len(labelled), size),

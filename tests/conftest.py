@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pose.cache import CropSpec, CropTable, plan_shards, write_shard
-from pose.coco import read_annotations
+from pose.coco import Images, read_annotations
 from pose.codec import UdpCodec
 from pose.model import ModelSpec
 from tiny import SPLIT, TinyCoco, person, picture
@@ -114,11 +114,9 @@ def crop_table(tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec) -> Crop
     """The cache of tiny_coco, in two shards."""
     folder = tmp_path / "cache"
     folder.mkdir()
-    persons = read_annotations(tiny_coco.root, SPLIT).persons
+    images, persons = Images(tiny_coco.root, SPLIT), read_annotations(tiny_coco.root, SPLIT).persons
     for index, shard in enumerate(plan_shards(persons, 4)):
-        assert not write_shard(
-            folder / f"{index:05d}.arrow", tiny_coco.root, SPLIT, shard, crop_spec
-        )
+        assert not write_shard(folder / f"{index:05d}.arrow", images, shard, crop_spec).bad
     return CropTable(folder)
 
 

@@ -20,7 +20,7 @@ RENDERER = ("canvas", "body", "puppet", "scenery", "labels", "synthetic")
 ROWS = (
     ("errors", "params", "skeleton", "log", "processes"),
     ("geometry", "files", "remote", "hub"),
-    ("gaussian", "offsets", "heads", "losses", "coco", "detections", *RENDERER),
+    ("gaussian", "offsets", "heads", "losses", "coco", "detections", "splits", *RENDERER),
     ("codec", "augment", "model", "checkpoint"),
     ("cache", "optim", "families"),
     ("dataset", "figures"),

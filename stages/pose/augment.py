@@ -7,6 +7,7 @@ photometric distortion -> blur, median blur, coarse dropout. Arrays in, arrays o
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import albumentations as A
@@ -124,13 +125,6 @@ def move_keypoints(affine: Array, keypoints: Array, flipped: bool) -> tuple[Arra
     return geometry.apply_affine(affine, moved[:, :2]), moved[:, 2]
 
 
-def warp(crop: Image, affine: Array, input_wh: tuple[int, int]) -> Image:
-    """The input image (h, w, 3): bilinear, black outside."""
-    return cv2.warpAffine(crop, affine, input_wh, flags=cv2.INTER_LINEAR).astype(
-        np.uint8, copy=False
-    )
-
-
 def distort_colours(rng: np.random.Generator, law: ColourLaw, image: Image) -> Image:
     """Photometric distortion of a BGR image, with or without the official quirks.
 
@@ -140,17 +134,17 @@ def distort_colours(rng: np.random.Generator, law: ColourLaw, image: Image) -> I
     Every step clips to uint8.
     """
     brightness = rng.uniform(-law.brightness_delta, law.brightness_delta) * rng.integers(2)
-    contrast = rng.uniform(*law.contrast_range)
+    contrast = _table(rng.uniform(*law.contrast_range))
     before, after = _contrast_places(rng, law.official_quirks)
-    image = _scaled(image, 1.0, brightness)
-    if before:
-        image = _scaled(image, contrast)
+    brighter = _table(1.0, brightness)
+    image = _looked_up(image, contrast[brighter] if before else brighter)
     image = _distort_hsv(rng, law, image)
     if after:
-        image = _scaled(image, contrast)
-    if rng.random() < law.channel_swap_prob:
-        image = np.ascontiguousarray(image[..., rng.permutation(3)])
-    return image
+        image = _looked_up(image, contrast)
+    if rng.random() >= law.channel_swap_prob:
+        return image
+    channels = [cv2.extractChannel(image, int(k)) for k in rng.permutation(3)]
+    return cv2.merge(channels).astype(np.uint8, copy=False)
 
 
 def _contrast_places(rng: np.random.Generator, official_quirks: bool) -> tuple[bool, bool]:
@@ -166,20 +160,31 @@ def _distort_hsv(rng: np.random.Generator, law: ColourLaw, image: Image) -> Imag
     mode = rng.integers(4)  # 0 none, 1 saturation, 2 hue, 3 both
     if mode == 0:
         return image
-    hsv: Image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(np.uint8, copy=False)
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     if mode in (1, 3):
-        hsv[..., 1] = _scaled(hsv[..., 1], rng.uniform(*law.saturation_range))
+        _change_channel_(hsv, 1, _table(rng.uniform(*law.saturation_range)))
     if mode in (2, 3) and law.hue_delta:
-        delta = int(rng.integers(-law.hue_delta, law.hue_delta))
-        hue = hsv[..., 0].astype(np.int16) + delta
-        hsv[..., 0] = (hue if law.official_quirks else hue % 180).astype(np.uint8)
+        hue = np.arange(256) + int(rng.integers(-law.hue_delta, law.hue_delta))
+        period = 256 if law.official_quirks else 180
+        _change_channel_(hsv, 0, (hue % period).astype(np.uint8))
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR).astype(np.uint8, copy=False)
 
 
-def _scaled(image: Image, factor: float, offset: float = 0.0) -> Image:
-    """image * factor + offset in float32, clipped and cut to uint8."""
+def _table(factor: float, offset: float = 0.0) -> Image:
+    """(256,) grey levels * factor + offset in float32, clipped and cut to uint8."""
     values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
-    return cv2.LUT(image, np.clip(values, 0, 255).astype(np.uint8)).astype(np.uint8, copy=False)
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _looked_up(image: Image, table: Image) -> Image:
+    """Every grey level replaced by table's; a table that changes nothing costs nothing."""
+    if (table == np.arange(256)).all():
+        return image
+    return cv2.LUT(image, table).astype(np.uint8, copy=False)
+
+
+def _change_channel_(image: cv2.typing.MatLike, channel: int, table: Image) -> None:
+    cv2.insertChannel(cv2.LUT(cv2.extractChannel(image, channel), table), image, channel)
 
 
 def occlusion_pipeline(law: ColourLaw) -> A.Compose:
@@ -203,6 +208,10 @@ def occlusion_pipeline(law: ColourLaw) -> A.Compose:
 
 
 def occlude(rng: np.random.Generator, pipeline: A.Compose, image: Image) -> Image:
-    """The image through occlusion_pipeline, its randomness taken from rng."""
-    pipeline.set_random_seed(int(rng.integers(2**31)))
+    """The image through occlusion_pipeline, its randomness taken from rng.
+
+    One stream for all its transforms: set_random_seed would give each the same one, and then blur
+    and median blur strike the same samples.
+    """
+    pipeline.set_random_state(rng, random.Random(int(rng.integers(2**31))))
     return np.asarray(pipeline(image=image)["image"], dtype=np.uint8)

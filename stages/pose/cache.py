@@ -7,7 +7,7 @@ alone, so worker count and interruption change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from pose import geometry
 from pose.coco import BadImageError, BadRecord, Images, Person, by_image, decode_image
 from pose.codec import UdpCodec
 from pose.files import replacing
-from pose.skeleton import NUM_KEYPOINTS
+from pose.skeleton import LOWER_BODY, NUM_KEYPOINTS, UPPER_BODY
 
 TARGET_NUMBERS = 3 * NUM_KEYPOINTS
+ERROR_SAMPLING = 16  # every so many persons of a shard are compared with their image
 SCHEMA = pa.schema(
     [
         ("ann_id", pa.int64()),
@@ -67,23 +68,65 @@ def plan_shards(persons: list[Person], shard_persons: int) -> list[list[Person]]
     return [shard for shard in shards if shard]
 
 
+@dataclass(frozen=True)
+class ShardNotes:
+    """Images set aside, and the squared errors of the sampled crops, see crop_error."""
+
+    bad: list[BadRecord]
+    squared_errors: list[float]
+
+
 def write_shard(
-    path: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
-) -> list[BadRecord]:
-    """Write one shard (beside, then moved); returns the images that had to be set aside."""
+    path: Path,
+    images: Images,
+    persons: list[Person],
+    spec: CropSpec,
+    unlabelled: Path | None = None,
+) -> ShardNotes:
+    """Write one shard (beside, then moved); persons without keypoints to `unlabelled` if given."""
     bad: list[BadRecord] = []
+    errors: list[float] = []
     rows: list[dict[str, Any]] = []
-    with Images(root, split) as images:
-        for group in by_image(persons):
-            try:
-                content = images.read(group[0].file_name)
-                image = decode_image(content, group[0].image_wh)
-            except BadImageError as error:
-                bad.append(BadRecord(f"{split}", group[0].file_name, str(error)))
-                continue
-            rows.extend(_row(person, image, spec) for person in group)
+    for group in by_image(persons):
+        try:
+            image = decode_image(images.read(group[0].file_name), group[0].image_wh)
+        except BadImageError as error:
+            bad.append(BadRecord(images.split, group[0].file_name, str(error)))
+            continue
+        for person in group:
+            rows.append(_row(person, image, spec))
+            if len(rows) % ERROR_SAMPLING == 1:
+                errors.append(crop_error(rows[-1], image, spec))
+    if unlabelled is not None:
+        _write_table(unlabelled, [row for row in rows if row["num_keypoints"] == 0])
+        rows = [row for row in rows if row["num_keypoints"] > 0]
     _write_table(path, rows)
-    return bad
+    return ShardNotes(bad, errors)
+
+
+def crop_error(row: dict[str, Any], image: NDArray[np.uint8], spec: CropSpec) -> float:
+    """Mean squared difference, grey levels, of the network's input from the crop and the image."""
+    wh, bbox = spec.codec.input_size, row["bbox_xywh"]
+    affine = geometry.udp_affine(
+        *geometry.bbox_to_center_scale(bbox, spec.bbox_padding, wh), 0.0, wh
+    )
+    from_crop = geometry.compose(affine, geometry.translate(np.array(row["crop_xy"])))
+    crop = decoded(np.frombuffer(row["crop_jpeg"], np.uint8))
+    difference = geometry.warp(crop, from_crop, wh).astype(float) - geometry.warp(image, affine, wh)
+    return float((difference**2).mean())
+
+
+def psnr_db(squared_errors: list[float]) -> float:
+    """Peak signal-to-noise ratio of crops against their images; 99 where nothing is lost."""
+    mean = math.fsum(squared_errors) / len(squared_errors)
+    return 10 * math.log10(255**2 / mean) if mean > 1e-5 else 99.0
+
+
+def decoded(jpeg: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """BGR pixels of a crop that we wrote."""
+    crop = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    assert crop is not None
+    return crop.astype(np.uint8, copy=False)
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -94,7 +137,7 @@ def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _row(person: Person, image: NDArray[np.uint8], spec: CropSpec) -> dict[str, Any]:
     bbox = np.array(person.bbox_xywh)
-    left, top, right, bottom = context_box(bbox, person.image_wh, spec)
+    left, top, right, bottom = context_box(bbox, person.keypoints, person.image_wh, spec)
     crop = np.ascontiguousarray(image[top:bottom, left:right])
     _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, spec.jpeg_quality])
     return {
@@ -113,18 +156,33 @@ def _row(person: Person, image: NDArray[np.uint8], spec: CropSpec) -> dict[str, 
 
 
 def context_box(
-    bbox_xywh: NDArray[np.float64], image_wh: tuple[int, int], spec: CropSpec
+    bbox_xywh: NDArray[np.float64],
+    keypoints: NDArray[np.float32],
+    image_wh: tuple[int, int],
+    spec: CropSpec,
 ) -> tuple[int, int, int, int]:
     """left, top, right, bottom (exclusive) of what augmentation can reach, inside the image.
 
-    A half body's centre may lie off the box's; of such crops at most a few pixels are then black.
+    That is the whole person's box or a half body's (augment.half_body), zoomed, turned and moved.
     """
-    padding = max(spec.bbox_padding, spec.half_body_padding)
-    center, scale = geometry.bbox_to_center_scale(bbox_xywh, padding, spec.codec.input_size)
-    size = geometry.context_size(scale, spec.scale_factor, spec.shift_factor, spec.rotate_deg)
-    first = np.clip(np.floor(center - size / 2) - 1, 0, np.array(image_wh) - 1)
-    last = np.clip(np.ceil(center + size / 2) + 2, first + 1, image_wh)
+    boxes = [geometry.bbox_to_center_scale(bbox_xywh, spec.bbox_padding, spec.codec.input_size)]
+    for group in (UPPER_BODY, LOWER_BODY):
+        points = keypoints[[k for k in group if keypoints[k, 2] > 0], :2].astype(np.float64)
+        if len(points) > 1:
+            size = np.maximum(np.ptp(points, axis=0), 1.0) * spec.half_body_padding
+            boxes.append((points.mean(0), geometry.fix_aspect(size, spec.codec.input_size)))
+    reach = [_reach(center, scale, spec) for center, scale in boxes]
+    first, last = np.min([r[0] for r in reach], axis=0), np.max([r[1] for r in reach], axis=0)
+    first = np.clip(np.floor(first) - 1, 0, np.array(image_wh) - 1)
+    last = np.clip(np.ceil(last) + 2, first + 1, image_wh)
     return int(first[0]), int(first[1]), int(last[0]), int(last[1])
+
+
+def _reach(
+    center: NDArray[np.float64], scale: NDArray[np.float64], spec: CropSpec
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    size = geometry.context_size(scale, spec.scale_factor, spec.shift_factor, spec.rotate_deg)
+    return center - size / 2, center + size / 2
 
 
 def canonical_target(
@@ -140,8 +198,29 @@ def canonical_target(
     return spec.codec.encode(keypoints_input, weights)
 
 
+class Column:
+    """A wide column of many shards: column[row] or column[rows], read from the disk when asked."""
+
+    def __init__(self, table: pa.Table, name: str, shape: tuple[int, ...], dtype: type) -> None:
+        self._parts = [np.asarray(c.flatten()).reshape(-1, *shape) for c in table[name].chunks]
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self.shape, self.dtype = (len(table), *shape), dtype
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        if np.ndim(rows):
+            found = [self[int(row)] for row in rows]
+            return np.stack(found) if found else np.empty((0, *self.shape[1:]), self.dtype)
+        shard = int(np.searchsorted(self._ends, rows, side="right"))
+        place = rows - (self._ends[shard] - len(self._parts[shard]))
+        return self._parts[shard][place].astype(self.dtype)
+
+
 class CropTable:
-    """Random access to the rows of a folder of shards, memory-mapped and shared by processes."""
+    """Random access to the rows of a folder of shards, memory-mapped and shared by processes.
+
+    Short columns (ids, areas, counts) are arrays; wide ones stay on the disk, so that a table of
+    millions costs a process no more than its short columns.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -151,13 +230,14 @@ class CropTable:
         paths = sorted(self.folder.glob("*.arrow"))
         shards = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
         table = pa.concat_tables(shards) if shards else SCHEMA.empty_table()
-        self.num_keypoints = _matrix(table, "num_keypoints")
-        self.ann_id, self.image_id = _matrix(table, "ann_id"), _matrix(table, "image_id")
-        self.area, self.bbox_score = _matrix(table, "area"), _matrix(table, "bbox_score")
-        self.image_wh, self.crop_xy = _matrix(table, "image_wh"), _matrix(table, "crop_xy")
-        self.bbox_xywh = _matrix(table, "bbox_xywh").astype(np.float64)
-        self.keypoints = _matrix(table, "keypoints").reshape(-1, NUM_KEYPOINTS, 3)
-        self.target = _matrix(table, "target").reshape(-1, NUM_KEYPOINTS, 3)
+        self.num_keypoints = table["num_keypoints"].to_numpy()
+        self.ann_id, self.image_id = table["ann_id"].to_numpy(), table["image_id"].to_numpy()
+        self.area, self.bbox_score = table["area"].to_numpy(), table["bbox_score"].to_numpy()
+        self.image_wh = Column(table, "image_wh", (2,), np.int32)
+        self.crop_xy = Column(table, "crop_xy", (2,), np.int32)
+        self.bbox_xywh = Column(table, "bbox_xywh", (4,), np.float64)
+        self.keypoints = Column(table, "keypoints", (NUM_KEYPOINTS, 3), np.float32)
+        self.target = Column(table, "target", (NUM_KEYPOINTS, 3), np.float32)
         self._jpeg = table["crop_jpeg"]
 
     def __len__(self) -> int:
@@ -169,30 +249,10 @@ class CropTable:
     def __setstate__(self, folder: Path) -> None:
         self.__init__(folder)  # type: ignore[misc]  # a worker maps the same pages again
 
-    def crop(self, index: int) -> NDArray[np.uint8]:
-        """BGR pixels of row `index`'s context crop."""
-        buffer = np.frombuffer(self._jpeg[index].as_buffer(), np.uint8)
-        crop = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
-        assert crop is not None  # we wrote it
-        return crop.astype(np.uint8, copy=False)
+    def crop(self, row: int) -> NDArray[np.uint8]:
+        """BGR pixels of a row's context crop."""
+        return decoded(np.frombuffer(self._jpeg[row].as_buffer(), np.uint8))
 
     def labelled(self) -> NDArray[np.intp]:
         """Rows with keypoints."""
         return np.flatnonzero(self.num_keypoints > 0)
-
-    def unlabelled(self) -> NDArray[np.intp]:
-        """Rows with a box only."""
-        return np.flatnonzero(self.num_keypoints == 0)
-
-
-def _matrix(table: pa.Table, name: str) -> NDArray[Any]:
-    """(rows,) or (rows, width) numpy array of a column."""
-    column = table[name].combine_chunks()
-    if pa.types.is_fixed_size_list(column.type):
-        return np.asarray(column.flatten()).reshape(-1, column.type.list_size)
-    return np.asarray(column)
-
-
-def shard_paths(folder: Path, count: int) -> Iterator[Path]:
-    """folder/00000.arrow and on."""
-    return (folder / f"{index:05d}.arrow" for index in range(count))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from pose import geometry
@@ -20,6 +24,8 @@ from pose.skeleton import NUM_KEYPOINTS
 
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 PERSON_CATEGORY = 1
+MAX_IMAGE_BYTES, MAX_JSON_BYTES = 1 << 27, 1 << 32  # of zip members; COCO's largest: 1 MB, 0.5 GB
+UNREADABLE_MEMBER = (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -92,14 +98,14 @@ class Images:
             self._zip.close()
 
     def read(self, file_name: str) -> bytes:
-        """Raises BadImageError if the file is absent, or damaged inside the zip."""
+        """Raises BadImageError if the file is absent, damaged, encrypted or of absurd size."""
         try:
             if self._zip is not None:
-                return self._zip.read(f"{self.split}/{file_name}")
+                return _member(self._zip, f"{self.split}/{file_name}", MAX_IMAGE_BYTES)
             return (self.folder / file_name).read_bytes()
         except (KeyError, FileNotFoundError):
             raise BadImageError("is named in the annotations but absent") from None
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except UNREADABLE_MEMBER as error:
             raise BadImageError(f"cannot be read: {error}") from None
 
 
@@ -114,14 +120,23 @@ def decode_image(content: bytes, image_wh: tuple[int, int]) -> NDArray[np.uint8]
     """
     if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-1024:]:
         raise BadImageError("is cut off (a JPEG without its end marker)")
+    if (found := _header_size(content)) not in (None, image_wh):
+        wrong = f"is {found[0]} x {found[1]}"
+        raise BadImageError(f"{wrong}, the annotations say {image_wh[0]} x {image_wh[1]}")
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if found else None
     if image is None:
         raise BadImageError("is not a readable image")
-    if (image.shape[1], image.shape[0]) != image_wh:
-        found = f"{image.shape[1]} x {image.shape[0]}"
-        raise BadImageError(f"is {found}, the annotations say {image_wh[0]} x {image_wh[1]}")
     return image.astype(np.uint8, copy=False)
+
+
+def _header_size(content: bytes) -> tuple[int, int] | None:
+    """(w, h) that a picture's header claims, before anything of that size is allocated."""
+    try:
+        with PIL.Image.open(io.BytesIO(content)) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        return None
 
 
 def read_annotations(root: Path, split: str) -> Annotations:
@@ -218,34 +233,57 @@ def by_image(persons: list[Person]) -> Iterator[list[Person]]:
         yield group
 
 
-def _annotation_bytes(root: Path, name: str) -> bytes:
+def read_images(root: Path, split: str) -> list[dict[str, Any]]:
+    """Entries of the images of a split without annotations (image_info_<split>)."""
+    name = f"image_info_{split}.json"
+    raw = _parse(_annotation_bytes(root, name, f"image_info_{split}.zip"), name, ("images",))
+    return _checked_images(raw["images"], name)
+
+
+def _annotation_bytes(root: Path, name: str, zip_name: str = ANNOTATIONS_ZIP) -> bytes:
     loose = root / "annotations" / name
     if loose.is_file():
         return loose.read_bytes()
-    with _open_zip(root / ANNOTATIONS_ZIP, str(loose)) as archive:
+    with _open_zip(root / zip_name, str(loose)) as archive:
         try:
-            return archive.read(f"annotations/{name}")
+            return _member(archive, f"annotations/{name}", MAX_JSON_BYTES)
         except KeyError:
             raise PoseError(f"{archive.filename}: holds no annotations/{name}") from None
-        except zipfile.BadZipFile as error:
+        except UNREADABLE_MEMBER as error:
             raise PoseError(f"{archive.filename}: {error}; fetch it again") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """A member's content; a name serves as a key alone, never as a path. See UNREADABLE_MEMBER."""
+    info = archive.getinfo(name)
+    if info.flag_bits & 1:
+        raise zipfile.BadZipFile("it is encrypted")
+    if info.file_size > limit:
+        raise zipfile.BadZipFile(f"it claims {info.file_size:,} bytes, more than {limit:,}")
+    return archive.read(info)
 
 
 def _open_zip(path: Path, alternative: str) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise PoseError(f"neither {alternative} nor {path} exists; check data.root") from None
     except zipfile.BadZipFile as error:
         raise PoseError(f"{path}: {error}; fetch it again") from None
+    names = Counter(archive.namelist())
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise PoseError(f"{path}: holds {twice[0]!r} {names[twice[0]]} times; fetch it again")
+    return archive
 
 
-def _parse(content: bytes, name: str) -> dict[str, Any]:
+def _parse(
+    content: bytes, name: str, keys: tuple[str, ...] = ("images", "annotations", "categories")
+) -> dict[str, Any]:
     try:
         raw = json.loads(content)
     except ValueError as error:
         raise PoseError(f"{name}: not valid JSON ({error}); is it cut off?") from None
-    for key in ("images", "annotations", "categories"):
+    for key in keys:
         if not isinstance(raw, dict) or not isinstance(raw.get(key), list):
             raise PoseError(f"{name}: expected a list under {key!r}; is it a COCO keypoint file?")
     return raw

@@ -26,7 +26,6 @@ from pose.augment import (
     move_keypoints,
     occlude,
     occlusion_pipeline,
-    warp,
 )
 from pose.cache import CropTable
 from pose.codec import UdpCodec
@@ -83,7 +82,7 @@ class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
         self, rng: np.random.Generator, row: int, affine: NDArray[np.float64]
     ) -> NDArray[np.uint8]:
         from_crop = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
-        image = warp(self.table.crop(row), from_crop, self.codec.input_size)
+        image = geometry.warp(self.table.crop(row), from_crop, self.codec.input_size)
         return occlude(rng, self.occlusion, distort_colours(rng, self.colours, image))
 
 
@@ -107,7 +106,7 @@ class TestSamples(Dataset[dict[str, Any]]):
         affine = geometry.udp_affine(center, scale, 0.0, self.codec.input_size)
         affine = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
         return {
-            "image": warp(self.table.crop(row), affine, self.codec.input_size),
+            "image": geometry.warp(self.table.crop(row), affine, self.codec.input_size),
             "target": self.table.target[row].copy(),
             "center": center,
             "scale": scale,

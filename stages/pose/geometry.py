@@ -1,4 +1,4 @@
-"""Boxes, the UDP affine and its exact inverse.
+"""Boxes, the UDP affine, its exact inverse, and the warp of pictures.
 
 Spaces: *image* (pixels of the photo), *input* (pixels of the network's crop), *heatmap* (cells).
 Every span is counted in distances between pixel centres, so it is w - 1, never w
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Image = NDArray[np.uint8]
 
 
 def clip_bbox(bbox_xywh: Array, image_wh: tuple[int, int]) -> Array:
@@ -78,6 +80,16 @@ def translate(offset_xy: Array) -> Array:
 def apply_affine(affine: Array, points: Array) -> Array:
     """points (..., 2) sent through a (2, 3) affine."""
     return points @ affine[:, :2].T + affine[:, 2]
+
+
+def warp(crop: Image, affine: Array, input_wh: tuple[int, int]) -> Image:
+    """The input image (h, w, 3): bilinear, black outside.
+
+    By way of four channels: OpenCV has a faster path for them, to the same bits.
+    """
+    four = cv2.cvtColor(crop, cv2.COLOR_BGR2BGRA)
+    four = cv2.warpAffine(four, affine, input_wh, flags=cv2.INTER_LINEAR)
+    return cv2.cvtColor(four, cv2.COLOR_BGRA2BGR).astype(np.uint8, copy=False)
 
 
 def input_to_heatmap_factor(input_wh: tuple[int, int], heatmap_wh: tuple[int, int]) -> Array:

@@ -54,6 +54,11 @@ class Data(Section):
     train_split: str
     val_split: str
     detections: str | None
+    labelled_persons: Count | None
+    labelled_fraction: Annotated[float, Field(gt=0, le=1)] | None
+    unlabelled: tuple[Literal["rest", "boxes", "images"], ...]
+    unlabelled_detections: str | None
+    unlabelled_score_thr: Probability
     on_bad_record: Literal["stop", "skip"]
     jpeg_quality: Quality
     shard_persons: Count
@@ -62,6 +67,14 @@ class Data(Section):
     def _local_needs_root(self) -> Data:
         if self.source == "local" and not self.root:
             raise ValueError("root must name a folder when source is local")
+        return self
+
+    @model_validator(mode="after")
+    def _split_is_one(self) -> Data:
+        if self.labelled_persons is not None and self.labelled_fraction is not None:
+            raise ValueError("labelled_persons and labelled_fraction are both given; null one")
+        if "images" in self.unlabelled and not self.unlabelled_detections:
+            raise ValueError("unlabelled_detections must be a file when unlabelled has images")
         return self
 
 

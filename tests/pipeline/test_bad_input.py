@@ -216,8 +216,8 @@ def test_bad_records_are_left_out(
     assert project.json("data/cache/quarantine.json") == bad
     counts = project.json("metrics/build_cache/metrics.json")
     assert counts["bad_records"] == len(bad)
-    assert (counts["train_labelled"], counts["train_unlabelled"]) == (5, 1)
-    assert counts["val_labelled"] + counts["val_unlabelled"] == len(persons)
+    assert (counts["train"], counts["unlabelled"]) == (5, 1)
+    assert counts["val"] == len(persons)
     truth = project.json("data/cache/ground_truth.json")
     kept = [one["id"] for one in truth["annotations"] if not one["iscrowd"]]
     assert sorted(kept) == persons

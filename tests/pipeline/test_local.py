@@ -19,7 +19,7 @@ def test_the_whole_chain_on_a_folder(project: Project, tiny_coco: TinyCoco) -> N
     done = ran(project.must("dvc", "repro"))
     assert done == [name for name in STAGES if name != "fetch_weights"]
     counts = project.json("metrics/build_cache/metrics.json")
-    assert (counts["val_labelled"], counts["val_unlabelled"]) == (5, 1)
+    assert (counts["val_labelled"], counts["val"], counts["unlabelled"]) == (5, 6, 1)
     assert project.json("metrics/evaluate/metrics.json")["AP"] >= 0
     page = (project.root / "report/index.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 4

@@ -168,7 +168,7 @@ def test_pixels_go_where_keypoints_go(rng, flip_prob: float) -> None:
     assert (np.linalg.det(affine[:, :2]) < 0) == flipped
     for k in range(17):
         shown = FLIP_INDICES[k] if flipped else k
-        seen = augment.warp(dot(image_wh, keypoints[k, :2]), affine, INPUT_WH)
+        seen = geometry.warp(dot(image_wh, keypoints[k, :2]), affine, INPUT_WH)
         np.testing.assert_allclose(centroid(seen), points[shown], atol=0.15)
         assert visibility[shown] == keypoints[k, 2]
 
@@ -186,7 +186,7 @@ def test_flip_share(rng) -> None:
 def test_warp_is_bilinear_and_black_outside(rng) -> None:
     crop = cv2.GaussianBlur(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), (5, 5), 0)
     affine = geometry.udp_affine(np.array([20.0, 15.0]), np.array([50.0, 60.0]), 15.0, (24, 32))
-    found = augment.warp(crop, affine, (24, 32))
+    found = geometry.warp(crop, affine, (24, 32))
     padded = np.pad(crop.astype(float), ((1, 1), (1, 1), (0, 0)))
     inverse = np.linalg.inv(affine[:, :2])
     for y in range(32):
@@ -325,3 +325,16 @@ def test_randomness_comes_from_rng_alone() -> None:
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_blur_and_dropout_strike_independently() -> None:
+    """Seeded one by one, all transforms of a pipeline would draw alike."""
+    pipeline = augment.occlusion_pipeline(replace(PLAIN, blur_prob=0.5, dropout_prob=0.5))
+    dots = np.full((64, 64, 3), 255, np.uint8)
+    dots[::8, ::8] = 0
+    struck = np.zeros((2, 2), int)
+    for seed in range(400):
+        found = augment.occlude(np.random.default_rng(seed), pipeline, dots)
+        blurred, hole = ((found > 0) & (found < 255)).any(), (found == 0).mean() > 0.03
+        struck[int(blurred), int(hole)] += 1
+    assert (np.abs(struck - 100) < 35).all()

@@ -11,9 +11,11 @@ import pytest
 
 from pose import gaussian, geometry
 from pose.augment import BoxLaw, draw_affine
-from pose.cache import CropSpec, CropTable, context_box, plan_shards, shard_paths, write_shard
-from pose.coco import Person, decode_image, read_annotations
+from pose.cache import CropSpec, CropTable, context_box, plan_shards, psnr_db, write_shard
+from pose.coco import Images, Person, decode_image, read_annotations
 from tiny import SPLIT, TinyCoco
+
+NOBODY = np.zeros((17, 3), np.float32)
 
 
 def persons_of(image_ids: list[int]) -> list[Person]:
@@ -41,11 +43,6 @@ def test_shards_keep_images_whole(image_ids: list[int], shards: list[int]) -> No
     assert [p for shard in found for p in shard] == persons
 
 
-def test_shard_names_sort_as_they_count() -> None:
-    names = [path.name for path in shard_paths(Path("x"), 3)]
-    assert names == ["00000.arrow", "00001.arrow", "00002.arrow"]
-
-
 def test_bytes_depend_on_the_persons_alone(
     tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec
 ) -> None:
@@ -54,7 +51,7 @@ def test_bytes_depend_on_the_persons_alone(
     shards = plan_shards(read_annotations(tiny_coco.root, SPLIT).persons, 2)
     for name, root, order in (("a", tiny_coco.root, (0, 1, 2)), ("b", zipped, (2, 0, 1))):
         for i in order:
-            write_shard(tmp_path / f"{name}{i}.arrow", root, SPLIT, shards[i], crop_spec)
+            write_shard(tmp_path / f"{name}{i}.arrow", Images(root, SPLIT), shards[i], crop_spec)
     contents = [[(tmp_path / f"{n}{i}.arrow").read_bytes() for i in range(3)] for n in "ab"]
     assert contents[0] == contents[1]
     assert len(set(contents[0])) == 3
@@ -69,7 +66,7 @@ def test_rows_agree_with_geometry_and_codec(
     for row, person in enumerate(persons):
         np.testing.assert_array_equal(crop_table.keypoints[row], person.keypoints)
         assert crop_table.area[row] == np.float32(person.area)
-        assert tuple(crop_table.image_wh[row]) == person.image_wh
+        assert tuple(crop_table.image_wh[row].tolist()) == person.image_wh
         bbox = geometry.clip_bbox(np.array(person.bbox_xywh), person.image_wh)
         np.testing.assert_allclose(crop_table.bbox_xywh[row], bbox, rtol=1e-6)
         center, scale = geometry.bbox_to_center_scale(bbox, 1.25, (48, 64))
@@ -80,10 +77,47 @@ def test_rows_agree_with_geometry_and_codec(
         np.testing.assert_allclose(crop_table.target[row], expected, atol=1e-4)
 
 
-def test_labelled_and_unlabelled(crop_table: CropTable) -> None:
+def test_labelled_rows(crop_table: CropTable) -> None:
     assert len(crop_table) == 6
     assert crop_table.labelled().tolist() == [0, 2, 3, 4, 5]
-    assert crop_table.unlabelled().tolist() == [1]
+
+
+def test_persons_without_keypoints_go_to_their_own_shard(
+    tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec
+) -> None:
+    persons = read_annotations(tiny_coco.root, SPLIT).persons
+    paths = tmp_path / "a" / "0.arrow", tmp_path / "b" / "0.arrow"
+    write_shard(paths[0], Images(tiny_coco.root, SPLIT), persons, crop_spec, paths[1])
+    found = [CropTable(path.parent).ann_id.tolist() for path in paths]
+    assert found == [[11, 13, 14, 15, 16], [12]]
+
+
+def test_wide_columns_by_row_and_by_rows_over_shards(crop_table: CropTable) -> None:
+    rows = np.array([5, 0, 3])
+    found = crop_table.keypoints[rows]
+    assert found.shape == (3, 17, 3)
+    for keypoints, row in zip(found, rows, strict=True):
+        np.testing.assert_array_equal(keypoints, crop_table.keypoints[int(row)])
+    assert crop_table.bbox_xywh[rows[:0]].shape == (0, 4)
+    assert len({crop_table.keypoints[row].tobytes() for row in range(6)}) == 6
+
+
+def test_the_loss_of_storing_crops_is_measured(
+    tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec
+) -> None:
+    images, persons = Images(tiny_coco.root, SPLIT), read_annotations(tiny_coco.root, SPLIT).persons
+    found = []
+    for quality in (30, 95):
+        spec = replace(crop_spec, jpeg_quality=quality)
+        notes = write_shard(tmp_path / "0.arrow", images, persons, spec)
+        assert len(notes.squared_errors) == 1  # of six persons
+        found.append(psnr_db(notes.squared_errors))
+    assert 20 < found[0] < found[1] - 5 < 50
+
+
+def test_nothing_lost_is_99_db() -> None:
+    assert psnr_db([0.0, 0.0]) == 99.0
+    assert psnr_db([255.0**2]) == 0.0
 
 
 def test_crops_show_the_image_at_their_offset(tiny_coco: TinyCoco, crop_table: CropTable) -> None:
@@ -98,7 +132,7 @@ def test_crops_show_the_image_at_their_offset(tiny_coco: TinyCoco, crop_table: C
 
 def test_an_empty_folder_is_an_empty_table(tmp_path: Path) -> None:
     table = CropTable(tmp_path)
-    assert len(table) == len(table.labelled()) == len(table.unlabelled()) == 0
+    assert len(table) == len(table.labelled()) == 0
     assert table.keypoints.shape == (0, 17, 3)
 
 
@@ -107,7 +141,7 @@ def test_a_table_pickles_as_its_folder(crop_table: CropTable) -> None:
     assert len(content) < 500
     copy = pickle.loads(content)
     np.testing.assert_array_equal(copy.crop(3), crop_table.crop(3))
-    np.testing.assert_array_equal(copy.target, crop_table.target)
+    np.testing.assert_array_equal(copy.target[2], crop_table.target[2])
 
 
 def test_bad_images_are_named_and_their_persons_left_out(
@@ -116,8 +150,9 @@ def test_bad_images_are_named_and_their_persons_left_out(
     tiny_coco.image_path(1).unlink()
     tiny_coco.image_path(3).write_bytes(tiny_coco.image_path(3).read_bytes()[:-50])
     persons = read_annotations(tiny_coco.root, SPLIT).persons
-    bad = write_shard(tmp_path / "00000.arrow", tiny_coco.root, SPLIT, persons, crop_spec)
-    assert [str(record) for record in bad] == [
+    images = Images(tiny_coco.root, SPLIT)
+    found = write_shard(tmp_path / "00000.arrow", images, persons, crop_spec)
+    assert [str(record) for record in found.bad] == [
         "val2017: 000000000001.jpg is named in the annotations but absent",
         "val2017: 000000000003.jpg is cut off (a JPEG without its end marker)",
     ]
@@ -147,7 +182,7 @@ def test_the_context_holds_all_that_augmentation_shows(
     spec = replace(crop_spec, rotate_deg=rotate_deg, half_body_padding=crop_spec.bbox_padding)
     image_wh, rng = (2000, 2000), np.random.default_rng(0)
     law, bbox = box_law(spec, half_body_prob=0.0), np.array(bbox, float)
-    left, top, right, bottom = context_box(bbox, image_wh, spec)
+    left, top, right, bottom = context_box(bbox, NOBODY, image_wh, spec)
     corners = np.array([[0, 0], [47, 0], [0, 63], [47, 63]], float)
     reach = []
     for _ in range(1500):
@@ -161,12 +196,28 @@ def test_the_context_holds_all_that_augmentation_shows(
     assert (used > 0.8).all()  # and is not much wider than needed
 
 
+def test_the_context_holds_half_bodies_too(crop_spec: CropSpec) -> None:
+    """A half body that fills its box needs more than the whole person with its padding."""
+    image_wh, rng = (2000, 2000), np.random.default_rng(0)
+    bbox = np.array([900.0, 900, 60, 160])
+    keypoints = np.ones((17, 3), np.float32)
+    keypoints[:, :2] = rng.uniform(0, 1, (17, 2)) * (120, 90) + (880, 900)  # out of the box as well
+    left, top, right, bottom = context_box(bbox, keypoints, image_wh, crop_spec)
+    corners = np.array([[0, 0], [47, 0], [0, 63], [47, 63]], float)
+    law = box_law(crop_spec, half_body_prob=1.0)
+    for _ in range(1500):
+        affine, _ = draw_affine(rng, law, bbox, keypoints, image_wh, (48, 64))
+        points = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
+        assert (points >= (left, top)).all()
+        assert (points <= (right - 1, bottom - 1)).all()
+
+
 def test_the_context_has_every_pixel_that_interpolation_reads(crop_spec: CropSpec) -> None:
     still = replace(crop_spec, scale_factor=0.0, shift_factor=0.0, rotate_deg=0.0)
     for x in np.linspace(500, 501, 11):
         bbox = np.array([x, x, 61.3, 90.7])
-        center, scale = geometry.bbox_to_center_scale(bbox, still.half_body_padding, (48, 64))
-        left, top, right, bottom = context_box(bbox, (2000, 2000), still)
+        center, scale = geometry.bbox_to_center_scale(bbox, still.bbox_padding, (48, 64))
+        left, top, right, bottom = context_box(bbox, NOBODY, (2000, 2000), still)
         assert ((left, top) <= np.floor(center - scale / 2)).all()
         assert ((right - 1, bottom - 1) >= np.floor(center + scale / 2) + 1).all()
 
@@ -175,6 +226,6 @@ def test_the_context_has_every_pixel_that_interpolation_reads(crop_spec: CropSpe
     "bbox", [(0, 0, 20, 30), (150, 100, 10, 20), (0, 0, 160, 120), (159, 119, 0.5, 0.5)]
 )
 def test_the_context_stays_inside_the_image(crop_spec: CropSpec, bbox) -> None:
-    left, top, right, bottom = context_box(np.array(bbox, float), (160, 120), crop_spec)
+    left, top, right, bottom = context_box(np.array(bbox, float), NOBODY, (160, 120), crop_spec)
     assert 0 <= left < right <= 160
     assert 0 <= top < bottom <= 120

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from pose.coco import BadImageError, Images, by_image, decode_image, read_annotations
@@ -212,3 +217,91 @@ def test_grey_images_become_three_channels() -> None:
     found = decode_image(grey, (40, 30))
     assert found.shape == (30, 40, 3)
     assert (found == 77).all()
+
+
+@pytest.mark.parametrize("kind", ["twice", "encrypted", "bomb", "crc", "outside"])
+def test_zips_that_are_not_as_they_should(tiny_coco: TinyCoco, tmp_path: Path, kind: str) -> None:
+    root = tiny_coco.zipped(tmp_path / "zips")
+    path, member = root / f"{SPLIT}.zip", f"{SPLIT}/000000000001.jpg"
+    if kind in ("twice", "outside"):
+        with zipfile.ZipFile(path, "a") as archive, pytest.warns() if kind == "twice" else none():
+            archive.writestr(member if kind == "twice" else "../../escaped.jpg", b"x")
+    else:
+        spoil_member(path, member, kind)
+    if kind == "twice":
+        with pytest.raises(PoseError, match=rf"{SPLIT}.zip: holds '{member}' 2 times"):
+            Images(root, SPLIT)
+        return
+    with Images(root, SPLIT) as images:
+        assert images.read("000000000002.jpg") == tiny_coco.image_path(2).read_bytes()
+        if kind == "outside":  # a name is a key, never a path
+            assert not list(tmp_path.rglob("escaped.jpg"))
+            return
+        reason = {"encrypted": "encrypted", "bomb": "claims 4,000,000,000", "crc": "CRC"}[kind]
+        with pytest.raises(BadImageError, match=reason):
+            images.read("000000000001.jpg")
+
+
+def none() -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def spoil_member(path: Path, member: str, kind: str) -> None:
+    """Change a stored member's content, or its entry in the central directory, in place."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(member).header_offset
+    entry = content.index(b"PK\1\2" + content[0:0], start)
+    while content[entry + 46 : entry + 46 + len(member)] != member.encode():
+        entry = content.index(b"PK\1\2", entry + 4)
+    if kind == "crc":
+        content[start + 30 + len(member) + 40] ^= 255
+    elif kind == "encrypted":
+        content[entry + 8] |= 1
+    else:
+        content[entry + 24 : entry + 28] = (4_000_000_000).to_bytes(4, "little")
+    path.write_bytes(content)
+
+
+def coded(image: PIL.Image.Image, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=95, **options)
+    return stream.getvalue()
+
+
+def test_pictures_of_other_kinds_become_colour() -> None:
+    rgb = PIL.Image.fromarray(picture(0, 40, 30)[..., ::-1].copy())
+    expected = np.asarray(rgb)[..., ::-1].astype(int)
+    for mode in ("RGB", "CMYK"):
+        found = decode_image(coded(rgb.convert(mode)), (40, 30))
+        assert found.shape == (30, 40, 3)
+        assert np.abs(found - expected).mean() < 8
+    grey = decode_image(coded(rgb.convert("L")), (40, 30))
+    assert (grey[..., 0] == grey[..., 2]).all()
+
+
+def test_exif_rotation_is_ignored_as_cocos_annotations_do() -> None:
+    rgb = PIL.Image.fromarray(picture(0, 40, 30))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    np.testing.assert_array_equal(
+        decode_image(coded(rgb, exif=exif), (40, 30)), decode_image(coded(rgb), (40, 30))
+    )
+
+
+def test_a_claim_of_giant_size_is_refused_before_it_is_decoded() -> None:
+    content = bytearray(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    for wh in ((8, 8), (60_000, 60_000)):
+        with pytest.raises(BadImageError):
+            decode_image(bytes(content), wh)
+
+
+def test_a_picture_of_one_pixel_shows_nobody(tiny_coco: TinyCoco) -> None:
+    tiny_coco.raw["images"][0].update(width=1, height=1)
+    tiny_coco.image_path(1).write_bytes(coded(PIL.Image.new("RGB", (1, 1))))
+    tiny_coco.save()
+    found = read_annotations(tiny_coco.root, SPLIT)
+    assert found.outside == 2
+    assert decode_image(tiny_coco.image_path(1).read_bytes(), (1, 1)).shape == (1, 1, 3)

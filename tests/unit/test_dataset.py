@@ -13,7 +13,7 @@ import torch
 from pose import gaussian
 from pose.augment import BoxLaw, ColourLaw
 from pose.cache import CropSpec, CropTable, write_shard
-from pose.coco import Person
+from pose.coco import Images, Person
 from pose.codec import UdpCodec
 from pose.dataset import (
     StepBatches,
@@ -119,9 +119,12 @@ def dotted(tmp_path: Path, crop_spec: CropSpec) -> CropTable:
         )
         box, labelled = (170.0, 190.0, 60.0, 80.0), int(k < 17)
         persons.append(Person(k, k, name, (400, 440), box, 9.0, labelled, keypoints))
-    assert not write_shard(folder / "00000.arrow", tmp_path, "train", persons, crop_spec)
+    images = Images(tmp_path, "train")
+    assert not write_shard(folder / "00000.arrow", images, persons, crop_spec).bad
     table = CropTable(folder)
-    assert (table.crop_xy > 0).all()  # the offset is put to use
+    assert all(
+        (table.crop_xy[row] > 0).all() for row in range(len(table))
+    )  # the offset is put to use
     return table
 
 
@@ -168,7 +171,7 @@ def test_test_loader_keeps_order_and_tail(crop_table: CropTable) -> None:
 
 
 def test_samples_with_few_keypoints_are_redrawn(crop_table: CropTable) -> None:
-    counts = [int((crop_table.keypoints[row, :, 2] > 0).sum()) for row in crop_table.labelled()]
+    counts = [int((crop_table.keypoints[row][:, 2] > 0).sum()) for row in crop_table.labelled()]
     assert counts == [17, 17, 8, 17, 12]
     free = [samples_of(crop_table, 0)[e, 2][1][:, 2].sum() for e in range(20)]
     held = [samples_of(crop_table, 9)[e, 2][1][:, 2].sum() for e in range(20)]

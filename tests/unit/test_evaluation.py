@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from pose import evaluation
 from pose.cache import CropSpec, CropTable, write_shard
-from pose.coco import read_annotations
+from pose.coco import Images, read_annotations
 from pose.detections import read_detections
 from pose.inference import Predictions
 from pose.skeleton import OKS_SIGMAS
@@ -91,7 +91,7 @@ def test_similarity_at_the_threshold_is_kept() -> None:
 
 def perfect(table: CropTable) -> Predictions:
     rows = table.labelled()
-    keypoints = table.keypoints[rows, :, :2].astype(float)
+    keypoints = table.keypoints[rows][..., :2].astype(float)
     return Predictions(keypoints, np.full((len(rows), 17), 0.9), rows)
 
 
@@ -198,7 +198,8 @@ def detected(tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec) -> CropTa
     images = read_annotations(tiny_coco.root, SPLIT).images
     persons = read_detections(tmp_path / "boxes.json", images).persons
     (tmp_path / "detected").mkdir()
-    write_shard(tmp_path / "detected" / "0.arrow", tiny_coco.root, SPLIT, persons, crop_spec)
+    found = Images(tiny_coco.root, SPLIT)
+    write_shard(tmp_path / "detected" / "0.arrow", found, persons, crop_spec)
     return CropTable(tmp_path / "detected")
 
 
@@ -288,7 +289,7 @@ def test_assign_goes_by_boxes(crop_table: CropTable, detected: CropTable) -> Non
     assert found.scores[:, 5].tolist() == [0.5, 0, 0, 0, 0]
     similarity = evaluation.keypoint_similarity(crop_table, found)
     assert evaluation.person_oks(similarity)[1:].tolist() == [0, 0, 0, 0]
-    labelled = crop_table.keypoints[found.rows, :, 2] > 0
+    labelled = crop_table.keypoints[found.rows][..., 2] > 0
     np.testing.assert_array_equal(~np.isnan(similarity), labelled)
 
 
