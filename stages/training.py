@@ -71,6 +71,7 @@ def training_samples(
         codec(params),
         min_keypoints,
         seed,
+        deferred=torch.cuda.is_available(),
     )
 
 

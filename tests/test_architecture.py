@@ -21,7 +21,7 @@ ROWS = (
     ("errors", "params", "skeleton", "log", "processes"),
     ("geometry", "files", "remote", "hub"),
     ("gaussian", "offsets", "heads", "losses", "coco", "detections", "splits", *RENDERER),
-    ("codec", "augment", "model", "checkpoint"),
+    ("codec", "augment", "recolour", "model", "checkpoint"),
     ("cache", "optim", "families"),
     ("dataset", "figures"),
     ("engine", "inference"),

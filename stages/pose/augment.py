@@ -125,8 +125,24 @@ def move_keypoints(affine: Array, keypoints: Array, flipped: bool) -> tuple[Arra
     return geometry.apply_affine(affine, moved[:, :2]), moved[:, 2]
 
 
-def distort_colours(rng: np.random.Generator, law: ColourLaw, image: Image) -> Image:
-    """Photometric distortion of a BGR image, with or without the official quirks.
+@dataclass(frozen=True)
+class Colours:
+    """A photometric distortion, drawn: tables (256,) of grey levels and the order of channels."""
+
+    first: Image  # brightness, and contrast if it comes early
+    in_hsv: bool
+    saturation: Image
+    hue: Image
+    last: Image  # contrast if it comes late
+    order: tuple[int, int, int]
+
+
+UNCHANGED: Image = np.arange(256, dtype=np.uint8)
+SAME_COLOURS = Colours(UNCHANGED, False, UNCHANGED, UNCHANGED, UNCHANGED, (0, 1, 2))
+
+
+def draw_colours(rng: np.random.Generator, law: ColourLaw) -> Colours:
+    """A photometric distortion, with or without the official quirks.
 
     As its documentation says, contrast changes with probability 1/2, before or after the colours
     with equal odds. As its code goes (both sites test the same draw), twice with probability 1/4
@@ -137,14 +153,20 @@ def distort_colours(rng: np.random.Generator, law: ColourLaw, image: Image) -> I
     contrast = _table(rng.uniform(*law.contrast_range))
     before, after = _contrast_places(rng, law.official_quirks)
     brighter = _table(1.0, brightness)
-    image = _looked_up(image, contrast[brighter] if before else brighter)
-    image = _distort_hsv(rng, law, image)
-    if after:
-        image = _looked_up(image, contrast)
-    if rng.random() >= law.channel_swap_prob:
-        return image
-    channels = [cv2.extractChannel(image, int(k)) for k in rng.permutation(3)]
-    return cv2.merge(channels).astype(np.uint8, copy=False)
+    mode = rng.integers(4)  # 0 none, 1 saturation, 2 hue, 3 both
+    saturation = _table(rng.uniform(*law.saturation_range))
+    delta = int(rng.integers(-law.hue_delta, law.hue_delta)) if law.hue_delta else 0
+    hue = (np.arange(256) + delta) % (256 if law.official_quirks else 180)
+    swapped = rng.random() < law.channel_swap_prob
+    a, b, c = (int(k) for k in rng.permutation(3)) if swapped else range(3)
+    return Colours(
+        first=contrast[brighter] if before else brighter,
+        in_hsv=bool(mode),
+        saturation=saturation if mode in (1, 3) else UNCHANGED,
+        hue=hue.astype(np.uint8) if mode in (2, 3) and law.hue_delta else UNCHANGED,
+        last=contrast if after else UNCHANGED,
+        order=(a, b, c),
+    )
 
 
 def _contrast_places(rng: np.random.Generator, official_quirks: bool) -> tuple[bool, bool]:
@@ -156,62 +178,81 @@ def _contrast_places(rng: np.random.Generator, official_quirks: bool) -> tuple[b
     return bool(early and applied), bool(applied and not early)
 
 
-def _distort_hsv(rng: np.random.Generator, law: ColourLaw, image: Image) -> Image:
-    mode = rng.integers(4)  # 0 none, 1 saturation, 2 hue, 3 both
-    if mode == 0:
-        return image
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-    if mode in (1, 3):
-        _change_channel_(hsv, 1, _table(rng.uniform(*law.saturation_range)))
-    if mode in (2, 3) and law.hue_delta:
-        hue = np.arange(256) + int(rng.integers(-law.hue_delta, law.hue_delta))
-        period = 256 if law.official_quirks else 180
-        _change_channel_(hsv, 0, (hue % period).astype(np.uint8))
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR).astype(np.uint8, copy=False)
-
-
 def _table(factor: float, offset: float = 0.0) -> Image:
     """(256,) grey levels * factor + offset in float32, clipped and cut to uint8."""
     values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
+def recolour(image: Image, colours: Colours) -> Image:
+    """The BGR image with drawn colours; recolour.py does the same on a device."""
+    image = _looked_up(image, colours.first)
+    if colours.in_hsv:
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        for channel, table in ((1, colours.saturation), (0, colours.hue)):
+            if table is not UNCHANGED:
+                found = cv2.LUT(cv2.extractChannel(hsv, channel), table)
+                cv2.insertChannel(found, hsv, channel)
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR).astype(np.uint8, copy=False)
+    image = _looked_up(image, colours.last)
+    if colours.order == (0, 1, 2):
+        return image
+    return cv2.merge([cv2.extractChannel(image, k) for k in colours.order]).astype(
+        np.uint8, copy=False
+    )
+
+
 def _looked_up(image: Image, table: Image) -> Image:
     """Every grey level replaced by table's; a table that changes nothing costs nothing."""
-    if (table == np.arange(256)).all():
+    if (table == UNCHANGED).all():
         return image
     return cv2.LUT(image, table).astype(np.uint8, copy=False)
 
 
-def _change_channel_(image: cv2.typing.MatLike, channel: int, table: Image) -> None:
-    cv2.insertChannel(cv2.LUT(cv2.extractChannel(image, channel), table), image, channel)
-
-
-def occlusion_pipeline(law: ColourLaw) -> A.Compose:
+class Occlusion:
     """Blur, median blur and one black hole, by albumentations 2.x argument names.
 
     The 1.x names (max_holes, max_height ...) are ignored by 2.x with only a warning.
     """
-    return A.Compose(
-        [
-            A.Blur(blur_limit=(3, 7), p=law.blur_prob),
-            A.MedianBlur(blur_limit=(3, 7), p=law.median_blur_prob),
-            A.CoarseDropout(
-                num_holes_range=(1, 1),
-                hole_height_range=law.dropout_size,
-                hole_width_range=law.dropout_size,
-                fill=0,
-                p=law.dropout_prob,
-            ),
-        ]
-    )
+
+    def __init__(self, law: ColourLaw) -> None:
+        self.law = law
+        self._blur = A.Compose([A.Blur(blur_limit=(3, 7), p=1.0)])
+        self._median = A.Compose([A.MedianBlur(blur_limit=(3, 7), p=1.0)])
+        self._dropout = A.CoarseDropout(
+            num_holes_range=(1, 1),
+            hole_height_range=law.dropout_size,
+            hole_width_range=law.dropout_size,
+            fill=0,
+            p=1.0,
+        )
+
+    def draw(
+        self, rng: np.random.Generator, input_wh: tuple[int, int]
+    ) -> tuple[list[A.Compose], tuple[int, int, int, int]]:
+        """The blurs to apply in turn, and the hole as x1, y1, x2, y2 (zeros: none)."""
+        state = rng, random.Random(int(rng.integers(2**31)))
+        odds = self.law.blur_prob, self.law.median_blur_prob, self.law.dropout_prob
+        blur, median, drop = rng.random(3) < odds
+        chosen = [one for one, hit in ((self._blur, blur), (self._median, median)) if hit]
+        for one in chosen:
+            one.set_random_state(*state)
+        if not drop:
+            return chosen, (0, 0, 0, 0)
+        self._dropout.set_random_state(*state)
+        shape = {"shape": (input_wh[1], input_wh[0], 3)}
+        x1, y1, x2, y2 = self._dropout.get_params_dependent_on_data(shape, {})["holes"][0]
+        return chosen, (int(x1), int(y1), int(x2), int(y2))
 
 
-def occlude(rng: np.random.Generator, pipeline: A.Compose, image: Image) -> Image:
-    """The image through occlusion_pipeline, its randomness taken from rng.
+def blurred(image: Image, blurs: list[A.Compose]) -> Image:
+    """The image through blurs in turn."""
+    for one in blurs:
+        image = np.asarray(one(image=image)["image"], dtype=np.uint8)
+    return image
 
-    One stream for all its transforms: set_random_seed would give each the same one, and then blur
-    and median blur strike the same samples.
-    """
-    pipeline.set_random_state(rng, random.Random(int(rng.integers(2**31))))
-    return np.asarray(pipeline(image=image)["image"], dtype=np.uint8)
+
+def drop_(image: Image, hole: tuple[int, int, int, int]) -> None:
+    """Blacken the hole x1, y1, x2, y2."""
+    x1, y1, x2, y2 = hole
+    image[y1:y2, x1:x2] = 0

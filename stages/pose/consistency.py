@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pose.codec import UdpCodec
-from pose.engine import Losses, StepLoss, autocast
+from pose.engine import Losses, StepLoss, autocast, moved
 from pose.gaussian import argmax_decode
 from pose.inference import predict_maps
 from pose.losses import LOSSES, keypoint_mse
@@ -194,10 +194,10 @@ def consistency_step(
     """
 
     def run(batch: Any, step: int) -> Losses:
-        (images, targets), (others, _) = batch
-        supervised = _labelled_loss(images.to(device), targets.to(device))
+        (images, targets), (others, _) = (moved(part, device) for part in batch)
+        supervised = _labelled_loss(images, targets)
         rng = np.random.default_rng([*seed, step])
-        unsupervised, mask, peak = _path_losses(others.to(device), rng, weight_at(step))
+        unsupervised, mask, peak = _path_losses(others, rng, weight_at(step))
         return {"loss": supervised, "loss_u": unsupervised, "mask": mask, "peak": peak}
 
     def _labelled_loss(images: Tensor, targets: Tensor) -> Tensor:

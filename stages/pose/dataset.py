@@ -19,24 +19,32 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pose import geometry
 from pose.augment import (
+    SAME_COLOURS,
     BoxLaw,
     ColourLaw,
-    distort_colours,
+    Occlusion,
+    blurred,
     draw_affine,
+    draw_colours,
+    drop_,
     move_keypoints,
-    occlude,
-    occlusion_pipeline,
+    recolour,
 )
 from pose.cache import CropTable
 from pose.codec import UdpCodec
 from pose.errors import PoseError
 from pose.processes import die_with
+from pose.recolour import packed
 
 MAX_REDRAWS = 20
 
 
-class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
-    """(epoch, i) -> augmented image (h, w, 3) uint8 BGR and target (K, 3) of rows[i]."""
+class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
+    """(epoch, i) -> augmented image (h, w, 3) uint8 BGR and target (K, 3) of rows[i].
+
+    deferred: colours and hole are left to the device; a third array says which (recolour.py). What
+    is blurred has its colours before, so it is done here as ever: the law stays the same.
+    """
 
     def __init__(
         self,
@@ -47,15 +55,17 @@ class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
         codec: UdpCodec,
         min_keypoints: int,
         seed: tuple[int, ...],
+        deferred: bool = False,
     ) -> None:
         self.table, self.rows, self.boxes, self.colours = table, rows, boxes, colours
         self.codec, self.min_keypoints, self.seed = codec, min_keypoints, seed
-        self.occlusion = occlusion_pipeline(colours)
+        self.occlusion = Occlusion(colours)
+        self.deferred = deferred
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[Any], ...]:
         epoch, index = key
         rng = np.random.default_rng([*self.seed, epoch, index])
         row = int(self.rows[index])
@@ -64,7 +74,8 @@ class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
             if target[:, 2].sum() >= self.min_keypoints:
                 break
             row = int(self.rows[rng.integers(len(self.rows))])  # Sapiens: another random person
-        return self._picture(rng, row, affine), target
+        image, later = self._picture(rng, row, affine)
+        return (image, target, later) if self.deferred else (image, target)
 
     def _draw(
         self, rng: np.random.Generator, row: int
@@ -80,10 +91,18 @@ class TrainingSamples(Dataset[tuple[NDArray[np.uint8], NDArray[np.float32]]]):
 
     def _picture(
         self, rng: np.random.Generator, row: int, affine: NDArray[np.float64]
-    ) -> NDArray[np.uint8]:
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+        """Image, and what the device is to do with it: nothing, unless deferred."""
+        input_wh = self.codec.input_size
         from_crop = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
-        image = geometry.warp(self.table.crop(row), from_crop, self.codec.input_size)
-        return occlude(rng, self.occlusion, distort_colours(rng, self.colours, image))
+        image = geometry.warp(self.table.crop(row), from_crop, input_wh)
+        colours = draw_colours(rng, self.colours)
+        blurs, hole = self.occlusion.draw(rng, input_wh)
+        if self.deferred and not blurs:
+            return image, packed(colours, hole)
+        image = blurred(recolour(image, colours), blurs)
+        drop_(image, hole)
+        return image, packed(SAME_COLOURS, hole)
 
 
 class TestSamples(Dataset[dict[str, Any]]):
@@ -157,7 +176,7 @@ def steps_per_epoch(count: int, batch_size: int, key: str = "train.batch_size") 
 
 
 def training_loader(samples: TrainingSamples, batches: StepBatches, workers: int) -> DataLoader:
-    """Batches as [images (B, h, w, 3) uint8, targets (B, K, 3) float32]."""
+    """Batches as [images (B, h, w, 3) uint8, targets (B, K, 3) float32], and deferred work."""
     return DataLoader(
         samples,
         batch_sampler=batches,

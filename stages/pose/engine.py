@@ -18,6 +18,7 @@ from pose.log import StepClock, log
 from pose.losses import LOSSES
 from pose.model import PoseModel, normalise
 from pose.optim import Schedule, set_lr
+from pose.recolour import recolour_batch
 
 Losses = dict[str, Tensor]
 StepLoss = Callable[[Any, int], Losses]
@@ -134,7 +135,7 @@ def supervised_step(
     """One labelled forward and backward."""
 
     def run(batch: Any, step: int) -> Losses:
-        images, targets = (tensor.to(device, non_blocking=True) for tensor in batch)
+        images, targets = moved(batch, device)
         with autocast(device, amp):
             maps = model(normalise(images))
         loss = LOSSES[codec.type](maps, codec.render(targets), targets[..., 2])
@@ -142,6 +143,12 @@ def supervised_step(
         return {"loss": loss.detach()}
 
     return run
+
+
+def moved(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images and targets of a loader's batch on the device, its deferred work done."""
+    images, targets, *later = (tensor.to(device, non_blocking=True) for tensor in batch)
+    return (recolour_batch(images, later[0]) if later else images), targets
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:

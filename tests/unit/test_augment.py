@@ -203,28 +203,41 @@ def test_warp_is_bilinear_and_black_outside(rng) -> None:
     assert (found[0, 0] == 0).all()
 
 
+def distorted(rng: np.random.Generator, law: ColourLaw, image: np.ndarray) -> np.ndarray:
+    return augment.recolour(image, augment.draw_colours(rng, law))
+
+
+def occluded(
+    rng: np.random.Generator, occlusion: augment.Occlusion, image: np.ndarray
+) -> np.ndarray:
+    blurs, hole = occlusion.draw(rng, (image.shape[1], image.shape[0]))
+    found = augment.blurred(image, blurs).copy()
+    augment.drop_(found, hole)
+    return found
+
+
 def grey(level: int) -> np.ndarray:
     return np.full((12, 10, 3), level, np.uint8)
 
 
 def test_the_plain_law_changes_nothing(rng) -> None:
     image = rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)
-    outs = [augment.distort_colours(rng, replace(PLAIN), grey(90)) for _ in range(20)]
+    outs = [distorted(rng, replace(PLAIN), grey(90)) for _ in range(20)]
     assert all((out == 90).all() for out in outs)
-    pipeline = augment.occlusion_pipeline(PLAIN)
-    np.testing.assert_array_equal(augment.occlude(rng, pipeline, image), image)
+    occlusion = augment.Occlusion(PLAIN)
+    np.testing.assert_array_equal(occluded(rng, occlusion, image), image)
 
 
 def test_contrast_is_applied_twice_or_never(rng) -> None:
     law = replace(PLAIN, contrast_range=(0.5, 0.5))
-    levels = [int(augment.distort_colours(rng, law, grey(200))[0, 0, 0]) for _ in range(1000)]
+    levels = [int(distorted(rng, law, grey(200))[0, 0, 0]) for _ in range(1000)]
     assert set(levels) == {50, 200}
     assert np.mean(np.array(levels) == 50) == pytest.approx(0.25, abs=0.04)
 
 
 def test_contrast_once_with_half_the_odds_without_quirks(rng) -> None:
     law = replace(PLAIN, contrast_range=(0.5, 0.5), official_quirks=False)
-    levels = [int(augment.distort_colours(rng, law, grey(200))[0, 0, 0]) for _ in range(1000)]
+    levels = [int(distorted(rng, law, grey(200))[0, 0, 0]) for _ in range(1000)]
     assert set(levels) == {100, 200}
     assert np.mean(np.array(levels) == 100) == pytest.approx(0.5, abs=0.05)
 
@@ -233,7 +246,7 @@ def test_both_contrasts_are_one_factor_and_each_clips(rng) -> None:
     """With two factors 1.5 and 0.6, say, white would come out darker than the slope tells."""
     law = replace(PLAIN, contrast_range=(0.5, 1.5))
     ramp = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(256, 1, 3)
-    outs = np.array([augment.distort_colours(rng, law, ramp)[:, 0, 0] for _ in range(400)], float)
+    outs = np.array([distorted(rng, law, ramp)[:, 0, 0] for _ in range(400)], float)
     slopes, tops = outs[:, 100] / 100, outs[:, 255] / 255
     assert (slopes != 1).mean() == pytest.approx(0.25, abs=0.08)
     assert slopes.min() < 0.35
@@ -243,13 +256,13 @@ def test_both_contrasts_are_one_factor_and_each_clips(rng) -> None:
 
 def test_brightness_is_clipped_before_contrast(rng) -> None:
     law = replace(PLAIN, brightness_delta=32, contrast_range=(0.5, 0.5))
-    levels = {int(augment.distort_colours(rng, law, grey(250))[0, 0, 0]) for _ in range(1000)}
+    levels = {int(distorted(rng, law, grey(250))[0, 0, 0]) for _ in range(1000)}
     assert max(level for level in levels if level < 200) == 63  # 255 * 0.5 * 0.5
 
 
 def test_brightness(rng) -> None:
     law = replace(PLAIN, brightness_delta=32)
-    levels = np.array([augment.distort_colours(rng, law, grey(100))[0, 0, 0] for _ in range(1000)])
+    levels = np.array([distorted(rng, law, grey(100))[0, 0, 0] for _ in range(1000)])
     assert (levels != 100).mean() == pytest.approx(0.5, abs=0.06)
     assert 68 <= levels.min() < 72
     assert 128 < levels.max() <= 132
@@ -258,7 +271,7 @@ def test_brightness(rng) -> None:
 def test_channel_swap_permutes(rng) -> None:
     law = replace(PLAIN, channel_swap_prob=1.0)
     image = grey(0) + np.array([10, 20, 30], np.uint8)
-    seen = {tuple(augment.distort_colours(rng, law, image)[0, 0].tolist()) for _ in range(100)}
+    seen = {tuple(distorted(rng, law, image)[0, 0].tolist()) for _ in range(100)}
     assert len(seen) == 6
     assert all(sorted(colour) == [10, 20, 30] for colour in seen)
 
@@ -268,7 +281,7 @@ def test_hue_wraps_at_256_not_at_180(rng) -> None:
     law = replace(PLAIN, hue_delta=18)
     red = grey(0)
     red[..., 2] = 200
-    outs = [augment.distort_colours(rng, law, red)[0, 0].tolist() for _ in range(200)]
+    outs = [distorted(rng, law, red)[0, 0].tolist() for _ in range(200)]
     assert np.mean([g > r for _, g, r in outs]) == pytest.approx(0.25, abs=0.1)
     assert not any(b > g for b, g, _ in outs)
 
@@ -277,7 +290,7 @@ def test_hue_wraps_at_180_without_quirks(rng) -> None:
     law = replace(PLAIN, hue_delta=18, official_quirks=False)
     red = grey(0)
     red[..., 2] = 200
-    outs = [augment.distort_colours(rng, law, red)[0, 0].tolist() for _ in range(200)]
+    outs = [distorted(rng, law, red)[0, 0].tolist() for _ in range(200)]
     assert np.mean([b > g for b, g, _ in outs]) == pytest.approx(0.25, abs=0.1)
     assert all(r == 200 for *_, r in outs)
 
@@ -285,17 +298,17 @@ def test_hue_wraps_at_180_without_quirks(rng) -> None:
 def test_saturation(rng) -> None:
     law = replace(PLAIN, saturation_range=(0.0, 0.0))
     image = grey(0) + np.array([40, 80, 160], np.uint8)
-    outs = [augment.distort_colours(rng, law, image)[0, 0] for _ in range(400)]
+    outs = [distorted(rng, law, image)[0, 0] for _ in range(400)]
     bare = np.array([np.ptp(out) == 0 for out in outs])
     assert bare.mean() == pytest.approx(0.5, abs=0.08)  # modes 1 and 3 of 4
 
 
 def test_dropout_is_one_black_hole_of_the_size_asked(rng) -> None:
     """albumentations 1.x argument names are ignored by 2.x; then holes are 10-20 % and some two."""
-    pipeline = augment.occlusion_pipeline(replace(PLAIN, dropout_prob=1.0))
+    occlusion = augment.Occlusion(replace(PLAIN, dropout_prob=1.0))
     shares = []
     for _ in range(80):
-        black = (augment.occlude(rng, pipeline, np.full((100, 80, 3), 255, np.uint8)) == 0).all(2)
+        black = (occluded(rng, occlusion, np.full((100, 80, 3), 255, np.uint8)) == 0).all(2)
         rows, columns = np.flatnonzero(black.any(1)), np.flatnonzero(black.any(0))
         assert black.sum() == len(rows) * len(columns)
         assert len(rows) == np.ptp(rows) + 1
@@ -308,20 +321,20 @@ def test_dropout_is_one_black_hole_of_the_size_asked(rng) -> None:
 
 def test_dropout_and_blur_shares(rng) -> None:
     image = np.full((40, 30, 3), 255, np.uint8)
-    pipeline = augment.occlusion_pipeline(replace(PLAIN, dropout_prob=0.3))
-    holes = [(augment.occlude(rng, pipeline, image) == 0).any() for _ in range(400)]
+    occlusion = augment.Occlusion(replace(PLAIN, dropout_prob=0.3))
+    holes = [(occluded(rng, occlusion, image) == 0).any() for _ in range(400)]
     assert np.mean(holes) == pytest.approx(0.3, abs=0.07)
     image[20] = 0
     for law in (replace(PLAIN, blur_prob=1.0), replace(PLAIN, median_blur_prob=1.0)):
-        seen = augment.occlude(rng, augment.occlusion_pipeline(law), image)
+        seen = occluded(rng, augment.Occlusion(law), image)
         assert (seen[20] > 0).all()
 
 
 def test_randomness_comes_from_rng_alone() -> None:
-    pipeline = augment.occlusion_pipeline(replace(PLAIN, dropout_prob=1.0))
+    occlusion = augment.Occlusion(replace(PLAIN, dropout_prob=1.0))
     image = np.full((40, 30, 3), 255, np.uint8)
     first, again, other = (
-        augment.occlude(np.random.default_rng(seed), pipeline, image) for seed in (5, 5, 6)
+        occluded(np.random.default_rng(seed), occlusion, image) for seed in (5, 5, 6)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
@@ -329,12 +342,12 @@ def test_randomness_comes_from_rng_alone() -> None:
 
 def test_blur_and_dropout_strike_independently() -> None:
     """Seeded one by one, all transforms of a pipeline would draw alike."""
-    pipeline = augment.occlusion_pipeline(replace(PLAIN, blur_prob=0.5, dropout_prob=0.5))
+    occlusion = augment.Occlusion(replace(PLAIN, blur_prob=0.5, dropout_prob=0.5))
     dots = np.full((64, 64, 3), 255, np.uint8)
     dots[::8, ::8] = 0
     struck = np.zeros((2, 2), int)
     for seed in range(400):
-        found = augment.occlude(np.random.default_rng(seed), pipeline, dots)
+        found = occluded(np.random.default_rng(seed), occlusion, dots)
         blurred, hole = ((found > 0) & (found < 255)).any(), (found == 0).mean() > 0.03
         struck[int(blurred), int(hole)] += 1
     assert (np.abs(struck - 100) < 35).all()

@@ -1,0 +1,277 @@
+"""Measure the data path: samples, codec, cache build, memory, DVC. Ratios of one run, side by side.
+
+    python benchmarks/data.py [--coco FOLDER --split val2017]
+
+Ours against the straightforward pipeline on whole images (reference.py) and against the floor, the
+decoding of a stored crop and one warp. Without --coco it renders embedded people; with it, it reads
+a COCO folder or zips. CPU time of one thread, the kinds alternating; a ratio is the median over
+rounds. Writes benchmarks/data.md. About five minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+import psutil
+import pyarrow as pa
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "stages"))
+
+import reference  # noqa: E402
+
+from pose import geometry  # noqa: E402
+from pose.augment import BoxLaw, ColourLaw  # noqa: E402
+from pose.cache import (  # noqa: E402
+    SCHEMA,
+    CropSpec,
+    CropTable,
+    psnr_db,
+    write_shard,
+)
+from pose.coco import Images, Person, read_annotations  # noqa: E402
+from pose.codec import UdpCodec  # noqa: E402
+from pose.dataset import TrainingSamples  # noqa: E402
+from pose.gaussian import Blur  # noqa: E402
+from pose.synthetic import SyntheticSpec, write_coco_zips  # noqa: E402
+
+SIZES = [((192, 256), 2.0), ((384, 512), 2.0), ((768, 1024), 6.0)]  # (w, h), sigma
+ROUNDS, SAMPLES = 9, 40
+# The official augmentation, see recipes/sapiens_1b_coco_1024x768.yaml.
+BOXES = BoxLaw(1.25, 0.5, 0.3, 1.5, 9, 0.16, 0.3, 0.5, 80.0, 0.6)
+COLOURS = ColourLaw(32, (0.5, 1.5), (0.5, 1.5), 18, 0.5, 0.1, 0.1, 1.0, (0.2, 0.4), True)
+Work = Callable[[int], object]
+
+
+def main() -> None:
+    """Measure all, write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--coco", type=Path, help="folder with annotations/ and the split")
+    parser.add_argument("--split", default="val2017")
+    chosen = parser.parse_args()
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="data-") as folder:
+        root = chosen.coco or rendered(Path(folder))
+        lines = report(root, chosen.split, Path(folder))
+    source = f"COCO images of {chosen.split}" if chosen.coco else "embedded people"
+    arguments = f" --coco FOLDER --split {chosen.split}" if chosen.coco else ""
+    title = (
+        f"# The data path, {source}\n\n`python benchmarks/data.py{arguments}`, one CPU thread.\n"
+    )
+    name = "data_coco.md" if chosen.coco else "data.md"
+    (ROOT / "benchmarks" / name).write_text("\n".join([title, *lines]) + "\n")
+
+
+def rendered(folder: Path) -> Path:
+    """COCO zips of 60 embedded images as val2017."""
+    write_coco_zips(folder, SyntheticSpec(1, 60, 0.25, (480, 360), 92, 0), 1, lambda _: None)
+    return folder
+
+
+def report(root: Path, split: str, scratch: Path) -> list[str]:
+    """The lines of all tables."""
+    persons = [p for p in read_annotations(root, split).persons if p.num_keypoints]
+    kinds = "reference | ours, for a CPU | ours, for a GPU | floor"
+    lines = [
+        "Milliseconds a sample; in brackets: times as fast as the reference, and the share "
+        "of the floor's speed. For a GPU, colours and the hole are left to it (recolour.py).",
+        "",
+        f"| input | {kinds} |",
+        "|---" * 5 + "|",
+    ]
+    for wh, sigma in SIZES:
+        lines.append(samples_line(root, split, persons, wh, sigma, scratch))
+    lines += ["", *stored_lines(root, split, persons, scratch)]
+    lines += ["", "| codec | one by one ms | batched ms | ratio |", "|---" * 4 + "|"]
+    for wh, sigma in SIZES:
+        lines += codec_lines(wh, sigma)
+    return [*lines, "", *memory_lines(scratch), "", *dvc_lines(scratch)]
+
+
+def crop_spec(wh: tuple[int, int], sigma: float) -> CropSpec:
+    codec = UdpCodec("gaussian", wh, (wh[0] // 4, wh[1] // 4), sigma, 0.0546875)
+    return CropSpec(codec, 1.25, 1.5, 0.5, 0.16, 80.0, 95)
+
+
+def cached(
+    folder: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
+) -> tuple[CropTable, list[float]]:
+    """A table of the persons, and the squared errors of its sampled crops."""
+    folder.mkdir(exist_ok=True)
+    notes = write_shard(folder / "00000.arrow", Images(root, split), persons, spec)
+    return CropTable(folder), notes.squared_errors
+
+
+def samples_line(
+    root: Path, split: str, persons: list[Person], wh: tuple[int, int], sigma: float, scratch: Path
+) -> str:
+    """One row: CPU milliseconds of a sample, and ratios."""
+    spec = crop_spec(wh, sigma)
+    table, _ = cached(scratch / f"crops{wh[0]}", root, split, persons, spec)
+    near, far = (
+        TrainingSamples(table, table.labelled(), BOXES, COLOURS, spec.codec, 0, (0,), deferred)
+        for deferred in (False, True)
+    )
+    images = Images(root, split)
+    jpegs = [np.frombuffer(images.read(p.file_name), np.uint8) for p in persons]
+    affines = [floor_affine(near, row) for row in range(len(persons))]
+    count = len(persons)
+    work: list[Work] = [
+        lambda i: reference.sample(jpegs[i % count], persons[i % count], wh, sigma),
+        lambda i: near[(0, i % count)],
+        lambda i: far[(0, i % count)],
+        lambda i: geometry.warp(table.crop(i % count), affines[i % count], wh),
+    ]
+    theirs, *ours, floor = measured(work)
+    cells = [
+        f"{1000 * median(mine):.2f} ({ratio(theirs, mine):.1f} times, {ratio(floor, mine):.0%})"
+        for mine in ours
+    ]
+    ends = [f"{1000 * median(one):.2f}" for one in (theirs, floor)]
+    return f"| {wh[0]} x {wh[1]} | {ends[0]} | {' | '.join(cells)} | {ends[1]} |"
+
+
+def floor_affine(samples: TrainingSamples, row: int) -> np.ndarray:
+    affine, _ = samples._draw(np.random.default_rng(row), row)
+    return geometry.compose(affine, geometry.translate(samples.table.crop_xy[row]))
+
+
+def measured(work: list[Work], count: int = SAMPLES, rounds: int = ROUNDS) -> list[list[float]]:
+    """CPU seconds a call of each kind in each round; a first round is thrown away."""
+    times: list[list[float]] = [[] for _ in work]
+    for round_ in range(rounds + 1):
+        for kind, one in enumerate(work):
+            start = time.thread_time()
+            for i in range(count):
+                one(round_ * count + i)
+            times[kind].append((time.thread_time() - start) / count)
+    return [kind[1:] for kind in times]
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    return median(a / b for a, b in zip(above, below, strict=True))
+
+
+def stored_lines(root: Path, split: str, persons: list[Person], scratch: Path) -> list[str]:
+    """Bytes and quality of stored crops, and how fast they are made."""
+    spec = crop_spec((384, 512), 2.0)
+    start = time.thread_time()
+    table, errors = cached(scratch / "stored", root, split, persons, spec)
+    speed = len(persons) / (time.thread_time() - start)
+    size = np.mean([len(table._jpeg[row].as_buffer()) for row in range(len(table))])
+    return [
+        f"A stored crop takes {size / 1000:.0f} kB (JPEG {spec.jpeg_quality}, context of the "
+        f"official augmentation; PSNR of the network's input {psnr_db(errors):.1f} dB), its target "
+        f"204 bytes. One thread caches {speed:.0f} persons a second."
+    ]
+
+
+def codec_lines(wh: tuple[int, int], sigma: float) -> list[str]:
+    """Encoding and decoding a batch of 16 persons, against one person at a time."""
+    codec = crop_spec(wh, sigma).codec
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 1, (16, 17, 2)) * (np.array(wh) - 1)
+    targets = torch.from_numpy(np.stack([codec.encode(p, np.ones(17)) for p in points]))
+    maps = codec.render(targets) + 0.02 * torch.randn(16, 17, wh[1] // 4, wh[0] // 4)
+    planes = list(maps.numpy())
+    pairs: list[list[Work]] = [
+        [
+            lambda _: np.stack([reference.encode(p, np.ones(17), wh, sigma)[0] for p in points]),
+            lambda _: codec.render(targets),
+        ],
+        [
+            lambda _: [reference.decode(plane) for plane in planes],
+            lambda _: codec.decode(maps, Blur(11), True),
+        ],
+    ]
+    lines = []
+    for name, work in zip(("encode", "decode"), pairs, strict=True):
+        slow, fast = measured(work, 2)
+        times = f"{1000 * median(slow):.1f} | {1000 * median(fast):.1f}"
+        lines.append(
+            f"| {name} 16 persons, {wh[0]} x {wh[1]} | {times} | {ratio(slow, fast):.1f} |"
+        )
+    return lines
+
+
+def memory_lines(scratch: Path) -> list[str]:
+    """Peak memory of a process that reads samples of small and large tables."""
+    peaks = {}
+    for count in (1_000, 100_000):
+        folder = scratch / f"rows{count}"
+        folder.mkdir()
+        grown_table(scratch / "stored", folder, count)
+        command = [sys.executable, __file__, "--probe", str(folder)]
+        peaks[count] = int(subprocess.check_output(command, text=True))
+    small, large = peaks.values()
+    return [
+        "Memory of a process (without the shards' pages, which are the disk cache's) that "
+        f"draws 300 samples: {small / 1e6:.0f} MB of 1,000 persons, {large / 1e6:.0f} MB of "
+        f"100,000: {large / small:.2f} times."
+    ]
+
+
+def grown_table(stored: Path, folder: Path, count: int) -> None:
+    """The stored rows repeated to `count` persons, 500 a shard, with small crops."""
+    row = pa.ipc.open_file(str(stored / "00000.arrow")).read_all().slice(0, 1).to_pylist()[0]
+    image = np.full((64, 48, 3), 127, np.uint8)
+    row["crop_jpeg"] = cv2.imencode(".jpg", image)[1].tobytes()
+    table = pa.Table.from_pylist([row] * 500, schema=SCHEMA)
+    for shard in range(count // 500):
+        with pa.ipc.new_file(str(folder / f"{shard:05d}.arrow"), SCHEMA) as writer:
+            writer.write_table(table)
+
+
+def probe(folder: Path) -> None:
+    """Print the anonymous memory of a reader of the table."""
+    table = CropTable(folder)
+    codec = crop_spec((192, 256), 2.0).codec
+    samples = TrainingSamples(table, table.labelled(), BOXES, COLOURS, codec, 0, (0,))
+    for i in range(300):
+        samples[(0, i * len(samples) // 300)]
+    memory = psutil.Process().memory_info()
+    print(memory.rss - memory.shared)
+
+
+def dvc_lines(scratch: Path) -> list[str]:
+    """Seconds of a first `dvc repro` and of a no-op with 20 shards of 5 MB as the out."""
+    folder = scratch / "dvc"
+    folder.mkdir()
+    make = "import os, pathlib; p = pathlib.Path('cache'); p.mkdir(); "
+    make += "[(p / f'{i:05d}.arrow').write_bytes(os.urandom(5_000_000)) for i in range(20)]"
+    (folder / "make.py").write_text(make)
+    yaml = "stages: {make: {cmd: python make.py, deps: [make.py], outs: [cache]}}"
+    (folder / "dvc.yaml").write_text(yaml)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    seconds = []
+    for command in (["init", "--no-scm", "-q"], ["repro", "-q"], ["repro", "-q"]):
+        start = time.monotonic()
+        command = [sys.executable, "-m", "dvc", *command]
+        subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, check=True)
+        seconds.append(time.monotonic() - start)
+    _, first, again = seconds
+    return [
+        f"`dvc repro` with 20 shards of 5 MB as the out: {first:.1f} s the first time, "
+        f"{again:.1f} s when nothing changed (most of it DVC's own start)."
+    ]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--probe"]:
+        probe(Path(sys.argv[2]))
+    else:
+        main()
