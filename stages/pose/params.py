@@ -24,6 +24,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Quality = Annotated[int, Field(ge=1, le=100)]
+Url = Annotated[str, Field(pattern="^https?://")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 SizeWH = tuple[Count, Count]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
@@ -50,10 +52,12 @@ class Run(Section):
 class Data(Section):
     source: Literal["synthetic", "local", "coco"]
     root: str | None
-    base_url: str
+    base_url: Url
+    unlabelled_images: bool
     train_split: str
     val_split: str
     detections: str | None
+    detections_sha256: Sha256 | None
     on_bad_record: Literal["stop", "skip"]
     jpeg_quality: Quality
     shard_persons: Count
@@ -62,6 +66,13 @@ class Data(Section):
     def _local_needs_root(self) -> Data:
         if self.source == "local" and not self.root:
             raise ValueError("root must name a folder when source is local")
+        return self
+
+    @model_validator(mode="after")
+    def _fetched_boxes_are_pinned(self) -> Data:
+        fetched = (self.detections or "").startswith(("http://", "https://"))
+        if fetched and not self.detections_sha256:
+            raise ValueError("detections_sha256 must be given when detections is a URL")
         return self
 
 
@@ -79,8 +90,8 @@ class Weights(Section):
     file: str | None
     repo: str | None
     revision: str | None
-    url: Annotated[str, Field(pattern="^https?://")] | None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    url: Url | None
+    sha256: Sha256 | None
     head: Literal["fresh", "keep"]
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import pytest
 
 from loopback import CONTENT, OTHER, SHA, Handler, Server, failure, little_disk, serve, sha256, stop
 from pose import remote
+from pose.pins import Pin
 
 
 @pytest.fixture
@@ -23,7 +24,11 @@ def names(folder: Path) -> list[str]:
 
 
 def fetch(server: Server, folder: Path, expected: str = SHA) -> Path:
-    return remote.fetch_url(f"{server.address}/a/x.pth?v=1", folder, expected, "weights.sha256")
+    return remote.fetch_url(f"{server.address}/a/x.pth?v=1", folder, pin(expected))
+
+
+def pin(expected: str = SHA) -> Pin:
+    return Pin(expected, "weights.sha256")
 
 
 def hold(folder: Path, content: bytes, expected: str = SHA) -> Path:
@@ -49,7 +54,7 @@ def test_another_file_under_the_name_is_replaced(tmp_path: Path, server: Server)
 
 @pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://a/b", "x.pth", "http://", "http://[a"])
 def test_only_http_is_spoken(tmp_path: Path, url: str) -> None:
-    assert f"{url}: not a http:// or https://" in failure(remote.fetch_url, url, tmp_path, SHA)
+    assert f"{url}: not a http:// or https://" in failure(remote.fetch_url, url, tmp_path, pin())
 
 
 def test_a_redirect_to_a_file_is_refused(tmp_path: Path, server: Server) -> None:
@@ -63,11 +68,11 @@ def test_a_redirect_to_a_file_is_refused(tmp_path: Path, server: Server) -> None
     [("/a/x.pth?v=1#f", "x.pth"), ("/", "h"), ("/..", "h"), ("/%2e%2e%2fx%20y", "x y")],
 )
 def test_the_name_is_the_last_part_of_the_address(path: str, name: str) -> None:
-    assert remote._file_name(f"https://h{path}") == name
+    assert remote.file_name(f"https://h{path}") == name
 
 
 def test_a_long_name_keeps_its_end() -> None:
-    assert remote._file_name(f"https://h/{'a' * 300}.pth") == "a" * 96 + ".pth"
+    assert remote.file_name(f"https://h/{'a' * 300}.pth") == "a" * 96 + ".pth"
 
 
 @pytest.mark.parametrize("have", [1, 300_000, len(CONTENT) - 1])
@@ -268,4 +273,5 @@ def test_a_long_download_logs_without_a_terminal(
     monkeypatch.setattr(remote, "LOG_SECONDS", 0.0)
     with caplog.at_level("INFO", "pose"):
         fetch(server, tmp_path)
-    assert caplog.messages[-1] == "x.pth: 700,000 of 700,000 bytes"
+    assert "x.pth: 700,000 of 700,000 bytes" in caplog.messages
+    assert caplog.messages[-1] == "x.pth: verified"
