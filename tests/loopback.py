@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.server
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -30,7 +29,7 @@ SHA = sha256(CONTENT)
 class Server(http.server.ThreadingHTTPServer):
     """Serves `content`; the lists bend its next answers, `asked` keeps each request's headers.
 
-    files: content by path, where it differs. statuses: sent instead of the file. cuts: hang up
+    files: if any, content by path. statuses: sent instead of the file. cuts: hang up
     after so many bytes, then call `on_cut`. limit: bytes it sends at most for a Range. etags: it
     tells when the content changed. extra: further headers of a file. rate: bytes a second, about.
     """
@@ -73,6 +72,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_file()
 
     def send_file(self) -> None:
+        if self.server.files and self.path not in self.server.files:
+            return self.answer(404, {})
         content = self.server.files.get(self.path, self.server.content)
         etag = f'"{sha256(content)}"'
         wanted = self.headers.get("Range") if self.server.ranges else None
@@ -111,7 +112,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         for start in range(0, len(body), step):
             self.wfile.write(body[start : start + step])
             if rate is not None:
-                time.sleep(step / rate)
+                threading.Event().wait(step / rate)  # time.sleep may be a test's
 
     def log_message(self, *_: object) -> None:
         pass
