@@ -8,7 +8,8 @@ digests, copying nothing. Writes data/coco and metrics/download_coco. About 30 s
 the embedded default.
 
 Downloads are kept in data/resume/downloads, and data/coco holds hard links to them: a run with
-other params, a kill, or DVC, which removes data/coco before a run, costs no second download. Each
+other params, a kill, or DVC, which removes data/coco before a run, costs no second download. Once
+`dvc repro` is done that folder may go: DVC's cache has the files too, and serves the next run. Each
 run verifies them anew.
 
 `data.detections` is a file of val's person boxes, on disk or at a URL; it is checked and copied.
@@ -25,6 +26,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,6 +44,7 @@ from pose.log import log
 from pose.params import Params
 from pose.pins import Pin, ZipPin
 from pose.published import COCO, UNLABELLED
+from pose.remote import file_name
 from pose.synthetic import SyntheticSpec, write_coco_zips
 
 NAME = "download_coco"
@@ -88,7 +92,30 @@ def _detections_path(source: str, sha256: str | None) -> Path:
 def _fetch(wanted: Mapping[str, Pin | ZipPin]) -> list[Path]:
     """Verified files of these addresses; what is in data/resume/downloads is not fetched again."""
     with locked(stage.DOWNLOADS, "download"):
+        missing = {url: pin for url, pin in wanted.items() if not _download(url).exists()}
+        if cache := _dvc_cache() if missing else None:
+            for url, pin in missing.items():
+                _take(cache, pin, _download(url))
         return fetch_all(list(wanted.items()), stage.DOWNLOADS)
+
+
+def _download(url: str) -> Path:
+    return stage.DOWNLOADS / file_name(url)
+
+
+def _dvc_cache() -> Path | None:
+    """Where this project's DVC keeps its outs."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return None if found.returncode else Path(found.stdout.strip())
+
+
+def _take(cache: Path, pin: Pin | ZipPin, target: Path) -> None:
+    """Link what DVC has kept of an earlier run; it files by md5, and so are COCO's files known."""
+    kept = cache / "files" / "md5" / str(pin.md5)[:2] / str(pin.md5)[2:]
+    if pin.md5 and kept.is_file():
+        log(f"{NAME}: {target.name} is in DVC's cache")
+        _link(kept, target)
 
 
 def _synthetic(params: Params, folder: Path) -> dict[str, int]:

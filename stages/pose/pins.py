@@ -29,6 +29,11 @@ class Pin:
         return self.digest[:12]
 
     @property
+    def md5(self) -> str | None:
+        """Known md5, if any."""
+        return self.digest if self.algorithm == "md5" else None
+
+    @property
     def expected_bytes(self) -> int:
         """For the check of the disk; 0 if nothing is known."""
         return self.size or 0
@@ -48,12 +53,12 @@ class ZipPin:
     """A zip of which nobody vouches for more than a digest of one source, or not even that.
 
     With another digest it serves if all its members' CRCs are right and their names are below
-    `folder`; the log then says so. about: bytes, only roughly known. hint: md5 or None.
+    `folder`; the log then says so. about: bytes, only roughly known. md5: of one source, or None.
     """
 
     folder: str
     about: int
-    hint: str | None
+    md5: str | None
     size: None = None
     key: str = "its own CRCs"
 
@@ -67,11 +72,11 @@ class ZipPin:
 
     def fault(self, path: Path) -> str | None:
         """What is wrong with a file, or None. Continues a sentence that names it."""
-        if self.hint and digest(path, "md5") == self.hint:
+        if self.md5 and digest(path, "md5") == self.md5:
             return None
         if fault := _zip_fault(path, self.folder):
             return fault
-        known = f"its md5 is not the {self.hint} of one source" if self.hint else "no digest known"
+        known = f"its md5 is not the {self.md5} of one source" if self.md5 else "no digest known"
         log(f"{path.name}: {known}; all CRCs are right; not verified further; {_sha256(path)}")
         return None
 

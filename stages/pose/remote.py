@@ -116,7 +116,7 @@ def _session() -> requests.Session:
 def _gather(one: _Fetch) -> str | None:
     """Fault of the whole file, now in `partial`; of pieces that do not fit, it starts over."""
     pieces = _fill(one)
-    log(f"{one.partial.name}: {one.held:,} bytes are here; verifying")
+    log(f"{file_name(one.url)}: {one.held:,} bytes are here; verifying")
     if (fault := one.pin.fault(one.partial)) and pieces > 1:
         log(f"{one.url}: its pieces are not of one file; starting over")
         one.partial.unlink()

@@ -57,6 +57,9 @@ BAD = [
     ("weights.head", "old", "weights.head = \"old\", expected: input should be 'fresh' or 'keep'"),
     ("codec.type", "dark", "codec.type = \"dark\", expected: input should be 'gaussian' or 'com"),
     ("model.head", "simple", "model.deconv_channels and conv_channels must be [] for head simple"),
+    ("data.base_url", "s3://x", 'data.base_url = "s3://x", expected: string should match pattern'),
+    ("data.detections", "https://x/y", "data.detections_sha256 must be given when detections is"),
+    ("data.detections_sha256", "1", "data.detections_sha256 = 1, expected: input should be a va"),
     ("train.warmup_epochs", "-1", "train.warmup_epochs = -1, expected: input should be greater"),
 ]
 
