@@ -10,7 +10,7 @@ the embedded default.
 Downloads are kept in data/resume/downloads, and data/coco holds hard links to them: a run with
 other params, a kill, or DVC, which removes data/coco before a run, costs no second download. Once
 `dvc repro` is done that folder may go: DVC's cache has the files too, and serves the next run. Each
-run verifies them anew.
+run verifies them anew, which takes about a minute.
 
 `data.detections` is a file of val's person boxes, on disk or at a URL; it is checked and copied.
 Published tables stand on one of two. We fetched neither, and their digests are not known to us:
@@ -39,7 +39,7 @@ from pose.advice import need_space
 from pose.detections import parse_detections
 from pose.errors import PoseError
 from pose.fetching import fetch_all
-from pose.files import digest, locked, write_atomic, write_json
+from pose.files import digest, locked, replacing, write_atomic, write_json
 from pose.log import log
 from pose.params import Params
 from pose.pins import Pin, ZipPin
@@ -149,7 +149,8 @@ def _link(path: Path, target: Path) -> None:
         os.link(path, target)
     except OSError:
         need_space(str(target), path.stat().st_size, target.parent)
-        shutil.copyfile(path, target)
+        with replacing(target) as beside:
+            shutil.copyfile(path, beside)
 
 
 def _local(params: Params, folder: Path) -> dict[str, int]:

@@ -90,7 +90,6 @@ def test_killed_twice_it_ends_with_the_same_lock(tmp_path: Path, mirror: Server)
     starts = [int(one[6:-1]) for one in mirror.ranges_asked if one]
     assert len(starts) >= 2  # train's, each time; the small ones may have been whole
     assert max(starts) >= size // 2
-    assert ran(killed.must("dvc", "repro", "build_cache")) == []
 
 
 def test_a_later_wish_fetches_nothing_again(tmp_path: Path, mirror: Server) -> None:
