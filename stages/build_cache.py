@@ -23,7 +23,15 @@ from tqdm import tqdm
 
 import stage
 from pose.cache import CropSpec, CropTable, ShardNotes, plan_shards, psnr_db, write_shard
-from pose.coco import Annotations, BadRecord, Images, Person, read_annotations, read_images
+from pose.coco import (
+    UNLABELLED_SPLIT,
+    Annotations,
+    BadRecord,
+    Images,
+    Person,
+    read_annotations,
+    read_images,
+)
 from pose.codec import UdpCodec
 from pose.detections import read_detections
 from pose.errors import PoseError
@@ -34,7 +42,6 @@ from pose.processes import worker_pool
 from pose.splits import SplitLaw, training_persons
 
 NAME = "build_cache"
-UNLABELLED_SPLIT = "unlabeled2017"
 MAX_LISTED = 10
 
 
@@ -74,7 +81,7 @@ def main(params: Params) -> None:
     ]
     if params.data.detections is not None:
         tables.append(Table("detections/", splits["val"], _detected(found["val"].images)))
-    if "images" in params.data.unlabelled:
+    if params.data.unlabelled_images:
         tables.append(Table("unlabelled/images-", UNLABELLED_SPLIT, _unlabelled(params, root)))
     with stage.resume_folder(NAME) as folder:
         errors: list[float] = []

@@ -3,42 +3,61 @@
     python stages/download_coco.py
 
 `data.source: synthetic` renders people into COCO's own layout; `coco` downloads COCO 2017 (20 GB,
-resumes, verifies); `local` checks data.root and notes its digests, copying nothing. A detector's
-boxes (`data.detections`) are checked and copied. Writes data/coco and metrics/download_coco. About
-30 s on two cores with the embedded default.
+39 GB with `data.unlabelled_images`; resumes, verifies); `local` checks data.root and notes its
+digests, copying nothing. Writes data/coco and metrics/download_coco. About 30 s on two cores with
+the embedded default.
+
+Downloads are kept in data/resume/downloads, and data/coco holds hard links to them: a run with
+other params, a kill, or DVC, which removes data/coco before a run, costs no second download. Once
+`dvc repro` is done that folder may go: DVC's cache has the files too, and serves the next run. Each
+run verifies them anew, which takes about a minute.
+
+`data.detections` is a file of val's person boxes, on disk or at a URL; it is checked and copied.
+Published tables stand on one of two. We fetched neither, and their digests are not known to us:
+
+    COCO_val2017_detections_AP_H_70_person.json   Sapiens. Its address, from its documentation:
+        https://huggingface.co/noahcao/sapiens-pose-coco/resolve/main/sapiens_host/pose/
+        person_detection_results/COCO_val2017_detections_AP_H_70_person.json
+    COCO_val2017_detections_AP_H_56_person.json   HRNet, mmpose, ViTPose. Spread by file-sharing
+        links only: fetch it by hand and give its path
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
 import stage
 from pose import coco
+from pose.advice import need_space
 from pose.detections import parse_detections
 from pose.errors import PoseError
-from pose.files import digest, download, write_atomic, write_json
+from pose.fetching import fetch_all
+from pose.files import digest, locked, replacing, write_atomic, write_json
 from pose.log import log
 from pose.params import Params
+from pose.pins import Pin, ZipPin
+from pose.published import COCO, UNLABELLED
+from pose.remote import file_name
 from pose.synthetic import SyntheticSpec, write_coco_zips
 
 NAME = "download_coco"
-# bytes and md5 as published; they agree over many independent mirrors
-COCO_FILES = {
-    "train2017.zip": ("zips", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
-    "val2017.zip": ("zips", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
-    coco.ANNOTATIONS_ZIP: ("annotations", 252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c"),
-}
 
 
 def main(params: Params) -> None:
     """Gather in data/resume, then swap: what was made before stays until the new is whole."""
     sources = {"synthetic": _synthetic, "coco": _coco, "local": _local}
     folder = stage.RESUME / f"{NAME}-{params.data.source}"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed run; downloads are not in it
+    folder.mkdir(parents=True)
     counts = _detections(params, folder)  # first: a mistake in it is told before the download
+    counts |= _unlabelled_detections(params, folder)
     counts |= sources[params.data.source](params, folder)
     shutil.rmtree(stage.COCO, ignore_errors=True)
     folder.replace(stage.COCO)
@@ -48,18 +67,69 @@ def main(params: Params) -> None:
 
 
 def _detections(params: Params, folder: Path) -> dict[str, int]:
-    """The detector's file, byte for byte, or none (an earlier, killed run may have left one)."""
-    target = folder / stage.DETECTIONS.name
-    target.unlink(missing_ok=True)
+    """The detector's file, byte for byte, or none."""
     if params.data.detections is None:
         return {}
-    source = Path(params.data.detections).expanduser()
-    if not source.is_file():
-        raise PoseError(f"params.yaml: data.detections = {str(source)!r} is not a file")
-    content = source.read_bytes()
-    count = len(parse_detections(content, str(source)))
-    write_atomic(target, content)
+    path = _detections_path(params.data.detections, params.data.detections_sha256)
+    content = path.read_bytes()
+    count = len(parse_detections(content, str(path)))
+    write_atomic(folder / stage.DETECTIONS.name, content)
+    log(f"{NAME}: val's boxes are those of {path.name}, sha256 {digest(path)}")
     return {"detections": count}
+
+
+def _unlabelled_detections(params: Params, folder: Path) -> dict[str, int]:
+    """The boxes of persons in unlabeled2017, byte for byte, or none."""
+    if not params.data.unlabelled_images:
+        return {}
+    path = Path(str(params.data.unlabelled_detections)).expanduser()
+    if not path.is_file():
+        raise PoseError(f"params.yaml: data.unlabelled_detections = {str(path)!r} is not a file")
+    content = path.read_bytes()
+    count = len(parse_detections(content, str(path)))
+    write_atomic(folder / stage.UNLABELLED_DETECTIONS.name, content)
+    return {"unlabelled_detections": count}
+
+
+def _detections_path(source: str, sha256: str | None) -> Path:
+    """The file where it lies, or where it was fetched to."""
+    if source.startswith(("http://", "https://")):
+        return _fetch({source: Pin(str(sha256), "data.detections_sha256")})[0]
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise PoseError(f"params.yaml: data.detections = {str(path)!r} is not a file")
+    if sha256 and (fault := Pin(sha256, "data.detections_sha256").fault(path)):
+        raise PoseError(f"{path}: {fault}; correct data.detections or data.detections_sha256")
+    return path
+
+
+def _fetch(wanted: Mapping[str, Pin | ZipPin]) -> list[Path]:
+    """Verified files of these addresses; what is in data/resume/downloads is not fetched again."""
+    with locked(stage.DOWNLOADS, "download"):
+        missing = {url: pin for url, pin in wanted.items() if not _download(url).exists()}
+        if cache := _dvc_cache() if missing else None:
+            for url, pin in missing.items():
+                _take(cache, pin, _download(url))
+        return fetch_all(list(wanted.items()), stage.DOWNLOADS)
+
+
+def _download(url: str) -> Path:
+    return stage.DOWNLOADS / file_name(url)
+
+
+def _dvc_cache() -> Path | None:
+    """Where this project's DVC keeps its outs."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return None if found.returncode else Path(found.stdout.strip())
+
+
+def _take(cache: Path, pin: Pin | ZipPin, target: Path) -> None:
+    """Link what DVC has kept of an earlier run; it files by md5, and so are COCO's files known."""
+    kept = cache / "files" / "md5" / str(pin.md5)[:2] / str(pin.md5)[2:]
+    if pin.md5 and kept.is_file():
+        log(f"{NAME}: {target.name} is in DVC's cache")
+        _link(kept, target)
 
 
 def _synthetic(params: Params, folder: Path) -> dict[str, int]:
@@ -78,18 +148,23 @@ def _synthetic(params: Params, folder: Path) -> dict[str, int]:
 
 
 def _coco(params: Params, folder: Path) -> dict[str, int]:
-    """What is here already, whole or partial, is not fetched again."""
-    need = sum(size for _, size, _ in COCO_FILES.values())
-    held = sum(path.stat().st_size for path in folder.iterdir())
-    free = shutil.disk_usage(folder).free
-    if free + held < need:
-        raise PoseError(f"{stage.COCO}: COCO needs {need:,} bytes, {free:,} are free")
-    for name, (kind, size, md5) in COCO_FILES.items():
-        url = f"{params.data.base_url.rstrip('/')}/{kind}/{name}"
-        with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
-            if not (folder / name).exists():
-                download(url, folder / name, size, md5, bar.update)
-    return {"bytes": need}
+    """COCO's zips under a second name: the downloads stay when DVC removes data/coco."""
+    base = params.data.base_url.rstrip("/")
+    wanted = COCO | UNLABELLED if params.data.unlabelled_images else COCO
+    paths = _fetch({f"{base}/{place}": pin for place, pin in wanted.items()})
+    for path in paths:
+        _link(path, folder / path.name)
+    return {"bytes": sum(path.stat().st_size for path in paths)}
+
+
+def _link(path: Path, target: Path) -> None:
+    """The same file as target; a copy where file systems or rights allow no hard link."""
+    try:
+        os.link(path, target)
+    except OSError:
+        need_space(str(target), path.stat().st_size, target.parent)
+        with replacing(target) as beside:
+            shutil.copyfile(path, beside)
 
 
 def _local(params: Params, folder: Path) -> dict[str, int]:
@@ -105,19 +180,23 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
             digests[split] = _split_digest(root, split)
         counts[f"{split}_images"] = len(found.images)
         counts[f"{split}_persons"] = len(found.persons)
+    if params.data.unlabelled_images:
+        counts["unlabelled_images"] = len(coco.read_images(root, coco.UNLABELLED_SPLIT))
+        digests[coco.UNLABELLED_SPLIT] = digest(_place(root, coco.UNLABELLED_SPLIT))
     write_json(folder / "local.json", digests)
     return counts
 
 
 def _split_digest(root: Path, split: str) -> str:
     """Digest of a split's images and annotations, wherever they lie under root."""
-    images = root / split
     name = root / "annotations" / f"person_keypoints_{split}.json"
-    parts = [
-        images if images.is_dir() else root / f"{split}.zip",
-        name if name.is_file() else root / coco.ANNOTATIONS_ZIP,
-    ]
-    return " ".join(digest(part) for part in parts)
+    annotations = name if name.is_file() else root / coco.ANNOTATIONS_ZIP
+    return f"{digest(_place(root, split))} {digest(annotations)}"
+
+
+def _place(root: Path, split: str) -> Path:
+    """A split's images, in their folder or their zip."""
+    return root / split if (root / split).is_dir() else root / f"{split}.zip"
 
 
 if __name__ == "__main__":

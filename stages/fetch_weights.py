@@ -44,6 +44,7 @@ from pose.hub import fetch_hub
 from pose.log import log
 from pose.model import ModelSpec, build_backbone, build_on_meta
 from pose.params import Params
+from pose.pins import Pin
 from pose.remote import fetch_url
 
 NAME = "fetch_weights"
@@ -100,7 +101,7 @@ def _file(params: Params) -> tuple[Path, dict[str, Any]]:
 
 def _url(params: Params) -> tuple[Path, dict[str, Any]]:
     law = params.weights
-    path = fetch_url(str(law.url), stage.RESUME / NAME, str(law.sha256), "weights.sha256")
+    path = fetch_url(str(law.url), stage.RESUME / NAME, Pin(str(law.sha256), "weights.sha256"))
     return path, {"source": law.url}
 
 

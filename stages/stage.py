@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -24,7 +23,7 @@ from dvclive import Live
 from ruamel.yaml import YAML
 
 from pose.errors import PoseError
-from pose.files import digest
+from pose.files import digest, locked
 from pose.log import BarSafeHandler, logger
 from pose.params import Params, Section, load_params
 from pose.processes import die_with
@@ -36,6 +35,7 @@ UNLABELLED_DETECTIONS = COCO / "unlabelled_detections.json"
 WEIGHTS = Path("data/weights/start.safetensors")
 CACHE = Path("data/cache")
 RESUME = Path("data/resume")
+DOWNLOADS = RESUME / "downloads"
 MODELS = Path("models")
 PREDICTIONS = Path("data/predictions")
 METRICS = Path("metrics")
@@ -94,14 +94,7 @@ def resume_folder(name: str) -> Iterator[Path]:
     for stale in RESUME.glob(f"{name}-*"):
         if stale != folder:
             shutil.rmtree(stale)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not kept by forks
-        except (BlockingIOError, PermissionError):
-            raise PoseError(
-                f"{folder}: another run of this stage is at work; wait for it"
-            ) from None
+    with locked(folder, "run of this stage"):
         yield folder
     shutil.rmtree(folder)
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pose import remote
+from pose import advice
 from pose.errors import PoseError
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
@@ -29,15 +29,19 @@ SHA = sha256(CONTENT)
 class Server(http.server.ThreadingHTTPServer):
     """Serves `content`; the lists bend its next answers, `asked` keeps each request's headers.
 
-    statuses: sent instead of the file. cuts: hang up after so many bytes, then call `on_cut`.
-    limit: bytes it sends at most for a Range.
+    files: if any, content by path. statuses: sent instead of the file. cuts: hang up
+    after so many bytes, then call `on_cut`. limit: bytes it sends at most for a Range. etags: it
+    tells when the content changed. extra: further headers of a file. rate: bytes a second, about.
     """
 
     daemon_threads = True
 
     def __init__(self, handler: type[Handler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
-        self.content, self.ranges, self.lengths = CONTENT, True, True
+        self.content, self.ranges, self.lengths, self.etags = CONTENT, True, True, True
+        self.files: dict[str, bytes] = {}
+        self.extra: dict[str, str] = {}
+        self.rate: float | None = None
         self.limit = len(OTHER)
         self.statuses: list[Answer] = []
         self.cuts: list[int] = []
@@ -68,14 +72,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_file()
 
     def send_file(self) -> None:
-        content, etag = self.server.content, f'"{sha256(self.server.content)}"'
+        if self.server.files and self.path not in self.server.files:
+            return self.answer(404, {})
+        content = self.server.files.get(self.path, self.server.content)
+        etag = f'"{sha256(content)}"'
         wanted = self.headers.get("Range") if self.server.ranges else None
         if self.headers.get("If-Range") not in (None, etag):
             wanted = None
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
         if start >= len(content):
             return self.answer(416, {"Content-Range": f"bytes */{len(content)}"})
-        headers, body = {"ETag": etag}, content[start:]
+        headers, body = {"ETag": etag} if self.server.etags else {}, content[start:]
+        headers |= self.server.extra
         if wanted:
             body = body[: self.server.limit]
             headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(content)}"
@@ -93,10 +101,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         if body and self.server.cuts:
-            self.wfile.write(body[: self.server.cuts.pop(0)])
+            self.send(body[: self.server.cuts.pop(0)])
             self.server.on_cut()
         else:
-            self.wfile.write(body)
+            self.send(body)
+
+    def send(self, body: bytes) -> None:
+        rate = self.server.rate
+        step = len(body) or 1 if rate is None else int(rate / 50)
+        for start in range(0, len(body), step):
+            self.wfile.write(body[start : start + step])
+            if rate is not None:
+                threading.Event().wait(step / rate)  # time.sleep may be a test's
 
     def log_message(self, *_: object) -> None:
         pass
@@ -127,4 +143,4 @@ def failure(call: Callable[..., object], *args: object) -> str:
 
 def little_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(free=100_000)
-    monkeypatch.setattr(remote, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
+    monkeypatch.setattr(advice, "shutil", SimpleNamespace(disk_usage=lambda _: usage))

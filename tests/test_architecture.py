@@ -19,7 +19,7 @@ POSE = STAGES / "pose"
 RENDERER = ("canvas", "body", "puppet", "scenery", "labels", "synthetic")
 ROWS = (
     ("errors", "params", "skeleton", "log", "processes"),
-    ("geometry", "files", "remote", "hub"),
+    ("geometry", "files", "advice", "pins", "remote", "fetching", "published", "hub"),
     ("gaussian", "offsets", "heads", "losses", "coco", "detections", "splits", *RENDERER),
     ("codec", "augment", "recolour", "model", "checkpoint"),
     ("cache", "optim", "families"),

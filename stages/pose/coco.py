@@ -23,6 +23,7 @@ from pose.errors import PoseError
 from pose.skeleton import NUM_KEYPOINTS
 
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
+UNLABELLED_SPLIT = "unlabeled2017"
 PERSON_CATEGORY = 1
 MAX_IMAGE_BYTES, MAX_JSON_BYTES = 1 << 27, 1 << 32  # of zip members; COCO's largest: 1 MB, 0.5 GB
 UNREADABLE_MEMBER = (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError)

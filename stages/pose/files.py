@@ -1,16 +1,15 @@
-"""Files that are either whole or absent: atomic writes, checksums, resumable download."""
+"""Files that are either whole or absent: atomic writes, checksums, locks."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import requests
 
 from pose.errors import PoseError
 
@@ -26,6 +25,11 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
     yield beside
+    publish(beside, path)
+
+
+def publish(beside: Path, path: Path) -> None:
+    """Give a finished file its name, once it is on the disk."""
     with beside.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(beside, path)
@@ -53,6 +57,11 @@ def read_json(path: Path) -> Any:
         raise PoseError(f"{path}: not valid JSON ({error}); is it cut off?") from None
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """Hex digest of a file; of a folder, over its sorted relative names and contents."""
     state = hashlib.new(algorithm)
@@ -65,42 +74,13 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
     return state.hexdigest()
 
 
-def download(url: str, path: Path, size: int, md5: str, progress: Callable[[int], object]) -> None:
-    """Fetch `url` to `path`, resuming a partial file, verified before it gets its final name.
-
-    progress is called with the bytes gained. Raises PoseError on network trouble (the partial file
-    stays and the next run goes on) and on a wrong size or md5 (the partial file is removed).
-    """
-    partial = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    have = partial.stat().st_size if partial.exists() else 0
-    if have < size:
-        _fetch(url, partial, have, progress)
-    _verify(url, partial, size, md5)
-    os.replace(partial, path)
-
-
-def _fetch(url: str, partial: Path, have: int, progress: Callable[[int], object]) -> None:
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    try:
-        with requests.get(url, headers=headers, stream=True, timeout=60) as response:
-            response.raise_for_status()
-            resumed = response.status_code == requests.codes.partial_content
-            progress(have if resumed else 0)
-            with partial.open("ab" if resumed else "wb") as stream:
-                for block in response.iter_content(CHUNK):
-                    progress(stream.write(block))
-    except requests.RequestException as error:
-        raise PoseError(f"{url}: {error}; rerun to resume from {partial.name}") from None
-
-
-def _verify(url: str, partial: Path, size: int, md5: str) -> None:
-    found = partial.stat().st_size
-    if found < size:
-        raise PoseError(f"{url}: connection closed at {found} of {size} bytes; rerun to resume")
-    if found > size or digest(partial, "md5") != md5:
-        partial.unlink()
-        raise PoseError(
-            f"{url}: got {found} bytes that are not the known file ({size} bytes, md5 {md5}); "
-            "removed; check data.base_url"
-        )
+@contextlib.contextmanager
+def locked(folder: Path, whose: str) -> Iterator[None]:
+    """Hold folder/lock, made if absent. Raises PoseError if another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not kept by forks
+        except (BlockingIOError, PermissionError):
+            raise PoseError(f"{folder}: another {whose} is at work; wait for it") from None
+        yield

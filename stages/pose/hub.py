@@ -11,9 +11,9 @@ import httpx2
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub import errors as hub
 
+from pose.advice import first_line, need_space, status_advice, trouble
 from pose.errors import PoseError
 from pose.files import digest
-from pose.remote import first_line, need_space, status_advice, trouble
 
 LOGIN = "`hf auth login` or HF_TOKEN"
 HUB_TROUBLE: tuple[tuple[type[Exception], str], ...] = (  # the first that fits

@@ -24,6 +24,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Quality = Annotated[int, Field(ge=1, le=100)]
+Url = Annotated[str, Field(pattern="^https?://")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 SizeWH = tuple[Count, Count]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
@@ -50,13 +52,15 @@ class Run(Section):
 class Data(Section):
     source: Literal["synthetic", "local", "coco"]
     root: str | None
-    base_url: str
+    base_url: Url
     train_split: str
     val_split: str
     detections: str | None
+    detections_sha256: Sha256 | None
     labelled_persons: Count | None
     labelled_fraction: Annotated[float, Field(gt=0, le=1)] | None
-    unlabelled: tuple[Literal["rest", "boxes", "images"], ...]
+    unlabelled: tuple[Literal["boxes", "rest"], ...]
+    unlabelled_images: bool
     unlabelled_detections: str | None
     unlabelled_score_thr: Probability
     on_bad_record: Literal["stop", "skip"]
@@ -73,8 +77,15 @@ class Data(Section):
     def _split_is_one(self) -> Data:
         if self.labelled_persons is not None and self.labelled_fraction is not None:
             raise ValueError("labelled_persons and labelled_fraction are both given; null one")
-        if "images" in self.unlabelled and not self.unlabelled_detections:
-            raise ValueError("unlabelled_detections must be a file when unlabelled has images")
+        if self.unlabelled_images and not self.unlabelled_detections:
+            raise ValueError("unlabelled_detections must be a file for unlabelled_images")
+        return self
+
+    @model_validator(mode="after")
+    def _fetched_boxes_are_pinned(self) -> Data:
+        fetched = (self.detections or "").startswith(("http://", "https://"))
+        if fetched and not self.detections_sha256:
+            raise ValueError("detections_sha256 must be given when detections is a URL")
         return self
 
 
@@ -92,8 +103,8 @@ class Weights(Section):
     file: str | None
     repo: str | None
     revision: str | None
-    url: Annotated[str, Field(pattern="^https?://")] | None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    url: Url | None
+    sha256: Sha256 | None
     head: Literal["fresh", "keep"]
 
     @model_validator(mode="after")

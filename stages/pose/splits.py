@@ -21,7 +21,7 @@ class SplitLaw:
 
     labelled_persons: int | None
     labelled_fraction: float | None
-    unlabelled: tuple[str, ...]  # of "rest", "boxes", "images"
+    unlabelled: tuple[str, ...]  # of "rest", "boxes"
 
 
 def training_persons(train: Annotations, law: SplitLaw) -> list[Person]:

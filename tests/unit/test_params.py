@@ -41,6 +41,9 @@ BAD = [
     ("augment.dropout_size", "[0.4, 0.2]", "augment.dropout_size = [0.4, 0.2], expected: ascend"),
     ("train.milestones", "[200, 170]", "train.milestones = [200, 170], expected: ascending"),
     ("train.min_lr", "1.0", "train.min_lr = 1.0, expected at most train.lr = 0.004"),
+    ("data.unlabelled_images", "true", "data.unlabelled_detections must be a file for unlabelled_"),
+    ("data.unlabelled", "[crowds]", 'data.unlabelled.0 = "crowds", expected: input should be'),
+    ("data.labelled_fraction", "0", "data.labelled_fraction = 0, expected: input should be greate"),
     ("weights.head", "keep", "weights.head = 'keep', but the embedded backbone has no head"),
     ("train.amp", "fp16", "train.amp = \"fp16\", expected: input should be 'none' or 'bf16'"),
     ("augment.scale_factor", "1.0", "augment.scale_factor = 1.0, expected: input should be less"),
@@ -57,6 +60,9 @@ BAD = [
     ("weights.head", "old", "weights.head = \"old\", expected: input should be 'fresh' or 'keep'"),
     ("codec.type", "dark", "codec.type = \"dark\", expected: input should be 'gaussian' or 'com"),
     ("model.head", "simple", "model.deconv_channels and conv_channels must be [] for head simple"),
+    ("data.base_url", "s3://x", 'data.base_url = "s3://x", expected: string should match pattern'),
+    ("data.detections", "https://x/y", "data.detections_sha256 must be given when detections is"),
+    ("data.detections_sha256", "1", "data.detections_sha256 = 1, expected: input should be a va"),
     ("train.warmup_epochs", "-1", "train.warmup_epochs = -1, expected: input should be greater"),
 ]
 
