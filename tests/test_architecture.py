@@ -22,7 +22,7 @@ ROWS = (
     ("geometry", "files", "advice", "pins", "remote", "fetching", "published", "hub"),
     ("gaussian", "offsets", "heads", "losses", "coco", "detections", "splits", *RENDERER),
     ("codec", "augment", "recolour", "model", "checkpoint"),
-    ("cache", "optim", "families"),
+    ("cache", "optim", "families", "counting"),
     ("dataset", "figures"),
     ("engine", "inference"),
     ("consistency", "evaluation"),
@@ -82,9 +82,7 @@ def is_installed(name: str) -> bool:
     return importlib.machinery.PathFinder.find_spec(name, elsewhere) is not None
 
 
-@pytest.mark.parametrize(
-    "name", [*(path.stem for path in SCRIPTS), "apply", "describe", "pose", "imports"]
-)
+@pytest.mark.parametrize("name", [*(path.stem for path in SCRIPTS), "apply", "pose", "imports"])
 def test_names_shadow_no_other_module(name: str) -> None:
     """stages/ comes first on sys.path: a script called `profile` would break torch."""
     assert name not in sys.stdlib_module_names
@@ -93,7 +91,7 @@ def test_names_shadow_no_other_module(name: str) -> None:
 
 
 def test_stages_are_scripts_and_the_rest_is_shared() -> None:
-    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {"stage", "training"}
+    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {"stage", "training", "plan"}
     assert set(CHAIN) <= {path.stem for path in SCRIPTS}
 
 

@@ -1,0 +1,273 @@
+"""What a run would take: parameters, FLOPs, steps, memory, and hours on named devices.
+
+    python stages/plan.py [NAME]            # NAME: a recipe; without it params.yaml as it is
+
+No stage and no run: shapes alone, on any machine, seconds. Reads params.yaml, the counts of
+data/cache if it was built, and benchmarks/achieved.csv; writes nothing.
+
+Memory is what the step keeps: weights, gradients and AdamW in float32, and the activations that
+wait for backward. Kernels' workspace comes on top. Hours are arithmetic over the rate that
+benchmarks/train.py measured on a device, or else over an assumed one, and are marked so: training
+alone, one device, data never late.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import stage
+from pose.counting import Flops, Held, count_flops, count_held, count_parameters
+from pose.dataset import steps_per_epoch
+from pose.errors import PoseError
+from pose.files import read_json
+from pose.model import ModelSpec, build_on_meta
+from pose.params import Params
+from training import model_spec
+
+sys.path.insert(0, str(stage.ROOT / "recipes"))
+
+import apply
+
+ACHIEVED = stage.ROOT / "benchmarks" / "achieved.csv"
+COCO_LABELLED = 149_813  # persons of train2017 with keypoints
+COCO_UNLABELLED = 113_000  # about: 43 % of its persons have a box only
+DEFAULT_IMAGES, DEFAULT_LABELLED, DEFAULT_UNLABELLED = 1900, 2171, 701  # what the default renders
+DEFAULT_FRACTION = 0.25  # synthetic.unlabelled_fraction of these
+STATE_BYTES = {"weights": 4, "gradients": 4, "AdamW": 8}  # a parameter, float32
+TYPES = {"none": "float32", "bf16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Persons:
+    """Training persons, and how we know."""
+
+    labelled: int
+    unlabelled: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps and FLOPs of a training stage."""
+
+    name: str
+    steps: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a device achieves in training: a row of achieved.csv."""
+
+    device: str
+    memory_gb: float | None
+    amp: str
+    tflops: float
+    basis: str  # measured: on what; or assumed: from what
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is told of a run."""
+
+    backbone: int  # parameters
+    head: int
+    flops: Flops  # of an image
+    persons: Persons
+    phases: list[Phase]
+    held: dict[tuple[str, bool], Held]  # by amp and grad_checkpointing
+
+
+def plan(params: Params, cache: Path | None) -> Plan:
+    """Of params; persons are counted in `cache` if it is there."""
+    spec = model_spec(params)
+    model, flops = build_on_meta(spec), count_flops(spec)
+    found = persons(params, cache)
+    return Plan(
+        backbone=count_parameters(model.backbone),
+        head=count_parameters(model.head),
+        flops=flops,
+        persons=found,
+        phases=phases(params, found, flops),
+        held={(amp, on): _held(spec, amp, on) for amp in TYPES for on in (False, True)},
+    )
+
+
+def _held(spec: ModelSpec, amp: str, checkpointing: bool) -> Held:
+    return count_held(replace(spec, grad_checkpointing=checkpointing), amp)
+
+
+def persons(params: Params, cache: Path | None) -> Persons:
+    """Of data/cache, of COCO, or as many as the embedded default renders.
+
+    Raises PoseError where nobody knows.
+    """
+    summary = cache and cache / "summary.json"
+    if summary and summary.is_file():
+        counts = read_json(summary)
+        return Persons(counts["train_labelled"], counts["train_unlabelled"], "data/cache")
+    if params.data.source == "coco":
+        return Persons(COCO_LABELLED, COCO_UNLABELLED, "COCO's train2017, the second about")
+    if params.data.source == "synthetic":
+        return _rendered(params.synthetic.train_images, params.synthetic.unlabelled_fraction)
+    raise PoseError(
+        f"params.yaml: data.source = {params.data.source!r}, whose persons are not counted yet; "
+        "`dvc repro build_cache` counts them"
+    )
+
+
+def _rendered(images: int, fraction: float) -> Persons:
+    """In proportion to the default's; seeds and sizes move the counts by a few."""
+    share = images / DEFAULT_IMAGES
+    return Persons(
+        round(DEFAULT_LABELLED * share * (1 - fraction) / (1 - DEFAULT_FRACTION)),
+        round(DEFAULT_UNLABELLED * share * fraction / DEFAULT_FRACTION),
+        "rendered, in proportion to the default's",
+    )
+
+
+def phases(params: Params, found: Persons, flops: Flops) -> list[Phase]:
+    """Steps by the stages' own rule. An unlabelled person costs the teacher's two views forward
+    and two paths of training (consistency.py)."""
+    train, ssl = params.train, params.ssl
+    per_epoch = steps_per_epoch(found.labelled, train.batch_size)
+    image = flops.training + flops.recomputed * params.model.grad_checkpointing
+    head_steps, steps = params.phase1.epochs * per_epoch, params.phase2.epochs * per_epoch
+    rows = [
+        Phase("phase1", head_steps, head_steps * train.batch_size * flops.frozen),
+        Phase("phase2", steps, steps * train.batch_size * image),
+    ]
+    if not ssl.epochs:
+        return [*rows, Phase("ssl", 0, 0)]
+    others = steps_per_epoch(found.unlabelled, ssl.batch_size, "ssl.batch_size")
+    steps = ssl.epochs * max(per_epoch, others)
+    unlabelled = 2 * flops.forward + 2 * image
+    step = train.batch_size * image + ssl.batch_size * unlabelled
+    return [*rows, Phase("ssl", steps, steps * step)]
+
+
+def total_bytes(found: Plan, amp: str, checkpointing: bool, batch: int) -> int:
+    """Of a training step of the whole model."""
+    held = found.held[amp, checkpointing]
+    state = sum(STATE_BYTES.values()) * (found.backbone + found.head)
+    return state + held.fixed + held.sample * batch
+
+
+def largest_batch(found: Plan, amp: str, checkpointing: bool, memory_gb: float) -> int:
+    """How many samples fit by count, 0 if not even the weights do."""
+    left = memory_gb * 1e9 - total_bytes(found, amp, checkpointing, 0)
+    return max(0, int(left // found.held[amp, checkpointing].sample))
+
+
+def report(name: str, params: Params, found: Plan, rates: list[Rate]) -> str:
+    """Lines for eyes."""
+    parts = [_size(name, params, found), _steps(found), _memory(params, found)]
+    return "\n\n".join([*parts, _hours(params, found, rates)])
+
+
+def _size(name: str, params: Params, found: Plan) -> str:
+    (width, height), flops = params.codec.input_size, found.flops
+    return "\n".join(
+        [
+            f"{name}: input {width} x {height} (w x h)",
+            f"parameters   backbone {found.backbone:,}  head {found.head:,}",
+            f"an image     forward {flops.forward / 1e9:,.1f} GFLOP, training "
+            f"{flops.training / 1e9:,.1f}, head on a frozen backbone {flops.frozen / 1e9:,.1f}, "
+            f"grad_checkpointing + {flops.recomputed / 1e9:,.1f}",
+        ]
+    )
+
+
+def _steps(found: Plan) -> str:
+    people = found.persons
+    lines = [
+        f"persons      {people.labelled:,} labelled, {people.unlabelled:,} without keypoints "
+        f"({people.source})"
+    ]
+    for phase in found.phases:
+        lines.append(f"{phase.name:12} {phase.steps:,} steps, {phase.flops / 1e12:,.1f} TFLOP")
+    return "\n".join(lines)
+
+
+def _memory(params: Params, found: Plan) -> str:
+    """This run's parts, then what the dials give."""
+    batch, own = params.train.batch_size, _own(params)
+    numbers, held = found.backbone + found.head, found.held[own]
+    parts = [f"{part} {size * numbers / 1e9:.2f}" for part, size in STATE_BYTES.items()]
+    parts += [f"activations {(held.fixed + held.sample * batch) / 1e9:.2f}"]
+    lines = [
+        f"memory, GB   {' + '.join(parts)} = {total_bytes(found, *own, batch) / 1e9:.2f}"
+        f"  (batch {batch}, {TYPES[own[0]]}{', grad_checkpointing' * own[1]})",
+        f"the dials    {'':34}" + "".join(f"{label:>10}" for label in TYPES.values()),
+    ]
+    for checkpointing in (False, True):
+        for size in (batch, max(1, batch // 2)):
+            cells = [f"{total_bytes(found, amp, checkpointing, size) / 1e9:10.2f}" for amp in TYPES]
+            label = f"batch {size}" + (", grad_checkpointing" if checkpointing else "")
+            lines.append(f"             {label:34}{''.join(cells)}")
+    return "\n".join(lines)
+
+
+def _own(params: Params) -> tuple[str, bool]:
+    """Key of `held` for the run itself; every 16 bit type counts as bf16."""
+    return "none" if params.train.amp == "none" else "bf16", params.model.grad_checkpointing
+
+
+def _hours(params: Params, found: Plan, rates: list[Rate]) -> str:
+    """A row a device and type: hours, the batch that fits, and where the rate is from."""
+    flops = sum(phase.flops for phase in found.phases)
+    lines = [f"hours of training on one device {'type':>9}{'hours':>11}{'batch fits':>12}  rate"]
+    for rate in rates:
+        hours = _rounded(flops / rate.tflops / 3.6e15)
+        cells = f"{TYPES[rate.amp]:>9}{hours:>11}{_fits(found, params, rate):>12}"
+        lines.append(f"  {rate.device:30}{cells}  {rate.tflops:g} TFLOP/s, {rate.basis}")
+    return "\n".join(lines)
+
+
+def _rounded(hours: float) -> str:
+    if hours >= 10:
+        return f"{hours:,.0f}"
+    return f"{hours:.1f}" if hours >= 0.1 else "< 0.1"
+
+
+def _fits(found: Plan, params: Params, rate: Rate) -> str:
+    if rate.memory_gb is None:
+        return ""
+    return f"{largest_batch(found, rate.amp, params.model.grad_checkpointing, rate.memory_gb):,}"
+
+
+def read_rates(path: Path) -> list[Rate]:
+    """Rows of achieved.csv."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [
+            Rate(
+                device=row["device"],
+                memory_gb=float(row["memory_gb"]) if row["memory_gb"] else None,
+                amp=row["amp"],
+                tflops=float(row["tflops"]),
+                basis=row["basis"],
+            )
+            for row in csv.DictReader(stream)
+        ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
+    name = parser.parse_args().name
+    params = apply.resolve(name) if name else apply.load_params(apply.PARAMS)
+    cache = None if name else stage.ROOT / stage.CACHE
+    print(report(name or apply.PARAMS.name, params, plan(params, cache), read_rates(ACHIEVED)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PoseError as error:
+        sys.exit(f"plan: {error}")
