@@ -19,10 +19,10 @@ POSE = STAGES / "pose"
 RENDERER = ("canvas", "body", "puppet", "scenery", "labels", "synthetic")
 ROWS = (
     ("errors", "params", "skeleton", "log", "processes"),
-    ("geometry", "files", "remote", "hub"),
+    ("geometry", "files", "remote", "hub", "distributed"),
     ("gaussian", "offsets", "heads", "losses", "coco", "detections", *RENDERER),
     ("codec", "augment", "model", "checkpoint"),
-    ("cache", "optim", "families"),
+    ("cache", "optim", "families", "parallel"),
     ("dataset", "figures"),
     ("engine", "inference"),
     ("consistency", "evaluation"),

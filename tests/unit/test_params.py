@@ -42,7 +42,7 @@ BAD = [
     ("train.milestones", "[200, 170]", "train.milestones = [200, 170], expected: ascending"),
     ("train.min_lr", "1.0", "train.min_lr = 1.0, expected at most train.lr = 0.004"),
     ("weights.head", "keep", "weights.head = 'keep', but the embedded backbone has no head"),
-    ("train.amp", "fp16", "train.amp = \"fp16\", expected: input should be 'none' or 'bf16'"),
+    ("train.amp", "fp8", "train.amp = \"fp8\", expected: input should be 'none', 'bf16' or 'fp16'"),
     ("augment.scale_factor", "1.0", "augment.scale_factor = 1.0, expected: input should be less"),
     ("evaluate.flip_test", "yes", 'evaluate.flip_test = "yes", expected: input should be a valid'),
     ("evaluate.flip_test", "1", "evaluate.flip_test = 1, expected: input should be a valid bool"),
