@@ -62,7 +62,7 @@ def train(
     start: dict[str, Any] | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Weights, logged rows and saved state of a run that goes on from `start` or is cut at `stop`."""
+    """Weights, logged rows and saved states of a run from `start` (if resume) to `stop`."""
     torch.manual_seed(0)
     model = PoseModel(replace(SPEC, drop_path=drop_path))
     torch.nn.init.normal_(model.head.final_layer.weight, std=0.1)

@@ -193,7 +193,10 @@ test_batches.__test__ = False  # type: ignore[attr-defined]  # not a pytest func
 
 
 def test_loader(
-    samples: TestSamples, batch_size: int, rank: int = 0, world_size: int = 1
+    samples: TestSamples,
+    batch_size: int,
+    rank: int = 0,  # noqa: PT028  # not a pytest function
+    world_size: int = 1,  # noqa: PT028
 ) -> DataLoader:
     """The batches of test_batches, in order."""
     batches = test_batches(len(samples), batch_size, rank, world_size)
