@@ -78,7 +78,8 @@ def build_model(params: Params) -> PoseModel:
 
 def prepare(params: Params, model: PoseModel, device: torch.device) -> nn.Module:
     """What is called in the model's place when it trains: compiled, spread over processes."""
-    if device.type == "cuda":
+    sharded = params.train.parallel == "fsdp" and distributed.world_size() > 1
+    if device.type == "cuda" and not sharded:  # FSDP takes plain strides alone
         model.head.to(memory_format=torch.channels_last)  # as its input is laid out already
     if params.train.compile:  # part by part: the blocks are alike, so they share one compilation
         for part in (*model.backbone.blocks, model.head):

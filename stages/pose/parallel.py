@@ -88,6 +88,15 @@ def restore_(
     options = dcp.StateDictOptions(full_state_dict=many, broadcast_from_rank0=many)
     dcp.set_model_state_dict(model, weights, options=options)
     dcp.set_optimizer_state_dict(model, optimizer, moments, options=options)
+    _lay_out_like_parameters_(optimizer)
+
+
+def _lay_out_like_parameters_(optimizer: torch.optim.Optimizer) -> None:
+    """The fused AdamW reads memory in order: moments saved in another layout must take ours."""
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _gathered() -> dcp.StateDictOptions:
