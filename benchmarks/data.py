@@ -30,7 +30,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "stages"))
 
 import reference  # noqa: E402
-
 from pose import geometry  # noqa: E402
 from pose.augment import BoxLaw, ColourLaw  # noqa: E402
 from pose.cache import (  # noqa: E402

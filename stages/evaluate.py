@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import stage
 import training
+from pose import distributed
 from pose.cache import CropTable
 from pose.checkpoint import load_model
 from pose.dataset import TestSamples, test_loader
@@ -30,7 +31,7 @@ from pose.evaluation import (
 )
 from pose.files import read_json, write_atomic, write_json
 from pose.gaussian import Blur
-from pose.inference import Predictions, predict
+from pose.inference import Predictions, gather_predictions, predict
 from pose.log import log
 from pose.params import Params
 from pose.skeleton import KEYPOINTS
@@ -49,6 +50,8 @@ def main(params: Params) -> None:
     final = (params.evaluate.flip_test, samples.codec.refinement)
     for phase in PHASES:
         found = _predictions(params, phase, samples, device)
+        if not distributed.is_first():
+            continue
         for (flip, decoder), predictions in found.items():
             results = _results(params, samples, predictions)
             stats = coco_eval(truth, results)
@@ -56,6 +59,8 @@ def main(params: Params) -> None:
             if (flip, decoder) == final:
                 write_json(stage.PREDICTIONS / f"{phase}.json", results)
                 log(f"{NAME}: {phase} AP {stats['AP']:.3f} AP50 {stats['AP50']:.3f}")
+    if not distributed.is_first():
+        return
     shown = found[final]
     if samples.table is not persons:
         shown = assign(persons, samples.table, shown)
@@ -79,11 +84,15 @@ def _predictions(
     model = training.build_model(params)
     load_model(model, stage.MODELS / f"{phase}.safetensors")
     model.to(device).eval()
+    size = params.evaluate.batch_size
     batches = tqdm(
-        test_loader(samples, params.evaluate.batch_size), f"evaluating {phase}", disable=None
+        test_loader(samples, size, distributed.rank(), distributed.world_size()),
+        f"evaluating {phase}",
+        disable=None if distributed.is_first() else True,
     )
     blur = stage.pick(Blur, params.codec)
-    return predict(model, training.codec(params), batches, device, params.train.amp, blur)
+    found = predict(model, training.codec(params), batches, device, params.train.amp, blur)
+    return gather_predictions(found, len(samples), size)
 
 
 def _results(params: Params, samples: TestSamples, found: Predictions) -> list[dict[str, object]]:

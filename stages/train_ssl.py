@@ -15,6 +15,7 @@ import numpy as np
 
 import stage
 import training
+from pose import distributed
 from pose.cache import CropTable
 from pose.checkpoint import load_model, read_provenance
 from pose.consistency import PathSpec, consistency_step
@@ -41,20 +42,26 @@ def main(params: Params) -> None:
     others = training.training_samples(  # their targets are empty: nothing to demand
         params, more, np.arange(len(more)), 0, (seed, STREAM_UNLABELLED)
     )
+    accumulate = params.train.accumulate
+    distributed.share_of(size, "train.batch_size", accumulate)
+    distributed.share_of(law.batch_size, "ssl.batch_size", accumulate)
     per_epoch = max(
         steps_per_epoch(len(labelled), size),
         steps_per_epoch(len(others), law.batch_size, "ssl.batch_size"),
     )
     schedule = training.build_schedule(params, law.epochs, per_epoch, law.lr)
     ramp_steps = max(1, round(law.ramp_fraction * schedule.steps))
+    gradients = training.step_gradients(params, device)
+    network = training.prepare(params, model, device)
     step_loss = consistency_step(
-        model,
+        network,
         stage.pick(PathSpec, law),
         training.codec(params),
         device,
         params.train.amp,
         (seed, STREAM_UNLABELLED),
         lambda step: law.unlabelled_weight * min(1.0, (step + 1) / ramp_steps),
+        gradients,
     )
 
     def batches(start: int) -> Iterable[Any]:
@@ -65,7 +72,7 @@ def main(params: Params) -> None:
         )
 
     provenance = read_provenance(start_weights)
-    training.train(NAME, params, model, schedule, batches, step_loss, provenance)
+    training.train(NAME, params, model, schedule, batches, step_loss, gradients, provenance)
 
 
 if __name__ == "__main__":

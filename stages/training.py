@@ -7,35 +7,56 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import stage
+from pose import distributed, parallel
 from pose.augment import BoxLaw, ColourLaw
 from pose.cache import CropTable
 from pose.checkpoint import read_provenance, read_training_state, save_training_state, save_weights
 from pose.codec import UdpCodec
 from pose.dataset import StepBatches, TrainingSamples, steps_per_epoch, training_loader
-from pose.engine import FitSettings, StepLoss, TrainState, fit, model_weights, supervised_step
+from pose.engine import (
+    FitSettings,
+    Gradients,
+    StepLoss,
+    TrainState,
+    fit,
+    loss_scaler,
+    model_weights,
+    supervised_step,
+)
 from pose.files import write_atomic
 from pose.log import log
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
 from pose.params import Params
 
+STATE = "state.pt"
+
 
 def setup_torch(params: Params) -> torch.device:
-    """Seeded, deterministic torch on params' thread count; CUDA if there is one."""
+    """Seeded, deterministic torch on params' thread count; CUDA if there is one.
+
+    As many processes as the environment asks for come back from this call, see pose.distributed.
+    """
+    device = distributed.begin(params.run.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(params.run.seed)
     torch.set_num_threads(params.run.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid; costs 9 % here
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = "tf32" if params.train.tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    return device
 
 
 def model_spec(params: Params) -> ModelSpec:
@@ -53,6 +74,25 @@ def codec(params: Params) -> UdpCodec:
 def build_model(params: Params) -> PoseModel:
     """The model of params, freshly initialised."""
     return PoseModel(model_spec(params))
+
+
+def prepare(params: Params, model: PoseModel, device: torch.device) -> nn.Module:
+    """What is called in the model's place when it trains: compiled, spread over processes."""
+    sharded = params.train.parallel == "fsdp" and distributed.world_size() > 1
+    if device.type == "cuda" and not sharded:  # FSDP takes plain strides alone
+        model.head.to(memory_format=torch.channels_last)  # as its input is laid out already
+    if params.train.compile:  # part by part: the blocks are alike, so they share one compilation
+        for part in (*model.backbone.blocks, model.head):
+            part.compile()
+    network = parallel.spread(model, params.train.parallel, device)
+    if not distributed.is_first():
+        torch.manual_seed(params.run.seed + distributed.rank())  # else drop path falls alike in all
+    return network
+
+
+def step_gradients(params: Params, device: torch.device) -> Gradients:
+    """Micro-batches and loss scale of params."""
+    return Gradients(params.train.accumulate, loss_scaler(device, params.train.amp))
 
 
 def training_samples(
@@ -76,9 +116,11 @@ def training_samples(
 
 
 def loader(samples: TrainingSamples, batch_size: int, start: int, stop: int) -> Iterable[Any]:
-    """Batches of steps start .. stop - 1."""
-    batches = StepBatches(len(samples), batch_size, samples.seed, start, stop)
-    workers = min(8, stage.workers()) if torch.cuda.is_available() else 1
+    """This process's share of the batches of steps start .. stop - 1."""
+    place = (distributed.rank(), distributed.world_size())
+    batches = StepBatches(len(samples), batch_size, samples.seed, start, stop, *place)
+    share = stage.workers() // distributed.local_world_size()
+    workers = max(1, min(8, share)) if torch.cuda.is_available() else 1
     return training_loader(samples, batches, workers)
 
 
@@ -97,19 +139,24 @@ def train_supervised(
         params, table, table.labelled(), params.augment.min_keypoints, (params.run.seed, stream)
     )
     law = params.train
+    distributed.share_of(law.batch_size, "train.batch_size", law.accumulate)
     per_epoch = steps_per_epoch(len(samples), law.batch_size)
     schedule = build_schedule(params, epochs, per_epoch, law.lr)
-    step_loss = supervised_step(model, codec(params), device, law.amp)
+    gradients = step_gradients(params, device)
+    network = prepare(params, model, device)
+    step_loss = supervised_step(network, codec(params), device, law.amp, gradients)
 
     def batches(start: int) -> Iterable[Any]:
         return loader(samples, law.batch_size, start, schedule.steps)
 
     provenance = read_provenance(start_weights)
-    train(name, params, model, schedule, batches, step_loss, provenance)
+    train(name, params, model, schedule, batches, step_loss, gradients, provenance)
 
 
 def hand_on(name: str, model: PoseModel, start_weights: Path) -> None:
     """A phase of no epochs: the weights go on as they are, with a curve of no points."""
+    if not distributed.is_first():
+        return
     with stage.live(name) as live:
         live.summary["step"] = 0
     plot = stage.METRICS / name / "plots" / "metrics" / "loss.tsv"
@@ -125,21 +172,23 @@ def train(
     schedule: Schedule,
     batches: Callable[[int], Iterable[Any]],
     step_loss: StepLoss,
+    gradients: Gradients,
     provenance: dict[str, Any],
 ) -> None:
     """Train `model` to models/<name>.safetensors, going on from a killed run's checkpoint.
 
-    batches(start) gives the batches from step `start` on.
+    batches(start) gives the batches from step `start` on. Files are the first process's alone.
     """
     law = params.train
     optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
-    state = TrainState(model, optimizer)
+    state = TrainState(model, optimizer, gradients.scaler)
     settings = stage.pick(FitSettings, law, name=name)
-    with stage.resume_folder(name) as folder, stage.live(name) as live:
-        saved = folder / "state.pt"
-        if found := read_training_state(saved):
-            state.restore_(found)
-            log(f"{name} goes on from step {state.step}")
+    first = distributed.is_first()
+    with (
+        stage.resume_folder(name) if first else nullcontext() as folder,
+        stage.live(name) if first else nullcontext() as live,
+    ):
+        _restore_(state, name, folder)
         for row in state.history:
             _log_row(live, row)
         fit(
@@ -149,9 +198,25 @@ def train(
             schedule,
             settings,
             on_row=lambda row: _log_row(live, row),
-            save=lambda state: save_training_state(saved, state.to_dict()),
+            save=lambda state: _save(state, folder),
         )
-        save_weights(model_path(name), model_weights(model), provenance)
+        weights = model_weights(model)
+        if first:
+            save_weights(model_path(name), weights, provenance)
+
+
+def _restore_(state: TrainState, name: str, folder: Path | None) -> None:
+    """Go on from the state in the first process's folder, if there is one."""
+    found = read_training_state(folder / STATE) if folder else None
+    if distributed.from_first(found is not None):
+        state.restore_(found)
+        log(f"{name} goes on from step {state.step}")
+
+
+def _save(state: TrainState, folder: Path | None) -> None:
+    content = state.to_dict()
+    if folder:
+        save_training_state(folder / STATE, content)
 
 
 def model_path(name: str) -> Path:
@@ -160,6 +225,8 @@ def model_path(name: str) -> Path:
 
 
 def _log_row(live: Any, row: dict[str, float]) -> None:
+    if not distributed.is_first():
+        return
     live.step = int(row["step"])
     for key, value in row.items():
         if key != "step":
@@ -168,13 +235,17 @@ def _log_row(live: Any, row: dict[str, float]) -> None:
 
 
 def build_schedule(params: Params, epochs: int, per_epoch: int, lr: float) -> Schedule:
-    """The schedule of params.train over `epochs`."""
+    """The schedule of params.train over `epochs`, with the peak `lr` scaled as they say."""
+    law = params.train
+    peak = lr * law.lr_factor
+    if law.lr_scaling != "none":
+        log(f"lr {lr:g} x {law.batch_size}/{law.lr_base_batch} {law.lr_scaling} = {peak:.3g}")
     return stage.pick(
         Schedule,
-        params.train,
-        kind=params.train.schedule,
-        warmup_iters=params.train.warmup_iters + round(params.train.warmup_epochs * per_epoch),
-        lr=lr,
+        law,
+        kind=law.schedule,
+        warmup_iters=law.warmup_iters + round(law.warmup_epochs * per_epoch),
+        lr=peak,
         steps=epochs * per_epoch,
         steps_per_epoch=per_epoch,
     )

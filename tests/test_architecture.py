@@ -19,10 +19,20 @@ POSE = STAGES / "pose"
 RENDERER = ("canvas", "body", "puppet", "scenery", "labels", "synthetic")
 ROWS = (
     ("errors", "params", "skeleton", "log", "processes"),
-    ("geometry", "files", "advice", "pins", "remote", "fetching", "published", "hub"),
+    (
+        "geometry",
+        "files",
+        "advice",
+        "pins",
+        "remote",
+        "fetching",
+        "published",
+        "hub",
+        "distributed",
+    ),
     ("gaussian", "offsets", "heads", "losses", "coco", "detections", "splits", *RENDERER),
     ("codec", "augment", "recolour", "model", "checkpoint"),
-    ("cache", "optim", "families", "counting"),
+    ("cache", "optim", "families", "counting", "parallel"),
     ("dataset", "figures"),
     ("engine", "inference"),
     ("consistency", "evaluation"),

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pose import distributed, parallel
 from pose.codec import UdpCodec
-from pose.engine import Losses, StepLoss, autocast, moved
+from pose.engine import AT_ONCE, Gradients, Losses, StepLoss, autocast, labelled_loss, moved
 from pose.gaussian import argmax_decode
 from pose.inference import predict_maps
-from pose.losses import LOSSES, keypoint_mse
-from pose.model import PoseModel, normalise
+from pose.losses import keypoint_mse
+from pose.model import normalise
 
 REFERENCE_WIDTH = 192  # pixels, input width of the paper's sizes
 HALF_BOX = (10, 20)  # pixels at that width: half sides ~ U{10..19}
@@ -178,56 +179,70 @@ class HardViews:
 
 
 def consistency_step(
-    model: PoseModel,
+    model: nn.Module,
     spec: PathSpec,
     codec: UdpCodec,
     device: torch.device,
     amp: str,
     seed: tuple[int, ...],
     weight_at: Any,
+    gradients: Gradients = AT_ONCE,
 ) -> StepLoss:
     """Labelled loss plus the sum over paths of MSE to the warped teacher maps.
 
     Batches are ((images, targets) labelled, (images, _) unlabelled). Backward runs path by path:
     the target is fixed, so the gradient is that of the sum, and memory does not grow with paths.
-    weight_at(step) is the weight of the unlabelled loss.
+    weight_at(step) is the weight of the unlabelled loss. Every process draws the hard views of the
+    whole step, in which persons cover one another, and learns from its own share of them.
     """
 
     def run(batch: Any, step: int) -> Losses:
         (images, targets), (others, _) = (moved(part, device) for part in batch)
-        supervised = _labelled_loss(images, targets)
+        supervised = labelled_loss(model, codec, amp, gradients, images, targets, last=False)
         rng = np.random.default_rng([*seed, step])
         unsupervised, mask, peak = _path_losses(others, rng, weight_at(step))
         return {"loss": supervised, "loss_u": unsupervised, "mask": mask, "peak": peak}
 
-    def _labelled_loss(images: Tensor, targets: Tensor) -> Tensor:
-        with autocast(device, amp):
-            maps = model(normalise(images))
-        loss = LOSSES[codec.type](maps, codec.render(targets), targets[..., 2])
-        loss.backward()
-        return loss.detach()
-
     def _path_losses(
         images_u8: Tensor, rng: np.random.Generator, weight: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        images = normalise(images_u8)
-        size_wh = (images.shape[3], images.shape[2])
-        with torch.no_grad(), autocast(device, amp):
-            teacher = codec.heights(predict_maps(model, codec, images, flip=True))
+        teacher = _teacher_maps(images_u8)
         peaks, heights = argmax_decode(teacher)
         usable = heights > spec.min_peak
-        joints = _to_input(peaks, size_wh, codec.heatmap_size)
-        views = HardViews(rng, spec, joints, usable.cpu().numpy(), size_wh)
-        theta = draw_theta(rng, spec, len(images), size_wh).to(device)
-        expected = warp_maps(teacher, theta)
+        everyone = normalise(distributed.gather_rows(images_u8))
+        size_wh = (everyone.shape[3], everyone.shape[2])
+        joints = _to_input(distributed.gather_rows(peaks), size_wh, codec.heatmap_size)
+        all_usable = distributed.gather_rows(usable).cpu().numpy()
+        views = HardViews(rng, spec, joints, all_usable, size_wh)
+        theta = draw_theta(rng, spec, len(everyone), size_wh).to(device)
+        own = slice(len(teacher) * distributed.rank(), len(teacher) * (distributed.rank() + 1))
+        expected = warp_maps(teacher, theta[own])
         total = torch.zeros((), device=device)
-        for path in (views.joco, views.jccm):
-            with autocast(device, amp):
-                heatmaps = codec.heights(model(warp_maps(path(images), theta)))
-            loss = keypoint_mse(heatmaps, expected, usable.float())
-            (weight * loss).backward()
-            total += loss.detach()
+        for path, last in ((views.joco, False), (views.jccm, True)):
+            hard = path(everyone)[own]
+            total += _path_loss(hard, theta[own], expected, usable.float(), weight, last)
         return total, usable.float().mean(), heights.mean()
+
+    def _teacher_maps(images_u8: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(device, amp):
+            parts = [
+                codec.heights(predict_maps(model, codec, normalise(some), flip=True))
+                for (some,) in gradients.split(images_u8)
+            ]
+        return torch.cat(parts)
+
+    def _path_loss(
+        hard: Tensor, theta: Tensor, expected: Tensor, weights: Tensor, weight: float, last: bool
+    ) -> Tensor:
+        found: list[Tensor] = []
+        for images, turn, maps, used in gradients.split(hard, theta, expected, weights):
+            parallel.exchange_(model, last and len(found) + 1 == gradients.accumulate)
+            with autocast(device, amp):
+                heatmaps = codec.heights(model(warp_maps(images, turn)))
+            loss = keypoint_mse(heatmaps, maps, used)
+            gradients.add(weight * loss)
+            found.append(loss.detach())
+        return torch.stack(found).mean()
 
     return run
 

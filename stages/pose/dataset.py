@@ -141,14 +141,24 @@ class TestSamples(Dataset[dict[str, Any]]):
 class StepBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, i) for steps start .. stop - 1; each epoch shuffles anew, drops its tail.
 
-    Any step's batch is computable on its own, which is all that resuming needs.
+    Any step's batch is computable on its own, which is all that resuming needs. Of several
+    processes each takes its slice of the batch, in order, which must divide evenly.
     """
 
     def __init__(
-        self, count: int, batch_size: int, seed: tuple[int, ...], start: int, stop: int
+        self,
+        count: int,
+        batch_size: int,
+        seed: tuple[int, ...],
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.start, self.stop = start, stop
+        self.share = batch_size // world_size
+        self.offset = rank * self.share
         self.steps_per_epoch = steps_per_epoch(count, batch_size)
 
     def __len__(self) -> int:
@@ -161,8 +171,8 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
             if epoch != order_epoch:
                 order = np.random.default_rng([*self.seed, epoch]).permutation(self.count)
                 order_epoch = epoch
-            first = batch * self.batch_size
-            yield [(epoch, int(i)) for i in order[first : first + self.batch_size]]
+            first = batch * self.batch_size + self.offset
+            yield [(epoch, int(i)) for i in order[first : first + self.share]]
 
 
 def steps_per_epoch(count: int, batch_size: int, key: str = "train.batch_size") -> int:
@@ -188,9 +198,27 @@ def training_loader(samples: TrainingSamples, batches: StepBatches, workers: int
     )
 
 
-def test_loader(samples: TestSamples, batch_size: int) -> DataLoader:
-    """Batches in order, the tail included."""
-    return DataLoader(samples, batch_size=batch_size)
+def test_batches(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
+    """Indices of each batch of process `rank`: every world_size-th, the tail included.
+
+    Whole batches move between processes, so each is computed as one process would.
+    """
+    starts = range(rank * batch_size, count, world_size * batch_size)
+    return [list(range(start, min(start + batch_size, count))) for start in starts]
+
+
+test_batches.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
+
+
+def test_loader(
+    samples: TestSamples,
+    batch_size: int,
+    rank: int = 0,  # noqa: PT028  # not a pytest function
+    world_size: int = 1,  # noqa: PT028
+) -> DataLoader:
+    """The batches of test_batches, in order."""
+    batches = test_batches(len(samples), batch_size, rank, world_size)
+    return DataLoader(samples, batch_sampler=batches)
 
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # not a pytest function

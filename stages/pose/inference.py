@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from pose import geometry
+from pose import distributed, geometry
 from pose.codec import UdpCodec
+from pose.dataset import test_batches
 from pose.engine import autocast
 from pose.gaussian import Blur
-from pose.model import PoseModel, normalise
+from pose.model import normalise
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Predictions:
     rows: NDArray[np.int64]
 
 
-def predict_maps(model: PoseModel, codec: UdpCodec, images: Tensor, flip: bool) -> Tensor:
+def predict_maps(model: nn.Module, codec: UdpCodec, images: Tensor, flip: bool) -> Tensor:
     """The codec's maps, float32, of normalised images; with flip, the mean of both views."""
     maps = model(images).float()
     if not flip:
@@ -37,7 +38,7 @@ def predict_maps(model: PoseModel, codec: UdpCodec, images: Tensor, flip: bool) 
 
 @torch.no_grad()
 def predict(
-    model: PoseModel,
+    model: nn.Module,
     codec: UdpCodec,
     batches: Iterable[dict[str, Any]],
     device: torch.device,
@@ -47,7 +48,7 @@ def predict(
     """Predictions for every (flip, decoder), from one plain and one mirrored forward a batch."""
     parts: dict[tuple[bool, str], list[tuple[NDArray[Any], ...]]] = {}
     for batch in batches:
-        images = normalise(batch["image"].to(device))
+        images = normalise(batch["image"].to(device, non_blocking=True))
         with autocast(device, amp):
             plain = model(images)
             mirrored = model(images.flip(3))
@@ -61,6 +62,27 @@ def predict(
         key: Predictions(*(np.concatenate(column) for column in zip(*found, strict=True)))
         for key, found in parts.items()
     }
+
+
+def gather_predictions(
+    found: dict[tuple[bool, str], Predictions], count: int, batch_size: int
+) -> dict[tuple[bool, str], Predictions]:
+    """Everyone's predictions of `count` samples, each once and in order, in all processes.
+
+    found is of this process's dataset.test_batches.
+    """
+    world = distributed.world_size()
+    parts = distributed.gather(found)
+    batches = [
+        batch for rank in range(world) for batch in test_batches(count, batch_size, rank, world)
+    ]
+    order = np.argsort(np.concatenate(batches))
+    return {key: _joined([part[key] for part in parts if part], order) for key in parts[0]}
+
+
+def _joined(parts: list[Predictions], order: NDArray[np.intp]) -> Predictions:
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(Predictions))
+    return Predictions(*(np.concatenate(column)[order] for column in columns))
 
 
 def _to_image(

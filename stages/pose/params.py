@@ -208,14 +208,36 @@ class Train(Section):
     min_lr: NonNegative
     milestones: Annotated[tuple[Count, ...], Ascending]
     gamma: Positive
-    amp: Literal["none", "bf16"]
+    lr_scaling: Literal["none", "linear", "sqrt"]
+    lr_base_batch: Count
+    accumulate: Count
+    amp: Literal["none", "bf16", "fp16"]
+    tf32: bool
+    compile: bool
+    parallel: Literal["ddp", "fsdp"]
     log_steps: Count
     checkpoint_steps: Count
 
+    @property
+    def lr_factor(self) -> float:
+        """What lr_scaling makes of every peak learning rate."""
+        ratio = self.batch_size / self.lr_base_batch
+        return {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.lr_scaling]
+
     @model_validator(mode="after")
     def _lr_falls(self) -> Train:
-        if self.schedule == "cosine" and self.min_lr > self.lr:
-            raise ValueError(f"min_lr = {self.min_lr}, expected at most train.lr = {self.lr}")
+        peak = self.lr * self.lr_factor
+        if self.schedule == "cosine" and self.min_lr > peak:
+            raise ValueError(f"min_lr = {self.min_lr}, expected at most train.lr = {peak:.3g}")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_splits(self) -> Train:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate = {self.accumulate}, expected a divisor of train.batch_size = "
+                f"{self.batch_size}"
+            )
         return self
 
 

@@ -59,6 +59,7 @@ class Project:
 
     root: Path
     workers: int = 1
+    processes: int = 1
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """The command, begun; `python` and `dvc` are those of the tests' environment."""
@@ -91,7 +92,7 @@ class Project:
 
     def _environment(self) -> dict[str, str]:
         """Ours without what would hide a fault or leak settings of this machine."""
-        hidden = ("GIT_", "DVC_", "NPROC", "POSE_", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
+        hidden = ("GIT_", "DVC_", "NPROC", "PET_", "POSE_", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
         beside = self.root.parent
         return kept | {
@@ -104,6 +105,7 @@ class Project:
             "DVC_GLOBAL_CONFIG_DIR": str(beside / "dvc global"),
             "DVC_SYSTEM_CONFIG_DIR": str(beside / "dvc system"),
             "POSE_WORKERS": str(self.workers),
+            "NPROC": str(self.processes),
         }
 
     def set(self, **values: Any) -> None:

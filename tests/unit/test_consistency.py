@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.amp import GradScaler
 
 from pose import gaussian, geometry, losses
 from pose.codec import UdpCodec
@@ -17,6 +18,7 @@ from pose.consistency import (
     rigid_theta,
     warp_maps,
 )
+from pose.engine import Gradients
 from pose.inference import predict_maps
 from pose.model import ModelSpec, PoseModel, normalise
 
@@ -220,6 +222,23 @@ def step_of(model: PoseModel, spec: PathSpec, weight: float = WEIGHT):
     return consistency_step(
         model, spec, CODEC, CPU, "none", SEED, lambda step: weight * (step + 1) / 6
     )
+
+
+def test_micro_batches_add_up(tiny_model_spec: ModelSpec) -> None:
+    """Persons of one micro-batch are covered by those of the other, as if there were one."""
+    spec = PathSpec(20, 0.15, 1.0, 2, 2, 1, 2, -1e9)
+    found = []
+    for accumulate in (1, 2):
+        model, batch = setup(tiny_model_spec)
+        parts = Gradients(accumulate, GradScaler(enabled=False))
+        rows = consistency_step(model, spec, CODEC, CPU, "none", SEED, lambda step: 1.0, parts)(
+            batch, 2
+        )
+        found.append((gradients(model), {name: float(value) for name, value in rows.items()}))
+    (whole, row), (parts, other) = found
+    assert other == pytest.approx(row, rel=1e-5)
+    for name, gradient in parts.items():
+        torch.testing.assert_close(gradient, whole[name], atol=1e-5, rtol=1e-3)
 
 
 def gradients(model: PoseModel) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from pose.dataset import (
     TestSamples,
     TrainingSamples,
     steps_per_epoch,
+    test_batches,
     test_loader,
     training_loader,
 )
@@ -242,3 +244,21 @@ def test_rendered_targets_are_the_samples_of_a_batch(crop_table: CropTable) -> N
     ((_, targets),) = loader
     maps = gaussian.render_heatmaps(targets, CODEC.heatmap_size, CODEC.sigma)
     assert torch.equal(maps.amax((2, 3)) > 0, targets[..., 2] > 0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_processes_share_each_steps_batch(world_size: int) -> None:
+    whole = list(StepBatches(20, 6, (0,), 2, 7))
+    shares = [list(StepBatches(20, 6, (0,), 2, 7, rank, world_size)) for rank in range(world_size)]
+    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == whole
+    assert {len(part) for parts in shares for part in parts} == {6 // world_size}
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 9, 12])
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_processes_share_the_test_batches(count: int, world_size: int) -> None:
+    """Each batch of one process goes whole to one of them, the tail once."""
+    alone = test_batches(count, 4, 0, 1)
+    assert list(chain(*alone)) == list(range(count))
+    shares = [test_batches(count, 4, rank, world_size) for rank in range(world_size)]
+    assert sorted(chain(*shares)) == alone

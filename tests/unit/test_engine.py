@@ -11,7 +11,14 @@ import torch
 
 from pose import checkpoint, engine
 from pose.codec import UdpCodec
-from pose.engine import FitSettings, TrainState, fit, supervised_step
+from pose.engine import (
+    FitSettings,
+    Gradients,
+    TrainState,
+    fit,
+    loss_scaler,
+    supervised_step,
+)
 from pose.errors import PoseError
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
@@ -182,3 +189,120 @@ def test_a_frozen_backbone_stays(tiny_model_spec: ModelSpec) -> None:
         elif name.endswith("weight"):
             assert not torch.equal(tensor, before[name])
     assert not state.model.backbone.training
+
+
+def gradients_of(spec: ModelSpec, accumulate: int, amp: str = "none") -> dict[str, torch.Tensor]:
+    """Of one step on four persons."""
+    model = fresh(spec).model
+    images, targets = (torch.cat(pair) for pair in zip(batch(0), batch(1), strict=True))
+    step = supervised_step(model, CODEC, CPU, amp, Gradients(accumulate, loss_scaler(CPU, "none")))
+    step([images, targets], 0)
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_micro_batches_add_up_to_the_batch(tiny_model_spec: ModelSpec, accumulate: int) -> None:
+    whole = gradients_of(tiny_model_spec, 1)
+    for name, gradient in gradients_of(tiny_model_spec, accumulate).items():
+        torch.testing.assert_close(gradient, whole[name], atol=1e-7, rtol=1e-4)
+
+
+def test_batch_norms_see_a_micro_batch(tiny_model_spec: ModelSpec) -> None:
+    """The one part whose gradient is another; its statistics are of fewer persons."""
+    spec = replace(tiny_model_spec, head="classic", conv_channels=())
+    name = "head.deconv_layers.0.weight"
+    whole, parts = gradients_of(spec, 1)[name], gradients_of(spec, 2)[name]
+    assert (whole - parts).norm() > 0.01 * whole.norm()
+
+
+def test_a_share_must_split_evenly(tiny_model_spec: ModelSpec) -> None:
+    with pytest.raises(AssertionError):
+        gradients_of(tiny_model_spec, 3)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_is_near(tiny_model_spec: ModelSpec, amp: str) -> None:
+    name = "head.final_layer.weight"
+    exact, found = (gradients_of(tiny_model_spec, 1, kind)[name] for kind in ("none", amp))
+    assert found.dtype == torch.float32
+    assert 0 < (found - exact).norm() < 0.05 * exact.norm()
+
+
+def half_state(spec: ModelSpec) -> TrainState:
+    state = fresh(spec)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=3)
+    return state
+
+
+def scaled_step(state: TrainState, overflow_at: int = -1):
+    """The loss' gradient is infinite in one step, as fp16's is when it overflows."""
+    supervised = supervised_step(state.model, CODEC, CPU, "fp16", Gradients(1, state.scaler))
+
+    def step_loss(batch, step: int):
+        found = supervised(batch, step)
+        if step == overflow_at:
+            state.model.head.final_layer.bias.grad.fill_(math.inf)
+        return found
+
+    return step_loss
+
+
+def test_fp16_leaves_out_a_step_that_overflows(tiny_model_spec: ModelSpec) -> None:
+    state, rows = half_state(tiny_model_spec), []
+    train(state, 3, step_loss=scaled_step(state, 1), rows=rows)
+    (row,) = rows
+    assert row["skipped"] == pytest.approx(1 / 3)
+    assert state.scaler.get_scale() == 2.0**15
+    steps = {int(s["step"]) for s in state.optimizer.state.values()}
+    assert steps == {2}
+    plain, expected = fresh(tiny_model_spec), []
+    train(plain, 1, rows=expected, log_steps=1)
+    assert row["grad_norm"] == pytest.approx(expected[0]["grad_norm"], rel=0.5)  # of two steps
+    assert all(p.isfinite().all() for p in state.model.parameters())
+
+
+def test_the_loss_scale_goes_on(tmp_path: Path, tiny_model_spec: ModelSpec) -> None:
+    unbroken = half_state(tiny_model_spec)
+    train(unbroken, step_loss=scaled_step(unbroken, 3))
+    path, killed = tmp_path / "state.pt", half_state(tiny_model_spec)
+    step = scaled_step(killed, 3)
+    train(killed, 6, step, save=lambda s: checkpoint.save_training_state(path, s.to_dict()))
+    resumed = half_state(tiny_model_spec)
+    resumed.restore_(checkpoint.read_training_state(path))
+    assert resumed.scaler.get_scale() == 2.0**16  # grown after three steps, halved in the fourth
+    train(resumed, step_loss=scaled_step(resumed))
+    assert resumed.history == unbroken.history
+    assert resumed.scaler.state_dict() == unbroken.scaler.state_dict()
+    for a, b in zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_compiled_parts_keep_their_names_and_results(tiny_model_spec: ModelSpec) -> None:
+    plain, compiled = fresh(tiny_model_spec), fresh(tiny_model_spec)
+    for part in (*compiled.model.backbone.blocks, compiled.model.head):
+        part.compile(backend="aot_eager")
+    train(plain, 3)
+    train(compiled, 3)
+    expected = engine.model_weights(plain.model)
+    found = engine.model_weights(compiled.model)
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("saved", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("read", [torch.contiguous_format, torch.channels_last])
+def test_a_state_fits_a_head_in_another_layout(tiny_model_spec: ModelSpec, saved, read) -> None:
+    """The head is channels-last on CUDA unless FSDP shards it."""
+    unbroken, killed, resumed = (fresh(tiny_model_spec) for _ in range(3))
+    killed.model.head.to(memory_format=saved)
+    resumed.model.head.to(memory_format=read)
+    train(unbroken, 6)
+    train(killed, 4)
+    resumed.restore_(killed.to_dict())
+    train(resumed, 6)
+    for (name, a), b in zip(
+        unbroken.model.named_parameters(), resumed.model.parameters(), strict=True
+    ):
+        if name.endswith("weight"):  # biases before a norm have gradients of rounding alone
+            torch.testing.assert_close(a, b, atol=2e-5, rtol=0, msg=name)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
 
-from pose import gaussian, geometry
+from pose import distributed, gaussian, geometry
 from pose.codec import UdpCodec
+from pose.dataset import test_batches
 from pose.gaussian import Blur
-from pose.inference import predict, predict_maps
+from pose.inference import Predictions, gather_predictions, predict, predict_maps
 from pose.model import ModelSpec, PoseModel
 
 CPU = torch.device("cpu")
@@ -136,3 +139,22 @@ def test_a_batch_changes_no_ones_prediction(model: PoseModel) -> None:
     )[True, "argmax"]
     np.testing.assert_allclose(together.keypoints, alone.keypoints, atol=1e-9)
     np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
+
+
+def of_samples(indices: list[int]) -> dict[tuple[bool, str], Predictions]:
+    """Predictions that tell their sample; none if there are no samples."""
+    rows = np.array(indices) * 10
+    points = np.repeat(np.array(indices, float)[:, None, None], 17, axis=1).repeat(2, axis=2)
+    return {(True, "dark"): Predictions(points, points[..., 0], rows)} if indices else {}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_gathered_predictions_are_in_order_and_once(monkeypatch, world_size: int) -> None:
+    shares = [list(chain(*test_batches(11, 2, rank, world_size))) for rank in range(world_size)]
+    parts = [of_samples(share) for share in shares]
+    monkeypatch.setattr(distributed, "world_size", lambda: world_size)
+    monkeypatch.setattr(distributed, "gather", lambda found: parts)
+    (found,) = gather_predictions(parts[0], 11, 2).values()
+    assert found.rows.tolist() == [10 * i for i in range(11)]
+    assert found.keypoints[:, 0, 0].tolist() == list(range(11))
+    assert found.scores[:, 16].tolist() == list(range(11))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+import training
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw, has_no_decay, layer_id, parameter_groups, set_lr
+from pose.params import load_params
 
 DEPTH = 24
 
@@ -131,3 +136,14 @@ def test_cosine_rises_then_falls(warmup: int) -> None:
 
 def test_a_single_step() -> None:
     assert schedule(kind="cosine", steps=1, warmup_iters=0).at(0) == 5e-4
+
+
+def test_the_scaled_peak_is_logged(
+    bent_params: Callable[[dict[str, str | None]], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"train.lr": "5e-4", "train.batch_size": "1024", "train.lr_scaling": "linear"}
+    with caplog.at_level(logging.INFO, "pose"):
+        law = training.build_schedule(load_params(bent_params(changes)), 3, 100, 5e-4)
+        assert law.lr == pytest.approx(1e-3)
+        training.build_schedule(load_params(bent_params({})), 3, 100, 5e-4)
+    assert caplog.messages == ["lr 0.0005 x 1024/512 linear = 0.001"]

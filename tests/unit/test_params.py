@@ -44,8 +44,10 @@ BAD = [
     ("data.unlabelled_images", "true", "data.unlabelled_detections must be a file for unlabelled_"),
     ("data.unlabelled", "[crowds]", 'data.unlabelled.0 = "crowds", expected: input should be'),
     ("data.labelled_fraction", "0", "data.labelled_fraction = 0, expected: input should be greate"),
+    ("train.accumulate", "3", "train.accumulate = 3, expected a divisor of train.batch_size = 16"),
+    ("train.parallel", "dp", "train.parallel = \"dp\", expected: input should be 'ddp' or 'fsdp'"),
     ("weights.head", "keep", "weights.head = 'keep', but the embedded backbone has no head"),
-    ("train.amp", "fp16", "train.amp = \"fp16\", expected: input should be 'none' or 'bf16'"),
+    ("train.amp", "fp8", "train.amp = \"fp8\", expected: input should be 'none', 'bf16' or 'fp16'"),
     ("augment.scale_factor", "1.0", "augment.scale_factor = 1.0, expected: input should be less"),
     ("evaluate.flip_test", "yes", 'evaluate.flip_test = "yes", expected: input should be a valid'),
     ("evaluate.flip_test", "1", "evaluate.flip_test = 1, expected: input should be a valid bool"),
@@ -173,3 +175,15 @@ def test_grid_is_what_the_convolution_makes(bent_params, size, padding: int, gri
         update={"patch_size": 16, "patch_padding": padding}
     )
     assert model.grid_wh(size) == grid
+
+
+@pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("linear", 0.25), ("sqrt", 0.5)])
+def test_lr_scales_with_the_batch(bent_params, scaling: str, factor: float) -> None:
+    law = load_params(bent_params({"train.lr_scaling": scaling, "train.lr_base_batch": "64"})).train
+    assert law.batch_size == 16
+    assert law.lr_factor == factor
+
+
+def test_min_lr_is_compared_with_the_scaled_peak(bent_params) -> None:
+    changes = {"train.lr_scaling": "linear", "train.lr_base_batch": "160", "train.min_lr": "1e-3"}
+    assert "min_lr = 0.001, expected at most train.lr = 0.0004" in message(bent_params(changes))

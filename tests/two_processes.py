@@ -1,0 +1,170 @@
+"""Small trainings for test_parallel, alone or as one of several processes under torchrun.
+
+    torchrun --nproc-per-node 2 two_processes.py FOLDER
+
+No test itself. As a script it writes what the first process has found to FOLDER/found.pt.
+"""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pose import checkpoint, distributed, parallel
+from pose.codec import UdpCodec
+from pose.consistency import PathSpec, consistency_step
+from pose.engine import (
+    FitSettings,
+    Gradients,
+    TrainState,
+    fit,
+    freeze_backbone_,
+    loss_scaler,
+    model_weights,
+    supervised_step,
+)
+from pose.errors import PoseError
+from pose.model import ModelSpec, PoseModel
+from pose.optim import Schedule, build_adamw
+
+CPU = torch.device("cpu")
+STEPS, KILL_AT, BATCH = 6, 4, 4
+CODEC = UdpCodec("gaussian", (24, 32), (12, 16), 1.0, 0.0546875)
+PATHS = PathSpec(20.0, 0.15, 0.8, 2, 2, 1, 2, -1e9)
+SPEC = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, "sapiens", (8, 8), (8,), False, 1)
+
+
+def persons(seed: int) -> list[torch.Tensor]:
+    """This process's share of a step's persons."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (BATCH, 32, 24, 3), dtype=torch.uint8, generator=generator)
+    targets = torch.rand(BATCH, 17, 3, generator=generator) * torch.tensor([11, 15, 1.0])
+    targets[..., 2] = (targets[..., 2] > 0.3).float()
+    share = distributed.share_of(BATCH, "BATCH")
+    own = slice(share * distributed.rank(), share * (distributed.rank() + 1))
+    return [images[own], targets[own]]
+
+
+def train(
+    kind: str = "ddp",
+    accumulate: int = 1,
+    amp: str = "none",
+    ssl: bool = False,
+    frozen: bool = False,
+    compiled: bool = False,
+    drop_path: float = 0.0,
+    stop: int = STEPS,
+    start: dict[str, Any] | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Weights, logged rows and saved states of a run from `start` (if resume) to `stop`."""
+    torch.manual_seed(0)
+    model = PoseModel(replace(SPEC, drop_path=drop_path))
+    torch.nn.init.normal_(model.head.final_layer.weight, std=0.1)
+    if frozen:
+        freeze_backbone_(model)
+    for block in model.backbone.blocks if compiled else ():
+        block.compile(backend="aot_eager")
+    network = parallel.spread(model, kind, CPU)
+    torch.manual_seed(distributed.rank())
+    scaler = loss_scaler(CPU, amp)
+    state = TrainState(model, build_adamw(model, 0.1, 0.9, (0.9, 0.999)), scaler)
+    if resume:
+        state.restore_(start)
+    gradients = Gradients(accumulate, scaler)
+    if ssl:
+        step = consistency_step(
+            network, PATHS, CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
+        )
+        batches = ((persons(n), persons(50 + n)) for n in range(state.step, stop))
+    else:
+        step = supervised_step(network, CODEC, CPU, amp, gradients)
+        batches = (persons(n) for n in range(state.step, stop))
+    saved: list[dict[str, Any]] = []
+    fit(
+        state,
+        batches,
+        step,
+        Schedule("cosine", 1e-2, STEPS, STEPS, 2, 1e-5, (9,), 0.1),
+        FitSettings("train_x", 1.0, 3, KILL_AT, BATCH),
+        on_row=lambda row: None,
+        save=lambda state: saved.append(deepcopy(state.to_dict())),  # they share memory
+    )
+    weights = {name: tensor.clone() for name, tensor in model_weights(model).items()}
+    return {"weights": weights, "rows": state.history, "saved": saved}
+
+
+def refusal() -> str:
+    """What batch norms on CPU are told."""
+    model = PoseModel(replace(SPEC, head="classic"))
+    try:
+        parallel.spread(model, "ddp", CPU)
+    except PoseError as error:
+        return str(error)
+    return ""
+
+
+def exchanges() -> dict[str, Any]:
+    """What each call of distributed gives of values that tell their process."""
+    own = torch.full((1, 2), float(distributed.rank()))
+    return {
+        "world": distributed.world_size(),
+        "from_first": distributed.from_first(f"of {distributed.rank()}"),
+        "gather": distributed.gather(distributed.rank()),
+        "rows": distributed.gather_rows(own).tolist(),
+        "mean": distributed.mean(own).tolist(),
+    }
+
+
+def resumed(folder: Path, kind: str, name: str, **others: Any) -> dict[str, Any]:
+    """Train on from the state of another run; only the first process reads it."""
+    path = folder / f"{name}.pt"
+    start = checkpoint.read_training_state(path) if distributed.is_first() else None
+    return train(kind, start=start, resume=True, **others)
+
+
+def cut(folder: Path, kind: str, name: str, **others: Any) -> None:
+    """A run that ends after its checkpoint, as if it were killed."""
+    (state,) = train(kind, stop=KILL_AT + 1, **others)["saved"]
+    if distributed.is_first():
+        checkpoint.save_training_state(folder / f"{name}.pt", state)
+
+
+def main(folder: Path) -> None:
+    distributed.begin(1)
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    cut(folder, "fsdp", "fsdp")
+    cut(folder, "ddp", "dropping", drop_path=0.5)
+    found = {
+        "ddp": train(),
+        "ddp again": train(),
+        "fsdp": train("fsdp"),
+        "fsdp again": train("fsdp"),
+        "ddp accumulate": train(accumulate=2),
+        "fsdp accumulate": train("fsdp", accumulate=2),
+        "ddp ssl": train(ssl=True),
+        "fsdp ssl": train("fsdp", ssl=True),
+        "ddp frozen": train(frozen=True),
+        "fsdp frozen": train("fsdp", frozen=True),
+        "fsdp fp16": train("fsdp", amp="fp16"),
+        "ddp compiled": train(compiled=True),
+        "fsdp compiled": train("fsdp", compiled=True),
+        "fsdp, then ddp": resumed(folder, "ddp", "fsdp"),
+        "fsdp, then fsdp": resumed(folder, "fsdp", "fsdp"),
+        "dropping": train(drop_path=0.5),
+        "dropping, resumed": resumed(folder, "ddp", "dropping", drop_path=0.5),
+        "refusal": refusal(),
+        "exchanges": exchanges(),
+    }
+    if distributed.is_first():
+        torch.save(found, folder / "found.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
