@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import apply  # puts stages/ on sys.path
 from pose.errors import PoseError
 from pose.model import PoseModel, build_on_meta
+from pose.skeleton import COCO_17
 from training import model_spec
 
 
@@ -40,7 +41,8 @@ class Description:
 
 def describe(params: apply.Params) -> Description:
     """Of the model of params at its input size."""
-    model = build_on_meta(model_spec(params))
+    names = params.keypoints.names or COCO_17.names  # of a file that is not at hand
+    model = build_on_meta(model_spec(params, len(names)))
     width, height = params.codec.input_size
     image = torch.empty(1, 3, height, width, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -45,6 +45,7 @@ from pose.log import log
 from pose.model import ModelSpec, build_backbone, build_on_meta
 from pose.params import Params
 from pose.remote import fetch_url
+from pose.skeleton import COCO_17
 
 NAME = "fetch_weights"
 LICENCE = "that of the file"
@@ -63,9 +64,15 @@ def main(params: Params) -> None:
 
 
 def _spec(params: Params) -> ModelSpec:
+    """K as far as params tell, for the data come later; it matters to a head that is kept alone."""
     law = params.codec
-    maps = law.maps_per_keypoint
-    return stage.pick(ModelSpec, params.model, input_wh=law.input_size, maps_per_keypoint=maps)
+    return stage.pick(
+        ModelSpec,
+        params.model,
+        input_wh=law.input_size,
+        maps_per_keypoint=law.maps_per_keypoint,
+        num_keypoints=len(params.keypoints.names or COCO_17.names),
+    )
 
 
 def _embedded(params: Params) -> tuple[State, dict[str, Any]]:

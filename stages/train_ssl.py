@@ -25,7 +25,8 @@ STREAM, STREAM_UNLABELLED = 3, 4  # keep the phases' random draws apart
 
 def main(params: Params) -> None:
     device = training.setup_torch(params)
-    model = training.build_model(params)
+    skeleton = stage.skeleton()
+    model = training.build_model(params, skeleton)
     start_weights = training.model_path("train_phase2")
     load_model(model, start_weights)
     model.to(device)
@@ -34,10 +35,10 @@ def main(params: Params) -> None:
     table = CropTable(stage.CACHE / "train")
     seed, size, law = params.run.seed, params.train.batch_size, params.ssl
     labelled = training.training_samples(
-        params, table, table.labelled(), params.augment.min_keypoints, (seed, STREAM)
+        params, skeleton, table, table.labelled(), params.augment.min_keypoints, (seed, STREAM)
     )
     others = training.training_samples(  # their targets are empty: nothing to demand
-        params, table, table.unlabelled(), 0, (seed, STREAM_UNLABELLED)
+        params, skeleton, table, table.unlabelled(), 0, (seed, STREAM_UNLABELLED)
     )
     per_epoch = max(
         steps_per_epoch(len(labelled), size),
@@ -48,7 +49,7 @@ def main(params: Params) -> None:
     step_loss = consistency_step(
         model,
         stage.pick(PathSpec, law),
-        training.codec(params),
+        training.codec(params, skeleton),
         device,
         params.train.amp,
         (seed, STREAM_UNLABELLED),

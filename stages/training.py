@@ -21,11 +21,13 @@ from pose.checkpoint import read_provenance, read_training_state, save_training_
 from pose.codec import UdpCodec
 from pose.dataset import StepBatches, TrainingSamples, steps_per_epoch, training_loader
 from pose.engine import FitSettings, StepLoss, TrainState, fit, model_weights, supervised_step
+from pose.errors import PoseError
 from pose.files import write_atomic
 from pose.log import log
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
 from pose.params import Params
+from pose.skeleton import Skeleton
 
 
 def setup_torch(params: Params) -> torch.device:
@@ -38,25 +40,48 @@ def setup_torch(params: Params) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def model_spec(params: Params) -> ModelSpec:
+def model_spec(params: Params, num_keypoints: int) -> ModelSpec:
     """Sizes of the model of params."""
     law = params.codec
-    maps = law.maps_per_keypoint
-    return stage.pick(ModelSpec, params.model, input_wh=law.input_size, maps_per_keypoint=maps)
+    return stage.pick(
+        ModelSpec,
+        params.model,
+        input_wh=law.input_size,
+        maps_per_keypoint=law.maps_per_keypoint,
+        num_keypoints=num_keypoints,
+    )
 
 
-def codec(params: Params) -> UdpCodec:
+def codec(params: Params, skeleton: Skeleton) -> UdpCodec:
     """The codec of params."""
-    return stage.pick(UdpCodec, params.codec)
+    return stage.pick(UdpCodec, params.codec, flip_indices=skeleton.flip_indices)
 
 
-def build_model(params: Params) -> PoseModel:
+def build_model(params: Params, skeleton: Skeleton) -> PoseModel:
     """The model of params, freshly initialised."""
-    return PoseModel(model_spec(params))
+    return PoseModel(model_spec(params, skeleton.num_keypoints))
+
+
+def box_law(params: Params, skeleton: Skeleton) -> BoxLaw:
+    """The box law of params. Raises PoseError if it asks for what these keypoints cannot give."""
+    law, upper, lower = params.augment, skeleton.upper_body, skeleton.lower_body
+    if law.half_body_prob > 0 and not upper and not lower:
+        raise PoseError(
+            f"augment.half_body_prob = {law.half_body_prob}, but these {skeleton.num_keypoints} "
+            "keypoints have no half bodies; name them in keypoints.upper_body and "
+            "keypoints.lower_body, or set augment.half_body_prob: 0"
+        )
+    if law.min_keypoints > skeleton.num_keypoints:
+        raise PoseError(
+            f"augment.min_keypoints = {law.min_keypoints}, but there are only "
+            f"{skeleton.num_keypoints} keypoints; lower it"
+        )
+    return stage.pick(BoxLaw, law, upper_body=upper, lower_body=lower)
 
 
 def training_samples(
     params: Params,
+    skeleton: Skeleton,
     table: CropTable,
     rows: NDArray[np.intp],
     min_keypoints: int,
@@ -66,9 +91,9 @@ def training_samples(
     return TrainingSamples(
         table,
         rows,
-        stage.pick(BoxLaw, params.augment),
+        box_law(params, skeleton),
         stage.pick(ColourLaw, params.augment),
-        codec(params),
+        codec(params, skeleton),
         min_keypoints,
         seed,
     )
@@ -82,7 +107,13 @@ def loader(samples: TrainingSamples, batch_size: int, start: int, stop: int) -> 
 
 
 def train_supervised(
-    name: str, stream: int, params: Params, model: PoseModel, epochs: int, start_weights: Path
+    name: str,
+    stream: int,
+    params: Params,
+    skeleton: Skeleton,
+    model: PoseModel,
+    epochs: int,
+    start_weights: Path,
 ) -> None:
     """Train on the labelled persons for `epochs`; what is frozen stays so.
 
@@ -92,13 +123,12 @@ def train_supervised(
         return hand_on(name, model, start_weights)
     device = next(model.parameters()).device
     table = CropTable(stage.CACHE / "train")
-    samples = training_samples(
-        params, table, table.labelled(), params.augment.min_keypoints, (params.run.seed, stream)
-    )
+    few, seed = params.augment.min_keypoints, (params.run.seed, stream)
+    samples = training_samples(params, skeleton, table, table.labelled(), few, seed)
     law = params.train
     per_epoch = steps_per_epoch(len(samples), law.batch_size)
     schedule = build_schedule(params, epochs, per_epoch, law.lr)
-    step_loss = supervised_step(model, codec(params), device, law.amp)
+    step_loss = supervised_step(model, codec(params, skeleton), device, law.amp)
 
     def batches(start: int) -> Iterable[Any]:
         return loader(samples, law.batch_size, start, schedule.steps)

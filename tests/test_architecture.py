@@ -19,11 +19,11 @@ POSE = STAGES / "pose"
 RENDERER = ("canvas", "body", "puppet", "scenery", "labels", "synthetic")
 ROWS = (
     ("errors", "params", "skeleton", "log", "processes"),
-    ("geometry", "files", "remote", "hub"),
+    ("geometry", "files", "remote", "hub", "category"),
     ("gaussian", "offsets", "heads", "losses", "coco", "detections", *RENDERER),
     ("codec", "augment", "model", "checkpoint"),
     ("cache", "optim", "families"),
-    ("dataset", "figures"),
+    ("dataset", "figures", "coverage"),
     ("engine", "inference"),
     ("consistency", "evaluation"),
 )

@@ -21,24 +21,6 @@ from pose import geometry
 from pose.coco import BadImageError, BadRecord, Images, Person, by_image, decode_image
 from pose.codec import UdpCodec
 from pose.files import replacing
-from pose.skeleton import NUM_KEYPOINTS
-
-TARGET_NUMBERS = 3 * NUM_KEYPOINTS
-SCHEMA = pa.schema(
-    [
-        ("ann_id", pa.int64()),
-        ("image_id", pa.int64()),
-        ("image_wh", pa.list_(pa.int32(), 2)),
-        ("bbox_xywh", pa.list_(pa.float32(), 4)),
-        ("bbox_score", pa.float32()),
-        ("area", pa.float32()),
-        ("num_keypoints", pa.int32()),
-        ("keypoints", pa.list_(pa.float32(), TARGET_NUMBERS)),
-        ("target", pa.list_(pa.float32(), TARGET_NUMBERS)),
-        ("crop_xy", pa.list_(pa.int32(), 2)),
-        ("crop_jpeg", pa.binary()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -52,6 +34,26 @@ class CropSpec:
     shift_factor: float
     rotate_deg: float
     jpeg_quality: int
+
+
+def schema(num_keypoints: int) -> pa.Schema:
+    """Of a shard; keypoints and target are K x 3 numbers, row by row."""
+    numbers = pa.list_(pa.float32(), 3 * num_keypoints)
+    return pa.schema(
+        [
+            ("ann_id", pa.int64()),
+            ("image_id", pa.int64()),
+            ("image_wh", pa.list_(pa.int32(), 2)),
+            ("bbox_xywh", pa.list_(pa.float32(), 4)),
+            ("bbox_score", pa.float32()),
+            ("area", pa.float32()),
+            ("num_keypoints", pa.int32()),
+            ("keypoints", numbers),
+            ("target", numbers),
+            ("crop_xy", pa.list_(pa.int32(), 2)),
+            ("crop_jpeg", pa.binary()),
+        ]
+    )
 
 
 def plan_shards(persons: list[Person], shard_persons: int) -> list[list[Person]]:
@@ -70,7 +72,10 @@ def plan_shards(persons: list[Person], shard_persons: int) -> list[list[Person]]
 def write_shard(
     path: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
 ) -> list[BadRecord]:
-    """Write one shard (beside, then moved); returns the images that had to be set aside."""
+    """Write one shard (beside, then moved); returns the images that had to be set aside.
+
+    There is at least one person: K is that of its keypoints.
+    """
     bad: list[BadRecord] = []
     rows: list[dict[str, Any]] = []
     with Images(root, split) as images:
@@ -82,13 +87,13 @@ def write_shard(
                 bad.append(BadRecord(f"{split}", group[0].file_name, str(error)))
                 continue
             rows.extend(_row(person, image, spec) for person in group)
-    _write_table(path, rows)
+    _write_table(path, rows, schema(len(persons[0].keypoints)))
     return bad
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    with replacing(path) as beside, pa.ipc.new_file(beside, SCHEMA) as writer:
+def _write_table(path: Path, rows: list[dict[str, Any]], columns: pa.Schema) -> None:
+    table = pa.Table.from_pylist(rows, schema=columns)
+    with replacing(path) as beside, pa.ipc.new_file(beside, columns) as writer:
         writer.write_table(table)
 
 
@@ -150,14 +155,13 @@ class CropTable:
     def _open(self) -> None:
         paths = sorted(self.folder.glob("*.arrow"))
         shards = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
-        table = pa.concat_tables(shards) if shards else SCHEMA.empty_table()
+        table = pa.concat_tables(shards) if shards else schema(0).empty_table()
         self.num_keypoints = _matrix(table, "num_keypoints")
         self.ann_id, self.image_id = _matrix(table, "ann_id"), _matrix(table, "image_id")
         self.area, self.bbox_score = _matrix(table, "area"), _matrix(table, "bbox_score")
         self.image_wh, self.crop_xy = _matrix(table, "image_wh"), _matrix(table, "crop_xy")
         self.bbox_xywh = _matrix(table, "bbox_xywh").astype(np.float64)
-        self.keypoints = _matrix(table, "keypoints").reshape(-1, NUM_KEYPOINTS, 3)
-        self.target = _matrix(table, "target").reshape(-1, NUM_KEYPOINTS, 3)
+        self.keypoints, self.target = _points(table, "keypoints"), _points(table, "target")
         self._jpeg = table["crop_jpeg"]
 
     def __len__(self) -> int:
@@ -189,8 +193,13 @@ def _matrix(table: pa.Table, name: str) -> NDArray[Any]:
     """(rows,) or (rows, width) numpy array of a column."""
     column = table[name].combine_chunks()
     if pa.types.is_fixed_size_list(column.type):
-        return np.asarray(column.flatten()).reshape(-1, column.type.list_size)
+        return np.asarray(column.flatten()).reshape(len(column), column.type.list_size)
     return np.asarray(column)
+
+
+def _points(table: pa.Table, name: str) -> NDArray[np.float32]:
+    """(rows, K, 3) of a column; of no shards K is 0."""
+    return _matrix(table, name).reshape(len(table), table[name].type.list_size // 3, 3)
 
 
 def shard_paths(folder: Path, count: int) -> Iterator[Path]:

@@ -26,6 +26,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Quality = Annotated[int, Field(ge=1, le=100)]
 SizeWH = tuple[Count, Count]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Names = tuple[str, ...]
 
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -53,6 +54,7 @@ class Data(Section):
     base_url: str
     train_split: str
     val_split: str
+    category: str
     detections: str | None
     on_bad_record: Literal["stop", "skip"]
     jpeg_quality: Quality
@@ -62,6 +64,20 @@ class Data(Section):
     def _local_needs_root(self) -> Data:
         if self.source == "local" and not self.root:
             raise ValueError("root must name a folder when source is local")
+        return self
+
+
+class Keypoints(Section):
+    names: Names | None
+    flip_pairs: tuple[tuple[str, str], ...] | None
+    upper_body: Names | None
+    lower_body: Names | None
+    oks_sigmas: tuple[Positive, ...] | None
+
+    @model_validator(mode="after")
+    def _groups_are_two(self) -> Keypoints:
+        if (self.upper_body is None) != (self.lower_body is None):
+            raise ValueError("upper_body and lower_body must both be given, or both null")
         return self
 
 
@@ -231,6 +247,7 @@ class Params(Section):
 
     run: Run
     data: Data
+    keypoints: Keypoints
     synthetic: Synthetic
     weights: Weights
     codec: Codec

@@ -13,6 +13,7 @@ from pose import gaussian, geometry
 from pose.augment import BoxLaw, draw_affine
 from pose.cache import CropSpec, CropTable, context_box, plan_shards, shard_paths, write_shard
 from pose.coco import Person, decode_image, read_annotations
+from pose.skeleton import COCO_17
 from tiny import SPLIT, TinyCoco
 
 
@@ -51,7 +52,7 @@ def test_bytes_depend_on_the_persons_alone(
 ) -> None:
     """Neither what was written before nor whether COCO is zipped shows in a shard."""
     zipped = tiny_coco.zipped(tmp_path / "zips")
-    shards = plan_shards(read_annotations(tiny_coco.root, SPLIT).persons, 2)
+    shards = plan_shards(read_annotations(tiny_coco.root, SPLIT, "person", None).persons, 2)
     for name, root, order in (("a", tiny_coco.root, (0, 1, 2)), ("b", zipped, (2, 0, 1))):
         for i in order:
             write_shard(tmp_path / f"{name}{i}.arrow", root, SPLIT, shards[i], crop_spec)
@@ -63,7 +64,7 @@ def test_bytes_depend_on_the_persons_alone(
 def test_rows_agree_with_geometry_and_codec(
     tiny_coco: TinyCoco, crop_table: CropTable, crop_spec: CropSpec
 ) -> None:
-    persons = read_annotations(tiny_coco.root, SPLIT).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     assert crop_table.ann_id.tolist() == [p.ann_id for p in persons]
     assert crop_table.image_id.tolist() == [p.image_id for p in persons]
     for row, person in enumerate(persons):
@@ -99,7 +100,7 @@ def test_crops_show_the_image_at_their_offset(tiny_coco: TinyCoco, crop_table: C
 def test_an_empty_folder_is_an_empty_table(tmp_path: Path) -> None:
     table = CropTable(tmp_path)
     assert len(table) == len(table.labelled()) == len(table.unlabelled()) == 0
-    assert table.keypoints.shape == (0, 17, 3)
+    assert table.keypoints.shape == (0, 0, 3)
 
 
 def test_a_table_pickles_as_its_folder(crop_table: CropTable) -> None:
@@ -115,7 +116,7 @@ def test_bad_images_are_named_and_their_persons_left_out(
 ) -> None:
     tiny_coco.image_path(1).unlink()
     tiny_coco.image_path(3).write_bytes(tiny_coco.image_path(3).read_bytes()[:-50])
-    persons = read_annotations(tiny_coco.root, SPLIT).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     bad = write_shard(tmp_path / "00000.arrow", tiny_coco.root, SPLIT, persons, crop_spec)
     assert [str(record) for record in bad] == [
         "val2017: 000000000001.jpg is named in the annotations but absent",
@@ -136,6 +137,8 @@ def box_law(spec: CropSpec, half_body_prob: float) -> BoxLaw:
         scale_factor=spec.scale_factor,
         rotate_deg=spec.rotate_deg,
         rotate_prob=1.0,
+        upper_body=COCO_17.upper_body,
+        lower_body=COCO_17.lower_body,
     )
 
 
