@@ -65,17 +65,19 @@ def build_model(params: Params, skeleton: Skeleton) -> PoseModel:
 def box_law(params: Params, skeleton: Skeleton) -> BoxLaw:
     """The box law of params. Raises PoseError if it asks for what these keypoints cannot give."""
     law, upper, lower = params.augment, skeleton.upper_body, skeleton.lower_body
-    if law.half_body_prob > 0 and not upper and not lower:
+    count, halves = skeleton.num_keypoints, law.half_body_prob > 0
+    if halves and not upper and not lower:
         raise PoseError(
-            f"augment.half_body_prob = {law.half_body_prob}, but these {skeleton.num_keypoints} "
+            f"params.yaml: augment.half_body_prob = {law.half_body_prob}, but these {count} "
             "keypoints have no half bodies; name them in keypoints.upper_body and "
             "keypoints.lower_body, or set augment.half_body_prob: 0"
         )
-    if law.min_keypoints > skeleton.num_keypoints:
-        raise PoseError(
-            f"augment.min_keypoints = {law.min_keypoints}, but there are only "
-            f"{skeleton.num_keypoints} keypoints; lower it"
-        )
+    for key in ("min_keypoints", *(["half_body_min_keypoints"] if halves else [])):
+        if getattr(law, key) > count:
+            raise PoseError(
+                f"params.yaml: augment.{key} = {getattr(law, key)}, but there are only {count} "
+                "keypoints; lower it"
+            )
     return stage.pick(BoxLaw, law, upper_body=upper, lower_body=lower)
 
 

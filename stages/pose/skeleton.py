@@ -126,8 +126,8 @@ def mirror_pairs(names: Sequence[str]) -> Pairs:
     partners = {k: place.get(other) for k, name in enumerate(names) if (other := _mirrored(name))}
     if alone := [names[k] for k, partner in partners.items() if partner is None]:
         raise PoseError(
-            f"keypoints.flip_pairs is null, but {', '.join(alone)} has no partner of the other "
-            "side; give the pairs as [[left, right], ...], [] for none"
+            f"params.yaml: keypoints.flip_pairs is null, but {', '.join(alone)} has no partner of "
+            "the other side; give the pairs as [[left, right], ...], [] for none"
         )
     return tuple((k, p) for k, p in partners.items() if p is not None and _is_left(names[k]))
 
@@ -165,9 +165,11 @@ def _indices(names: Sequence[str], wanted: Sequence[str], key: str) -> tuple[int
     """Places of the wanted names. Raises PoseError if one is unknown or there twice."""
     for name in wanted:
         if name not in names:
-            raise PoseError(f"keypoints.{key}: {name!r} is no keypoint; there are: {some(names)}")
+            raise PoseError(
+                f"params.yaml: keypoints.{key}: {name!r} is no keypoint; there are: {some(names)}"
+            )
         if wanted.count(name) > 1:
-            raise PoseError(f"keypoints.{key}: {name!r} is there twice, expected once")
+            raise PoseError(f"params.yaml: keypoints.{key}: {name!r} is there twice; leave one")
     return tuple(names.index(name) for name in wanted)
 
 
@@ -181,8 +183,8 @@ def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[n
         return COCO_OKS_SIGMAS if tuple(names) == COCO_17.names else own
     if len(given) != len(names):
         raise PoseError(
-            f"keypoints.oks_sigmas has {len(given)} numbers, expected {len(names)}: one for each "
-            f"of {some(names)}"
+            f"params.yaml: keypoints.oks_sigmas has {len(given)} numbers, expected {len(names)}: "
+            f"one for each of {some(names)}"
         )
     return np.array(given, dtype=np.float64)
 

@@ -314,3 +314,38 @@ def test_assign_of_nobody(crop_table: CropTable) -> None:
     found = evaluation.assign(crop_table, crop_table, nobody)
     assert np.isinf(found.keypoints).all()
     assert len(found.rows) == 5
+
+
+def test_own_keypoints_have_their_own_sigmas() -> None:
+    """Two keypoints of category 7: COCOeval, OKS and its numbers follow the sigmas given."""
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 7, "name": "mouse"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 7,
+                "bbox": [0, 0, 50, 50],
+                "area": 1600.0,
+                "iscrowd": 0,
+                "num_keypoints": 2,
+                "keypoints": [10, 10, 2, 30, 30, 2],
+            }
+        ],
+    }
+    pose = {"image_id": 1, "category_id": 7, "keypoints": [14, 10, 1, 30, 34, 1], "score": 0.9}
+    aps = [
+        evaluation.coco_eval(truth, [pose], np.array(s))["AP"] for s in ((1.0, 1.0), (0.01, 0.01))
+    ]
+    assert aps == [pytest.approx(1), 0]
+    sigmas = np.array([0.05, 0.1])
+    true = np.array([[10.0, 10], [30, 30]])
+    moved = np.array([[[14.0, 10], [30, 34]]])
+    expected = np.mean([math.exp(-16 / (2 * (2 * s) ** 2 * 1600)) for s in sigmas])
+    found = evaluation.oks(true, moved, 1600.0, np.array([1600.0]), sigmas)
+    assert found == pytest.approx(expected)
+    above = 0.5 + 0.05 * np.arange(10) <= expected
+    ap = evaluation.coco_eval(truth, [pose], sigmas)["AP"]
+    assert ap == pytest.approx(above.mean())
+    assert 0 < ap < 1

@@ -167,3 +167,16 @@ def test_grid_is_what_the_convolution_makes(bent_params, size, padding: int, gri
         update={"patch_size": 16, "patch_padding": padding}
     )
     assert model.grid_wh(size) == grid
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("names", "nose", 'keypoints.names = "nose", expected: input should be a valid array'),
+        ("flip_pairs", "[[a, b, c]]", 'keypoints.flip_pairs.0 = ["a", "b", "c"], expected: tuple'),
+        ("oks_sigmas", "[0.1, 0]", "keypoints.oks_sigmas.1 = 0, expected: input should be greater"),
+        ("upper_body", "[nose]", "keypoints.upper_body and lower_body must both be given, or both"),
+    ],
+)
+def test_bad_keypoints(bent_params, key: str, value: str, expected: str) -> None:
+    assert message(bent_params({f"keypoints.{key}": value})).startswith(f"params.yaml: {expected}")
