@@ -3,8 +3,8 @@
     python stages/build_cache.py
 
 Reads data/coco; writes data/cache (train/ and val/ shards, skeleton.json, ground_truth.json of val,
-quarantine.json, summary.json) and metrics/build_cache, with the share of each keypoint that is
-labelled; without any the stage stops. With `data.detections` also the shards of
+quarantine.json, summary.json) and metrics/build_cache, where keypoints.csv has the share of each
+keypoint that is labelled; if none is, the stage stops. With `data.detections` also the shards of
 detections/, for which val's images are read once more: so val's shards do not depend on them.
 Seconds with the embedded default; an interrupted build goes on at the next shard.
 """

@@ -5,7 +5,8 @@
 `weights.source: embedded` writes a randomly initialised backbone from run.seed: an honest
 stand-in without a download, not a pretrained model. `file`, `url` and `huggingface` convert a
 checkpoint of Sapiens, ViTPose (its own, mmpose's, Hugging Face's), timm, MAE, or ours; with
-`weights.head: keep` a pose checkpoint's head as well. Writes data/weights/start.safetensors and
+`weights.head: keep` a pose checkpoint's head as well (for keypoints other than COCO's 17 list
+`keypoints.names`). Writes data/weights/start.safetensors and
 metrics/fetch_weights. Seconds, plus the download; what a url gave stays in
 data/resume/fetch_weights, so that another model's conversion does not fetch it again.
 
