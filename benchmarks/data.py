@@ -33,22 +33,24 @@ import reference  # noqa: E402
 from pose import geometry  # noqa: E402
 from pose.augment import BoxLaw, ColourLaw  # noqa: E402
 from pose.cache import (  # noqa: E402
-    SCHEMA,
     CropSpec,
     CropTable,
     psnr_db,
+    schema,
     write_shard,
 )
 from pose.coco import Images, Person, read_annotations  # noqa: E402
 from pose.codec import UdpCodec  # noqa: E402
 from pose.dataset import TrainingSamples  # noqa: E402
 from pose.gaussian import Blur  # noqa: E402
+from pose.skeleton import COCO_17  # noqa: E402
 from pose.synthetic import SyntheticSpec, write_coco_zips  # noqa: E402
 
 SIZES = [((192, 256), 2.0), ((384, 512), 2.0), ((768, 1024), 6.0)]  # (w, h), sigma
 ROUNDS, SAMPLES = 9, 40
+HALVES = (COCO_17.upper_body, COCO_17.lower_body)
 # The official augmentation, see recipes/sapiens_1b_coco_1024x768.yaml.
-BOXES = BoxLaw(1.25, 0.5, 0.3, 1.5, 9, 0.16, 0.3, 0.5, 80.0, 0.6)
+BOXES = BoxLaw(1.25, 0.5, 0.3, 1.5, 9, 0.16, 0.3, 0.5, 80.0, 0.6, *HALVES)
 COLOURS = ColourLaw(32, (0.5, 1.5), (0.5, 1.5), 18, 0.5, 0.1, 0.1, 1.0, (0.2, 0.4), True)
 Work = Callable[[int], object]
 
@@ -83,7 +85,7 @@ def rendered(folder: Path) -> Path:
 
 def report(root: Path, split: str, scratch: Path) -> list[str]:
     """The lines of all tables."""
-    persons = [p for p in read_annotations(root, split).persons if p.num_keypoints]
+    persons = [p for p in read_annotations(root, split, "person", None).persons if p.num_keypoints]
     kinds = "reference | ours, for a CPU | ours, for a GPU | floor"
     lines = [
         "Milliseconds a sample; in brackets: times as fast as the reference, and the share "
@@ -102,8 +104,8 @@ def report(root: Path, split: str, scratch: Path) -> list[str]:
 
 
 def crop_spec(wh: tuple[int, int], sigma: float) -> CropSpec:
-    codec = UdpCodec("gaussian", wh, (wh[0] // 4, wh[1] // 4), sigma, 0.0546875)
-    return CropSpec(codec, 1.25, 1.5, 0.5, 0.16, 80.0, 95)
+    codec = UdpCodec("gaussian", wh, (wh[0] // 4, wh[1] // 4), sigma, 0.0546875, COCO_17.flip_indices)
+    return CropSpec(codec, HALVES, 1.25, 1.5, 0.5, 0.16, 80.0, 95)
 
 
 def cached(
@@ -229,9 +231,9 @@ def grown_table(stored: Path, folder: Path, count: int) -> None:
     row = pa.ipc.open_file(str(stored / "00000.arrow")).read_all().slice(0, 1).to_pylist()[0]
     image = np.full((64, 48, 3), 127, np.uint8)
     row["crop_jpeg"] = cv2.imencode(".jpg", image)[1].tobytes()
-    table = pa.Table.from_pylist([row] * 500, schema=SCHEMA)
+    table = pa.Table.from_pylist([row] * 500, schema=schema(17))
     for shard in range(count // 500):
-        with pa.ipc.new_file(str(folder / f"{shard:05d}.arrow"), SCHEMA) as writer:
+        with pa.ipc.new_file(str(folder / f"{shard:05d}.arrow"), schema(17)) as writer:
             writer.write_table(table)
 
 

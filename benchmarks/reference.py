@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pose import geometry
 from pose.coco import Person
-from pose.skeleton import FLIP_INDICES, LOWER_BODY, UPPER_BODY
+from pose.skeleton import COCO_17
 
 Array = NDArray[np.float64]
 MEAN, STD = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])
@@ -58,7 +58,7 @@ def _flip(image, bbox: Array, keypoints: Array):
     if random.random() >= 0.5:
         return image, bbox, keypoints
     width = image.shape[1]
-    keypoints = keypoints[list(FLIP_INDICES)]
+    keypoints = keypoints[list(COCO_17.flip_indices)]
     keypoints[:, 0] = width - 1 - keypoints[:, 0]
     x, y, w, h = bbox
     return cv2.flip(image, 1), np.array([width - 1 - x - w, y, w, h]), keypoints
@@ -67,7 +67,9 @@ def _flip(image, bbox: Array, keypoints: Array):
 def _half_body(bbox: Array, keypoints: Array) -> tuple[Array, Array]:
     x, y, w, h = bbox
     seen = keypoints[:, 2] > 0
-    upper, lower = ([k for k in group if seen[k]] for group in (UPPER_BODY, LOWER_BODY))
+    upper, lower = (
+        [k for k in group if seen[k]] for group in (COCO_17.upper_body, COCO_17.lower_body)
+    )
     if seen.sum() >= 9 and random.random() < 0.3 and len(upper) >= 2 and len(lower) >= 3:
         points = keypoints[upper if random.random() < 0.7 else lower, :2]
         return points.mean(0), np.maximum(np.ptp(points, axis=0), 1) * 1.5

@@ -42,7 +42,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def achieved(result: Result) -> list[float]:
     """FLOP/s of our step, a pair each; what checkpointing computes again is not counted."""
-    flops = count_flops(training.model_spec(result.case.params)).training * result.case.batch
+    flops = count_flops(training.model_spec(result.case.params, 17)).training * result.case.batch
     return [flops / seconds for seconds in result.train.ours]
 
 
@@ -75,7 +75,7 @@ def case_lines(result: Result) -> Iterator[str]:
 def _memory(result: Result) -> str:
     """Measured of each side, and what plan.py predicts: gradients and activations."""
     case = result.case
-    spec = training.model_spec(case.params)
+    spec = training.model_spec(case.params, 17)
     held = count_held(spec, case.setting.amp)
     gradients = 4 * count_parameters(build_on_meta(spec))
     predicted = (gradients + held.fixed + held.sample * case.batch) / 1e9

@@ -58,7 +58,7 @@ def chosen_batch(params: Params, setting: Setting) -> int:
         return setting.batch
     if setting.device.type == "cpu":
         return 8
-    spec = training.model_spec(params)
+    spec = training.model_spec(params, 17)
     held = count_held(spec, setting.amp)
     state = sum(plan.STATE_BYTES.values()) * count_parameters(build_on_meta(spec))
     free = SHARE * torch.cuda.mem_get_info(setting.device)[0] - state - held.fixed
@@ -79,7 +79,7 @@ def run_case(name: str, setting: Setting) -> Result:
 
 def flops_of(result: Result) -> int:
     """Forward, of an image."""
-    return count_flops(training.model_spec(result.case.params)).forward
+    return count_flops(training.model_spec(result.case.params, 17)).forward
 
 
 def options() -> argparse.Namespace:

@@ -4,9 +4,10 @@
 
 Reads data/coco; writes data/cache and metrics/build_cache. Shards of train/ (persons with
 keypoints), unlabelled/ (training persons with a box only, see `data.labelled_persons` and
-`data.unlabelled`) and val/; ground_truth.json of val, quarantine.json, summary.json. With
-`data.detections` also the shards of detections/, for which val's images are read once more: so
-val's shards do not depend on them.
+`data.unlabelled`) and val/; skeleton.json, ground_truth.json of val, quarantine.json, summary.json.
+keypoints.csv of the metrics has the share of each keypoint that is labelled; if none is, the stage
+stops. With `data.detections` also the shards of detections/, for which val's images are read once
+more: so val's shards do not depend on them.
 Seconds with the embedded default; an interrupted build goes on at the next shard.
 """
 
@@ -17,12 +18,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
 import stage
 from pose.cache import CropSpec, CropTable, ShardNotes, plan_shards, psnr_db, write_shard
+from pose.category import Category, require_same_names
 from pose.coco import (
     UNLABELLED_SPLIT,
     Annotations,
@@ -33,12 +35,14 @@ from pose.coco import (
     read_images,
 )
 from pose.codec import UdpCodec
+from pose.coverage import Coverage, measure, never, require_keypoints
 from pose.detections import read_detections
 from pose.errors import PoseError
-from pose.files import read_json, write_json
+from pose.files import read_json, write_atomic, write_json
 from pose.log import log
 from pose.params import Params
 from pose.processes import worker_pool
+from pose.skeleton import Skeleton, build_skeleton, oks_sigmas, some
 from pose.splits import SplitLaw, training_persons
 
 NAME = "build_cache"
@@ -55,8 +59,16 @@ class Table:
 
 
 def main(params: Params) -> None:
+    root = stage.COCO
+    if params.data.source == "local":
+        root = Path(str(params.data.root)).expanduser()
+    splits = {"train": params.data.train_split, "val": params.data.val_split}
+    category, names = params.data.category, params.keypoints.names
+    found = {kind: read_annotations(root, split, category, names) for kind, split in splits.items()}
+    skeleton = _skeleton(params, found)
     spec = CropSpec(
-        codec=stage.pick(UdpCodec, params.codec),
+        codec=stage.pick(UdpCodec, params.codec, flip_indices=skeleton.flip_indices),
+        half_bodies=(skeleton.upper_body, skeleton.lower_body),
         bbox_padding=params.augment.bbox_padding,
         half_body_padding=params.augment.half_body_padding,
         scale_factor=params.augment.scale_factor,
@@ -64,11 +76,6 @@ def main(params: Params) -> None:
         rotate_deg=params.augment.rotate_deg,
         jpeg_quality=params.data.jpeg_quality,
     )
-    root = stage.COCO
-    if params.data.source == "local":
-        root = Path(str(params.data.root)).expanduser()
-    splits = {"train": params.data.train_split, "val": params.data.val_split}
-    found = {kind: read_annotations(root, split) for kind, split in splits.items()}
     bad = [record for annotations in found.values() for record in annotations.bad]
     _stop_on_bad(params, bad)
     for one in found.values():
@@ -80,9 +87,15 @@ def main(params: Params) -> None:
         Table("val/", splits["val"], found["val"].persons),
     ]
     if params.data.detections is not None:
-        tables.append(Table("detections/", splits["val"], _detected(found["val"].images)))
+        tables.append(Table("detections/", splits["val"], _detected(found["val"])))
     if params.data.unlabelled_images:
-        tables.append(Table("unlabelled/images-", UNLABELLED_SPLIT, _unlabelled(params, root)))
+        tables.append(
+            Table(
+                "unlabelled/images-",
+                UNLABELLED_SPLIT,
+                _unlabelled(params, root, found["val"].category),
+            )
+        )
     with stage.resume_folder(NAME) as folder:
         errors: list[float] = []
         for table in tables:
@@ -91,22 +104,38 @@ def main(params: Params) -> None:
             _stop_on_bad(params, new)
             bad += new
             errors += [error for note in notes for error in note.squared_errors]
+        coverages = {
+            kind: measure(CropTable(folder / kind), params.codec.heatmap_size) for kind in splits
+        }
+        for kind, coverage in coverages.items():
+            require_keypoints(coverage, found[kind].name)
+        write_json(folder / stage.SKELETON.name, asdict(skeleton))
         _write_tables(folder, found["val"], splits["val"], bad, errors)
+        _write_coverage(skeleton.names, coverages["train"], coverages["val"])
         _publish(folder)
 
 
-def _detected(images: list[dict[str, Any]]) -> list[Person]:
+def _skeleton(params: Params, found: dict[str, Annotations]) -> Skeleton:
+    """The keypoints of both files, and what params make of them."""
+    train, val, law = found["train"], found["val"], params.keypoints
+    require_same_names(val.category.names, train.category.names, val.name, train.name)
+    names, limbs = train.category.names, train.category.limbs
+    oks_sigmas(names, law.oks_sigmas)  # evaluate needs them, after hours: a mistake is told now
+    return build_skeleton(names, limbs, law.flip_pairs, law.upper_body, law.lower_body)
+
+
+def _detected(val: Annotations) -> list[Person]:
     """The detector's persons in val's images."""
-    found = read_detections(stage.DETECTIONS, images)
+    found = read_detections(stage.DETECTIONS, val.images, val.category)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in found.left_out.items())
     log(f"{NAME}: {len(found.persons):,} detections; left out: {left_out}")
     return found.persons
 
 
-def _unlabelled(params: Params, root: Path) -> list[Person]:
+def _unlabelled(params: Params, root: Path, category: Category) -> list[Person]:
     """Confident detections in images that nobody annotated."""
     images = read_images(root, UNLABELLED_SPLIT)
-    found = read_detections(stage.UNLABELLED_DETECTIONS, images).persons
+    found = read_detections(stage.UNLABELLED_DETECTIONS, images, category).persons
     threshold = params.data.unlabelled_score_thr
     kept = [person for person in found if person.bbox_score >= threshold]
     log(f"{NAME}: {len(kept):,} of {len(found):,} unlabelled detections score {threshold} or more")
@@ -165,7 +194,7 @@ def _write_tables(
     kept = {image["id"] for image in val.images if image["file_name"] not in names}
     truth = {
         "images": [{"id": i} for i in sorted(kept)],
-        "categories": val.categories,
+        "categories": [val.category.entry],
         "annotations": [
             {key: value for key, value in annotation.items() if key != "segmentation"}
             for annotation in val.annotations
@@ -185,6 +214,21 @@ def _write_tables(
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
     with stage.live(NAME) as live:
         live.summary.update(counts)
+
+
+def _write_coverage(names: tuple[str, ...], train: Coverage, val: Coverage) -> None:
+    """Table of the keypoints' shares, as a metric and as lines of the log."""
+    columns = {
+        "train": train.shares(train.labelled),
+        "train_in_crop": train.shares(train.in_crop),
+        "val": val.shares(val.labelled),
+    }
+    table = pd.DataFrame({"keypoint": names, **columns}).round(4)
+    write_atomic(stage.METRICS / NAME / "keypoints.csv", table.to_csv(index=False).encode())
+    lines = table.to_string(index=False)
+    log(f"{NAME}: share of the persons with keypoints that have this one\n{lines}")
+    if missing := never(names, train.in_crop):
+        log(f"{NAME}: warning: never labelled in a crop of train, so never learnt: {some(missing)}")
 
 
 def _publish(folder: Path) -> None:

@@ -175,7 +175,7 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     digests: dict[str, str] = {}
     for split in dict.fromkeys((params.data.train_split, params.data.val_split)):
-        found = coco.read_annotations(root, split)
+        found = coco.read_annotations(root, split, params.data.category, params.keypoints.names)
         with coco.Images(root, split):  # raises if there are none
             digests[split] = _split_digest(root, split)
         counts[f"{split}_images"] = len(found.images)

@@ -34,7 +34,7 @@ from pose.gaussian import Blur
 from pose.inference import Predictions, gather_predictions, predict
 from pose.log import log
 from pose.params import Params
-from pose.skeleton import KEYPOINTS
+from pose.skeleton import Skeleton, oks_sigmas
 
 NAME = "evaluate"
 PHASES = ("phase1", "phase2", "ssl")
@@ -42,19 +42,22 @@ PHASES = ("phase1", "phase2", "ssl")
 
 def main(params: Params) -> None:
     device = training.setup_torch(params)
+    skeleton = stage.skeleton()
+    sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
     persons = CropTable(stage.CACHE / "val")
-    samples, boxes = _samples(params, persons)
+    samples, boxes = _samples(params, skeleton, persons)
     log(f"{NAME}: boxes: {boxes} ({len(samples):,})")
     truth = read_json(stage.CACHE / "ground_truth.json")
+    category_id = truth["categories"][0]["id"]
     rows = []
     final = (params.evaluate.flip_test, samples.codec.refinement)
     for phase in PHASES:
-        found = _predictions(params, phase, samples, device)
+        found = _predictions(params, skeleton, phase, samples, device)
         if not distributed.is_first():
             continue
         for (flip, decoder), predictions in found.items():
-            results = _results(params, samples, predictions)
-            stats = coco_eval(truth, results)
+            results = _results(params, samples, predictions, sigmas, category_id)
+            stats = coco_eval(truth, results, sigmas)
             rows.append({"model": phase, "flip": flip, "decoder": decoder, **stats})
             if (flip, decoder) == final:
                 write_json(stage.PREDICTIONS / f"{phase}.json", results)
@@ -64,24 +67,25 @@ def main(params: Params) -> None:
     shown = found[final]
     if samples.table is not persons:
         shown = assign(persons, samples.table, shown)
-    similarity = keypoint_similarity(persons, shown)
-    _write_metrics(pd.DataFrame(rows), similarity, final, boxes)
+    similarity = keypoint_similarity(persons, shown, sigmas)
+    _write_metrics(pd.DataFrame(rows), skeleton.names, similarity, final, boxes)
     _write_persons(shown, person_oks(similarity))
 
 
-def _samples(params: Params, persons: CropTable) -> tuple[TestSamples, str]:
+def _samples(params: Params, skeleton: Skeleton, persons: CropTable) -> tuple[TestSamples, str]:
     """The boxes to predict in, and whose they are."""
     table, rows, boxes = persons, persons.labelled(), "ground truth"
     if (folder := stage.CACHE / "detections").is_dir():
         table, boxes = CropTable(folder), stage.DETECTIONS.name
         rows = np.arange(len(table), dtype=np.intp)
-    return TestSamples(table, rows, params.augment.bbox_padding, training.codec(params)), boxes
+    codec = training.codec(params, skeleton)
+    return TestSamples(table, rows, params.augment.bbox_padding, codec), boxes
 
 
 def _predictions(
-    params: Params, phase: str, samples: TestSamples, device: torch.device
+    params: Params, skeleton: Skeleton, phase: str, samples: TestSamples, device: torch.device
 ) -> dict[tuple[bool, str], Predictions]:
-    model = training.build_model(params)
+    model = training.build_model(params, skeleton)
     load_model(model, stage.MODELS / f"{phase}.safetensors")
     model.to(device).eval()
     size = params.evaluate.batch_size
@@ -91,18 +95,25 @@ def _predictions(
         disable=None if distributed.is_first() else True,
     )
     blur = stage.pick(Blur, params.codec)
-    found = predict(model, training.codec(params), batches, device, params.train.amp, blur)
+    found = predict(model, samples.codec, batches, device, params.train.amp, blur)
     return gather_predictions(found, len(samples), size)
 
 
-def _results(params: Params, samples: TestSamples, found: Predictions) -> list[dict[str, object]]:
+def _results(
+    params: Params, samples: TestSamples, found: Predictions, sigmas: np.ndarray, category_id: int
+) -> list[dict[str, object]]:
     areas = np.array([np.prod(samples.box(int(row))[1]) for row in found.rows])
     law = params.evaluate
-    return to_results(samples.table, found, areas, law.keypoint_score_thr, law.oks_nms_thr)
+    thresholds = law.keypoint_score_thr, law.oks_nms_thr
+    return to_results(samples.table, found, areas, *thresholds, sigmas, category_id)
 
 
 def _write_metrics(
-    ablation: pd.DataFrame, similarity: np.ndarray, final: tuple[bool, str], boxes: str
+    ablation: pd.DataFrame,
+    names: tuple[str, ...],
+    similarity: np.ndarray,
+    final: tuple[bool, str],
+    boxes: str,
 ) -> None:
     """Headline, ablation table, and each keypoint's share found (similarity above 0.5)."""
     with stage.live(NAME) as live:
@@ -114,7 +125,7 @@ def _write_metrics(
     labelled = (~np.isnan(similarity)).sum(axis=0)
     hits = np.nansum(similarity > 0.5, axis=0)
     keypoints = pd.DataFrame(
-        {"keypoint": KEYPOINTS, "labelled": labelled, "found": hits / np.maximum(labelled, 1)}
+        {"keypoint": names, "labelled": labelled, "found": hits / np.maximum(labelled, 1)}
     )
     write_atomic(folder / "keypoints.csv", keypoints.round(4).to_csv(index=False).encode())
 

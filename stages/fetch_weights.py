@@ -5,7 +5,8 @@
 `weights.source: embedded` writes a randomly initialised backbone from run.seed: an honest
 stand-in without a download, not a pretrained model. `file`, `url` and `huggingface` convert a
 checkpoint of Sapiens, ViTPose (its own, mmpose's, Hugging Face's), timm, MAE, or ours; with
-`weights.head: keep` a pose checkpoint's head as well. Writes data/weights/start.safetensors and
+`weights.head: keep` a pose checkpoint's head as well (for keypoints other than COCO's 17 list
+`keypoints.names`). Writes data/weights/start.safetensors and
 metrics/fetch_weights. Seconds, plus the download; what a url gave stays in
 data/resume/fetch_weights, so that another model's conversion does not fetch it again.
 
@@ -46,6 +47,7 @@ from pose.model import ModelSpec, build_backbone, build_on_meta
 from pose.params import Params
 from pose.pins import Pin
 from pose.remote import fetch_url
+from pose.skeleton import COCO_17
 
 NAME = "fetch_weights"
 LICENCE = "that of the file"
@@ -64,9 +66,15 @@ def main(params: Params) -> None:
 
 
 def _spec(params: Params) -> ModelSpec:
+    """K as far as params tell, for the data come later; it matters to a head that is kept alone."""
     law = params.codec
-    maps = law.maps_per_keypoint
-    return stage.pick(ModelSpec, params.model, input_wh=law.input_size, maps_per_keypoint=maps)
+    return stage.pick(
+        ModelSpec,
+        params.model,
+        input_wh=law.input_size,
+        maps_per_keypoint=law.maps_per_keypoint,
+        num_keypoints=len(params.keypoints.names or COCO_17.names),
+    )
 
 
 def _embedded(params: Params) -> tuple[State, dict[str, Any]]:

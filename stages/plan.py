@@ -26,6 +26,7 @@ from pose.errors import PoseError
 from pose.files import read_json
 from pose.model import ModelSpec, build_on_meta
 from pose.params import Params
+from pose.skeleton import COCO_17
 from training import model_spec
 
 sys.path.insert(0, str(stage.ROOT / "recipes"))
@@ -84,7 +85,8 @@ class Plan:
 
 def plan(params: Params, cache: Path | None) -> Plan:
     """Of params; persons are counted in `cache` if it is there."""
-    spec = model_spec(params)
+    names = params.keypoints.names or COCO_17.names  # of a file that is not at hand
+    spec = model_spec(params, len(names))
     model, flops = build_on_meta(spec), count_flops(spec)
     found = persons(params, cache)
     return Plan(

@@ -27,6 +27,7 @@ from pose.figures import caption, draw_pose, encode_jpeg, enlarge, grid
 from pose.files import read_json, write_atomic
 from pose.log import log
 from pose.params import Params
+from pose.skeleton import Skeleton
 
 NAME = "report"
 TEMPLATE = "report.html.j2"
@@ -39,7 +40,9 @@ def main(params: Params) -> None:
     mpl.use("Agg")
     mpl.rcParams.update({"svg.hashsalt": "pose", "figure.dpi": 100, "font.size": 9})
     ablation = pd.read_csv(stage.METRICS / "evaluate" / "ablation.csv")
-    people = _people(stage.PREDICTIONS / "persons.json", CropTable(stage.CACHE / "val"))
+    skeleton = stage.skeleton()
+    table = CropTable(stage.CACHE / "val")
+    people = _people(stage.PREDICTIONS / "persons.json", table, skeleton)
     count = params.report.examples
     spread = np.random.default_rng(0).permutation(len(people))[:count]
     poses = _picture([people[i] for i in sorted(spread)])
@@ -56,10 +59,11 @@ def main(params: Params) -> None:
         headline=headline,
         gains=_gains(ablation),
         curves=_svg(_curves),
-        keypoints=_svg(_keypoint_bars),
+        keypoints=_svg(_keypoint_bars, height=max(3.6, 0.2 * skeleton.num_keypoints)),
         ablation=ablation.to_dict("records"),
         pictures={title: _data_uri(picture) for title, picture in pictures.items()},
         counts=read_json(stage.CACHE / "summary.json"),
+        coverage=pd.read_csv(stage.METRICS / "build_cache" / "keypoints.csv").to_dict("records"),
         quarantine=read_json(stage.CACHE / "quarantine.json"),
         provenance=read_provenance(stage.MODELS / "ssl.safetensors"),
     )
@@ -83,9 +87,9 @@ def _gains(ablation: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _people(path: Path, table: CropTable) -> list[dict[str, Any]]:
+def _people(path: Path, table: CropTable, skeleton: Skeleton) -> list[dict[str, Any]]:
     """Each labelled person of val with its prediction, the lowest OKS first."""
-    people = [{**person, "table": table} for person in read_json(path)]
+    people = [{**person, "table": table, "skeleton": skeleton} for person in read_json(path)]
     return sorted(people, key=lambda person: (person["oks"], person["row"]))
 
 
@@ -94,7 +98,11 @@ def _picture(people: list[dict[str, Any]]) -> bytes:
 
 
 def _person(
-    row: int, keypoints: list[list[float]] | None, oks: float, table: CropTable
+    row: int,
+    keypoints: list[list[float]] | None,
+    oks: float,
+    table: CropTable,
+    skeleton: Skeleton,
 ) -> NDArray[np.uint8]:
     """The person's surroundings with the predicted pose, its OKS above."""
     crop, corner = table.crop(row), table.crop_xy[row]
@@ -107,7 +115,8 @@ def _person(
         return caption(enlarge(view, CELL), "no box")
     points = (np.array(keypoints) - corner - first + 0.5) * (CELL / view.shape[0]) - 0.5
     labelled = table.keypoints[row][:, 2] > 0
-    return caption(draw_pose(enlarge(view, CELL), points, labelled, 2), f"OKS {oks:.2f}")
+    drawn = draw_pose(enlarge(view, CELL), skeleton, points, labelled, 2)
+    return caption(drawn, f"OKS {oks:.2f}")
 
 
 def _curves(axes: Any) -> None:
@@ -129,9 +138,9 @@ def _keypoint_bars(axes: Any) -> None:
     axes.set(xlabel="share of labelled keypoints with similarity > 0.5", xlim=(0, 1))
 
 
-def _svg(draw: Any) -> str:
-    """A figure as inline SVG, its bytes stable."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+def _svg(draw: Any, height: float = 3.6) -> str:
+    """A figure as inline SVG, its bytes stable; height in inches."""
+    figure, axes = plt.subplots(figsize=(6.4, height), layout="constrained")
     draw(axes)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)

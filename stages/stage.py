@@ -20,13 +20,15 @@ from typing import Any
 
 import psutil
 from dvclive import Live
+from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from pose.errors import PoseError
-from pose.files import digest, locked
+from pose.files import digest, locked, read_json
 from pose.log import BarSafeHandler, logger
 from pose.params import Params, Section, load_params
 from pose.processes import die_with
+from pose.skeleton import Skeleton
 
 ROOT = Path(__file__).resolve().parents[1]
 COCO = Path("data/coco")
@@ -34,6 +36,7 @@ DETECTIONS = COCO / "detections.json"
 UNLABELLED_DETECTIONS = COCO / "unlabelled_detections.json"
 WEIGHTS = Path("data/weights/start.safetensors")
 CACHE = Path("data/cache")
+SKELETON = CACHE / "skeleton.json"
 RESUME = Path("data/resume")
 DOWNLOADS = RESUME / "downloads"
 MODELS = Path("models")
@@ -74,6 +77,11 @@ def pick(kind: type, section: Section, /, **others: Any) -> Any:
     """A library dataclass filled from the params section that has its field names."""
     values = {f.name: getattr(section, f.name) for f in fields(kind) if f.name not in others}
     return kind(**values, **others)
+
+
+def skeleton() -> Skeleton:
+    """The keypoints that build_cache found."""
+    return TypeAdapter(Skeleton).validate_python(read_json(SKELETON))
 
 
 def workers() -> int:

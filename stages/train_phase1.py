@@ -21,11 +21,12 @@ STREAM = 1  # keeps the phases' random draws apart
 
 def main(params: Params) -> None:
     device = training.setup_torch(params)
-    model = training.build_model(params)
+    skeleton = stage.skeleton()
+    model = training.build_model(params, skeleton)
     log(f"{NAME}: loaded {load_start(model, stage.WEIGHTS)}")
     freeze_backbone_(model.to(device))
     epochs = params.phase1.epochs
-    training.train_supervised(NAME, STREAM, params, model, epochs, stage.WEIGHTS)
+    training.train_supervised(NAME, STREAM, params, skeleton, model, epochs, stage.WEIGHTS)
 
 
 if __name__ == "__main__":

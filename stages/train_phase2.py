@@ -19,11 +19,13 @@ STREAM = 2  # keeps the phases' random draws apart
 
 def main(params: Params) -> None:
     device = training.setup_torch(params)
-    model = training.build_model(params)
+    skeleton = stage.skeleton()
+    model = training.build_model(params, skeleton)
     start_weights = training.model_path("train_phase1")
     load_model(model, start_weights)
     epochs = params.phase2.epochs
-    training.train_supervised(NAME, STREAM, params, model.to(device), epochs, start_weights)
+    model.to(device)
+    training.train_supervised(NAME, STREAM, params, skeleton, model, epochs, start_weights)
 
 
 if __name__ == "__main__":

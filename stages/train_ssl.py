@@ -28,7 +28,8 @@ STREAM, STREAM_UNLABELLED = 3, 4  # keep the phases' random draws apart
 
 def main(params: Params) -> None:
     device = training.setup_torch(params)
-    model = training.build_model(params)
+    skeleton = stage.skeleton()
+    model = training.build_model(params, skeleton)
     start_weights = training.model_path("train_phase2")
     load_model(model, start_weights)
     model.to(device)
@@ -37,10 +38,10 @@ def main(params: Params) -> None:
     table, more = CropTable(stage.CACHE / "train"), CropTable(stage.CACHE / "unlabelled")
     seed, size, law = params.run.seed, params.train.batch_size, params.ssl
     labelled = training.training_samples(
-        params, table, table.labelled(), params.augment.min_keypoints, (seed, STREAM)
+        params, skeleton, table, table.labelled(), params.augment.min_keypoints, (seed, STREAM)
     )
     others = training.training_samples(  # their targets are empty: nothing to demand
-        params, more, np.arange(len(more)), 0, (seed, STREAM_UNLABELLED)
+        params, skeleton, more, np.arange(len(more)), 0, (seed, STREAM_UNLABELLED)
     )
     accumulate = params.train.accumulate
     distributed.share_of(size, "train.batch_size", accumulate)
@@ -56,7 +57,7 @@ def main(params: Params) -> None:
     step_loss = consistency_step(
         network,
         stage.pick(PathSpec, law),
-        training.codec(params),
+        training.codec(params, skeleton),
         device,
         params.train.amp,
         (seed, STREAM_UNLABELLED),

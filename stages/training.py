@@ -33,11 +33,13 @@ from pose.engine import (
     model_weights,
     supervised_step,
 )
+from pose.errors import PoseError
 from pose.files import write_atomic
 from pose.log import log
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
 from pose.params import Params
+from pose.skeleton import Skeleton
 
 STATE = "state.pt"
 
@@ -59,21 +61,45 @@ def setup_torch(params: Params) -> torch.device:
     return device
 
 
-def model_spec(params: Params) -> ModelSpec:
+def model_spec(params: Params, num_keypoints: int) -> ModelSpec:
     """Sizes of the model of params."""
     law = params.codec
-    maps = law.maps_per_keypoint
-    return stage.pick(ModelSpec, params.model, input_wh=law.input_size, maps_per_keypoint=maps)
+    return stage.pick(
+        ModelSpec,
+        params.model,
+        input_wh=law.input_size,
+        maps_per_keypoint=law.maps_per_keypoint,
+        num_keypoints=num_keypoints,
+    )
 
 
-def codec(params: Params) -> UdpCodec:
+def codec(params: Params, skeleton: Skeleton) -> UdpCodec:
     """The codec of params."""
-    return stage.pick(UdpCodec, params.codec)
+    return stage.pick(UdpCodec, params.codec, flip_indices=skeleton.flip_indices)
 
 
-def build_model(params: Params) -> PoseModel:
+def build_model(params: Params, skeleton: Skeleton) -> PoseModel:
     """The model of params, freshly initialised."""
-    return PoseModel(model_spec(params))
+    return PoseModel(model_spec(params, skeleton.num_keypoints))
+
+
+def box_law(params: Params, skeleton: Skeleton) -> BoxLaw:
+    """The box law of params. Raises PoseError if it asks for what these keypoints cannot give."""
+    law, upper, lower = params.augment, skeleton.upper_body, skeleton.lower_body
+    count, halves = skeleton.num_keypoints, law.half_body_prob > 0
+    if halves and not upper and not lower:
+        raise PoseError(
+            f"params.yaml: augment.half_body_prob = {law.half_body_prob}, but these {count} "
+            "keypoints have no half bodies; name them in keypoints.upper_body and "
+            "keypoints.lower_body, or set augment.half_body_prob: 0"
+        )
+    for key in ("min_keypoints", *(["half_body_min_keypoints"] if halves else [])):
+        if getattr(law, key) > count:
+            raise PoseError(
+                f"params.yaml: augment.{key} = {getattr(law, key)}, but there are only {count} "
+                "keypoints; lower it"
+            )
+    return stage.pick(BoxLaw, law, upper_body=upper, lower_body=lower)
 
 
 def prepare(params: Params, model: PoseModel, device: torch.device) -> nn.Module:
@@ -97,6 +123,7 @@ def step_gradients(params: Params, device: torch.device) -> Gradients:
 
 def training_samples(
     params: Params,
+    skeleton: Skeleton,
     table: CropTable,
     rows: NDArray[np.intp],
     min_keypoints: int,
@@ -106,9 +133,9 @@ def training_samples(
     return TrainingSamples(
         table,
         rows,
-        stage.pick(BoxLaw, params.augment),
+        box_law(params, skeleton),
         stage.pick(ColourLaw, params.augment),
-        codec(params),
+        codec(params, skeleton),
         min_keypoints,
         seed,
         deferred=torch.cuda.is_available(),
@@ -125,7 +152,13 @@ def loader(samples: TrainingSamples, batch_size: int, start: int, stop: int) -> 
 
 
 def train_supervised(
-    name: str, stream: int, params: Params, model: PoseModel, epochs: int, start_weights: Path
+    name: str,
+    stream: int,
+    params: Params,
+    skeleton: Skeleton,
+    model: PoseModel,
+    epochs: int,
+    start_weights: Path,
 ) -> None:
     """Train on the labelled persons for `epochs`; what is frozen stays so.
 
@@ -135,16 +168,15 @@ def train_supervised(
         return hand_on(name, model, start_weights)
     device = next(model.parameters()).device
     table = CropTable(stage.CACHE / "train")
-    samples = training_samples(
-        params, table, table.labelled(), params.augment.min_keypoints, (params.run.seed, stream)
-    )
+    few, seed = params.augment.min_keypoints, (params.run.seed, stream)
+    samples = training_samples(params, skeleton, table, table.labelled(), few, seed)
     law = params.train
     distributed.share_of(law.batch_size, "train.batch_size", law.accumulate)
     per_epoch = steps_per_epoch(len(samples), law.batch_size)
     schedule = build_schedule(params, epochs, per_epoch, law.lr)
     gradients = step_gradients(params, device)
     network = prepare(params, model, device)
-    step_loss = supervised_step(network, codec(params), device, law.amp, gradients)
+    step_loss = supervised_step(network, codec(params, skeleton), device, law.amp, gradients)
 
     def batches(start: int) -> Iterable[Any]:
         return loader(samples, law.batch_size, start, schedule.steps)

@@ -15,6 +15,7 @@ from pose.cache import CropSpec, CropTable, plan_shards, write_shard
 from pose.coco import Images, read_annotations
 from pose.codec import UdpCodec
 from pose.model import ModelSpec
+from pose.skeleton import COCO_17
 from tiny import SPLIT, TinyCoco, person, picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,7 +85,7 @@ def tiny_coco(tmp_path: Path) -> TinyCoco:
         person(17, 3, [0, 0, 200, 160], 0, iscrowd=1),
         {"id": 18, "image_id": 3, "category_id": 2, "bbox": [1, 2, 3, 4]},
     ]
-    category = {"id": 1, "name": "person", "supercategory": "person"}
+    category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": [*COCO_17.names]}
     raw = {"images": images, "annotations": annotations, "categories": [category]}
     coco = TinyCoco(root, raw)
     (root / "annotations").mkdir(parents=True)
@@ -99,7 +100,8 @@ def tiny_coco(tmp_path: Path) -> TinyCoco:
 def crop_spec() -> CropSpec:
     """A small input of the official aspect."""
     return CropSpec(
-        codec=UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875),
+        codec=UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875, COCO_17.flip_indices),
+        half_bodies=(COCO_17.upper_body, COCO_17.lower_body),
         bbox_padding=1.25,
         half_body_padding=1.5,
         scale_factor=0.3,
@@ -114,7 +116,8 @@ def crop_table(tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec) -> Crop
     """The cache of tiny_coco, in two shards."""
     folder = tmp_path / "cache"
     folder.mkdir()
-    images, persons = Images(tiny_coco.root, SPLIT), read_annotations(tiny_coco.root, SPLIT).persons
+    images = Images(tiny_coco.root, SPLIT)
+    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     for index, shard in enumerate(plan_shards(persons, 4)):
         assert not write_shard(folder / f"{index:05d}.arrow", images, shard, crop_spec).bad
     return CropTable(folder)
@@ -136,4 +139,5 @@ def tiny_model_spec() -> ModelSpec:
         conv_channels=(8,),
         grad_checkpointing=False,
         maps_per_keypoint=1,
+        num_keypoints=17,
     )

@@ -29,11 +29,12 @@ ROWS = (
         "published",
         "hub",
         "distributed",
+        "category",
     ),
     ("gaussian", "offsets", "heads", "losses", "coco", "detections", "splits", *RENDERER),
     ("codec", "augment", "recolour", "model", "checkpoint"),
     ("cache", "optim", "families", "counting", "parallel"),
-    ("dataset", "figures"),
+    ("dataset", "figures", "coverage"),
     ("engine", "inference"),
     ("consistency", "evaluation"),
 )

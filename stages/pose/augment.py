@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose import geometry
-from pose.skeleton import FLIP_INDICES, LOWER_BODY, UPPER_BODY
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -25,7 +24,10 @@ MIN_UPPER, MIN_LOWER, UPPER_PROB = 2, 3, 0.7  # official half-body constants
 
 @dataclass(frozen=True)
 class BoxLaw:
-    """How a training box is drawn; the names and units of params.yaml's `augment`."""
+    """How a training box is drawn; the names and units of params.yaml's `augment`.
+
+    upper_body and lower_body are the half bodies, as indices of keypoints; both may be empty.
+    """
 
     bbox_padding: float
     flip_prob: float
@@ -37,6 +39,8 @@ class BoxLaw:
     scale_factor: float
     rotate_deg: float
     rotate_prob: float
+    upper_body: tuple[int, ...]
+    lower_body: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def draw_affine(
     """A random (2, 3) affine image -> input, and whether it mirrors.
 
     keypoints (K, 3) with visibility choose the half body. A mirrored sample's keypoints must also
-    be reordered by FLIP_INDICES, see move_keypoints.
+    be reordered, see move_keypoints.
     """
     flipped = bool(rng.random() < law.flip_prob)
     mirror = geometry.mirror_affine(image_wh[0]) if flipped else np.eye(2, 3)
@@ -90,8 +94,8 @@ def half_body(rng: np.random.Generator, law: BoxLaw, visibility: Array) -> NDArr
         return None
     if rng.random() >= law.half_body_prob:
         return None
-    upper = np.array([k for k in UPPER_BODY if visibility[k] > 0], dtype=np.intp)
-    lower = np.array([k for k in LOWER_BODY if visibility[k] > 0], dtype=np.intp)
+    upper = np.array([k for k in law.upper_body if visibility[k] > 0], dtype=np.intp)
+    lower = np.array([k for k in law.lower_body if visibility[k] > 0], dtype=np.intp)
     if len(upper) < MIN_UPPER and len(lower) < MIN_LOWER:
         return None
     if len(lower) < MIN_LOWER:
@@ -119,9 +123,11 @@ def truncated_normal(rng: np.random.Generator, count: int) -> Array:
     return draws
 
 
-def move_keypoints(affine: Array, keypoints: Array, flipped: bool) -> tuple[Array, Array]:
+def move_keypoints(
+    affine: Array, keypoints: Array, flipped: bool, flip_indices: tuple[int, ...]
+) -> tuple[Array, Array]:
     """Keypoints (K, 2) in input pixels and visibility (K,), mirror pairs swapped if flipped."""
-    moved = keypoints[list(FLIP_INDICES)] if flipped else keypoints
+    moved = keypoints[list(flip_indices)] if flipped else keypoints
     return geometry.apply_affine(affine, moved[:, :2]), moved[:, 2]
 
 

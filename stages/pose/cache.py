@@ -21,25 +21,8 @@ from pose import geometry
 from pose.coco import BadImageError, BadRecord, Images, Person, by_image, decode_image
 from pose.codec import UdpCodec
 from pose.files import replacing
-from pose.skeleton import LOWER_BODY, NUM_KEYPOINTS, UPPER_BODY
 
-TARGET_NUMBERS = 3 * NUM_KEYPOINTS
 ERROR_SAMPLING = 16  # every so many persons of a shard are compared with their image
-SCHEMA = pa.schema(
-    [
-        ("ann_id", pa.int64()),
-        ("image_id", pa.int64()),
-        ("image_wh", pa.list_(pa.int32(), 2)),
-        ("bbox_xywh", pa.list_(pa.float32(), 4)),
-        ("bbox_score", pa.float32()),
-        ("area", pa.float32()),
-        ("num_keypoints", pa.int32()),
-        ("keypoints", pa.list_(pa.float32(), TARGET_NUMBERS)),
-        ("target", pa.list_(pa.float32(), TARGET_NUMBERS)),
-        ("crop_xy", pa.list_(pa.int32(), 2)),
-        ("crop_jpeg", pa.binary()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -47,12 +30,33 @@ class CropSpec:
     """What a cached crop depends on; names and units of params.yaml's codec, augment and data."""
 
     codec: UdpCodec
+    half_bodies: tuple[tuple[int, ...], ...]
     bbox_padding: float
     half_body_padding: float
     scale_factor: float
     shift_factor: float
     rotate_deg: float
     jpeg_quality: int
+
+
+def schema(num_keypoints: int) -> pa.Schema:
+    """Of a shard; keypoints and target are K x 3 numbers, row by row."""
+    numbers = pa.list_(pa.float32(), 3 * num_keypoints)
+    return pa.schema(
+        [
+            ("ann_id", pa.int64()),
+            ("image_id", pa.int64()),
+            ("image_wh", pa.list_(pa.int32(), 2)),
+            ("bbox_xywh", pa.list_(pa.float32(), 4)),
+            ("bbox_score", pa.float32()),
+            ("area", pa.float32()),
+            ("num_keypoints", pa.int32()),
+            ("keypoints", numbers),
+            ("target", numbers),
+            ("crop_xy", pa.list_(pa.int32(), 2)),
+            ("crop_jpeg", pa.binary()),
+        ]
+    )
 
 
 def plan_shards(persons: list[Person], shard_persons: int) -> list[list[Person]]:
@@ -83,7 +87,10 @@ def write_shard(
     spec: CropSpec,
     unlabelled: Path | None = None,
 ) -> ShardNotes:
-    """Write one shard (beside, then moved); persons without keypoints to `unlabelled` if given."""
+    """Write one shard (beside, then moved); persons without keypoints to `unlabelled` if given.
+
+    There is at least one person: K is that of its keypoints.
+    """
     bad: list[BadRecord] = []
     errors: list[float] = []
     rows: list[dict[str, Any]] = []
@@ -97,10 +104,11 @@ def write_shard(
             rows.append(_row(person, image, spec))
             if len(rows) % ERROR_SAMPLING == 1:
                 errors.append(crop_error(rows[-1], image, spec))
+    columns = schema(len(persons[0].keypoints))
     if unlabelled is not None:
-        _write_table(unlabelled, [row for row in rows if row["num_keypoints"] == 0])
+        _write_table(unlabelled, [row for row in rows if row["num_keypoints"] == 0], columns)
         rows = [row for row in rows if row["num_keypoints"] > 0]
-    _write_table(path, rows)
+    _write_table(path, rows, columns)
     return ShardNotes(bad, errors)
 
 
@@ -129,9 +137,9 @@ def decoded(jpeg: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return crop.astype(np.uint8, copy=False)
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    with replacing(path) as beside, pa.ipc.new_file(beside, SCHEMA) as writer:
+def _write_table(path: Path, rows: list[dict[str, Any]], columns: pa.Schema) -> None:
+    table = pa.Table.from_pylist(rows, schema=columns)
+    with replacing(path) as beside, pa.ipc.new_file(beside, columns) as writer:
         writer.write_table(table)
 
 
@@ -166,7 +174,7 @@ def context_box(
     That is the whole person's box or a half body's (augment.half_body), zoomed, turned and moved.
     """
     boxes = [geometry.bbox_to_center_scale(bbox_xywh, spec.bbox_padding, spec.codec.input_size)]
-    for group in (UPPER_BODY, LOWER_BODY):
+    for group in spec.half_bodies:
         points = keypoints[[k for k in group if keypoints[k, 2] > 0], :2].astype(np.float64)
         if len(points) > 1:
             size = np.maximum(np.ptp(points, axis=0), 1.0) * spec.half_body_padding
@@ -199,11 +207,14 @@ def canonical_target(
 
 
 class Column:
-    """A wide column of many shards: column[row] or column[rows], read from the disk when asked."""
+    """A wide column of many shards: column[row] or column[rows], read from the disk when asked.
+
+    parts are the shards' arrays, views of the files.
+    """
 
     def __init__(self, table: pa.Table, name: str, shape: tuple[int, ...], dtype: type) -> None:
-        self._parts = [np.asarray(c.flatten()).reshape(-1, *shape) for c in table[name].chunks]
-        self._ends = np.cumsum([len(part) for part in self._parts])
+        self.parts = [np.asarray(c.flatten()).reshape(-1, *shape) for c in table[name].chunks]
+        self._ends = np.cumsum([len(part) for part in self.parts])
         self.shape, self.dtype = (len(table), *shape), dtype
 
     def __getitem__(self, rows: Any) -> NDArray[Any]:
@@ -211,8 +222,8 @@ class Column:
             found = [self[int(row)] for row in rows]
             return np.stack(found) if found else np.empty((0, *self.shape[1:]), self.dtype)
         shard = int(np.searchsorted(self._ends, rows, side="right"))
-        place = rows - (self._ends[shard] - len(self._parts[shard]))
-        return self._parts[shard][place].astype(self.dtype)
+        place = rows - (self._ends[shard] - len(self.parts[shard]))
+        return self.parts[shard][place].astype(self.dtype)
 
 
 class CropTable:
@@ -229,15 +240,16 @@ class CropTable:
     def _open(self) -> None:
         paths = sorted(self.folder.glob("*.arrow"))
         shards = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
-        table = pa.concat_tables(shards) if shards else SCHEMA.empty_table()
+        table = pa.concat_tables(shards) if shards else schema(0).empty_table()
+        count = table["keypoints"].type.list_size // 3
         self.num_keypoints = table["num_keypoints"].to_numpy()
         self.ann_id, self.image_id = table["ann_id"].to_numpy(), table["image_id"].to_numpy()
         self.area, self.bbox_score = table["area"].to_numpy(), table["bbox_score"].to_numpy()
         self.image_wh = Column(table, "image_wh", (2,), np.int32)
         self.crop_xy = Column(table, "crop_xy", (2,), np.int32)
         self.bbox_xywh = Column(table, "bbox_xywh", (4,), np.float64)
-        self.keypoints = Column(table, "keypoints", (NUM_KEYPOINTS, 3), np.float32)
-        self.target = Column(table, "target", (NUM_KEYPOINTS, 3), np.float32)
+        self.keypoints = Column(table, "keypoints", (count, 3), np.float32)
+        self.target = Column(table, "target", (count, 3), np.float32)
         self._jpeg = table["crop_jpeg"]
 
     def __len__(self) -> int:

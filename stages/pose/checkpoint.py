@@ -164,8 +164,19 @@ def require_same(expected: State, state: State) -> None:
         if tensor.shape != expected[name].shape:
             raise PoseError(
                 f"{name} is {list(tensor.shape)}, the model of params.yaml needs "
-                f"{list(expected[name].shape)}"
+                f"{list(expected[name].shape)}{_maps_hint(name, tensor, expected[name])}"
             )
+
+
+def _maps_hint(name: str, tensor: Tensor, expected: Tensor) -> str:
+    """What to do about a head that was made for other keypoints."""
+    if not name.startswith("head.final_layer.") or tensor.shape[:1] == expected.shape[:1]:
+        return ""
+    found = len(tensor) if tensor.ndim else 0
+    return (
+        f": its head makes {found} maps, the keypoints here need {len(expected)}; set "
+        "weights.head: fresh, or see keypoints.names and codec.type"
+    )
 
 
 def some(names: list[str]) -> str:

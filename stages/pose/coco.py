@@ -7,7 +7,7 @@ import json
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,12 +19,11 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from pose import geometry
+from pose.category import Category, read_category
 from pose.errors import PoseError
-from pose.skeleton import NUM_KEYPOINTS
 
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 UNLABELLED_SPLIT = "unlabeled2017"
-PERSON_CATEGORY = 1
 MAX_IMAGE_BYTES, MAX_JSON_BYTES = 1 << 27, 1 << 32  # of zip members; COCO's largest: 1 MB, 0.5 GB
 UNREADABLE_MEMBER = (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -70,7 +69,7 @@ class Annotations:
     name: str
     images: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
+    category: Category
     persons: list[Person]
     bad: list[BadRecord]
     outside: int = 0
@@ -140,36 +139,46 @@ def _header_size(content: bytes) -> tuple[int, int] | None:
         return None
 
 
-def read_annotations(root: Path, split: str) -> Annotations:
-    """Checked person annotations of a split. Raises PoseError if the file itself cannot serve."""
+def read_annotations(
+    root: Path, split: str, category: str, names: Sequence[str] | None
+) -> Annotations:
+    """Checked annotations of a split that are of `category`; names as in category.read_category.
+
+    Raises PoseError if the file itself cannot serve.
+    """
     name = f"person_keypoints_{split}.json"
     raw = _parse(_annotation_bytes(root, name), name)
+    kind = read_category(raw["categories"], category, names, name)
     images = _checked_images(raw["images"], name)
     known = {image["id"]: image for image in images}
     good, persons, bad, outside = [], [], [], 0
     for annotation in raw["annotations"]:
-        if annotation.get("category_id") != PERSON_CATEGORY:
+        if annotation.get("category_id") != kind.id:
             continue
-        if reason := annotation_fault(annotation, known):
+        if reason := annotation_fault(annotation, known, len(kind.names)):
             bad.append(BadRecord(name, f"annotation {annotation.get('id')}", reason))
             continue
+        person = _person(annotation, known[annotation["image_id"]])
+        annotation.setdefault("iscrowd", 0)  # COCOeval reads both
+        annotation.setdefault("num_keypoints", person.num_keypoints)
         good.append(annotation)
-        if not annotation.get("iscrowd"):
-            person = _person(annotation, known[annotation["image_id"]])
+        if not annotation["iscrowd"]:
             seen = min(person.bbox_xywh[2:]) > 0
             outside += not seen
             persons += [person] if seen else []
     persons.sort(key=lambda person: (person.image_id, person.ann_id))
-    return Annotations(name, images, good, raw["categories"], persons, bad, outside)
+    return Annotations(name, images, good, kind, persons, bad, outside)
 
 
-def annotation_fault(annotation: dict[str, Any], images: dict[int, Any]) -> str | None:
+def annotation_fault(
+    annotation: dict[str, Any], images: dict[int, Any], num_keypoints: int
+) -> str | None:
     """Why an annotation cannot serve, or None. Continues a sentence that names the annotation."""
     if not isinstance(annotation.get("id"), int):
         return "has no integer 'id'"
     if annotation.get("image_id") not in images:
         return f"names image {annotation.get('image_id')}, which is not in 'images'"
-    return _box_fault(annotation) or _keypoints_fault(annotation.get("keypoints"))
+    return _box_fault(annotation) or _keypoints_fault(annotation.get("keypoints"), num_keypoints)
 
 
 def _box_fault(annotation: dict[str, Any]) -> str | None:
@@ -184,11 +193,11 @@ def _box_fault(annotation: dict[str, Any]) -> str | None:
     return None
 
 
-def _keypoints_fault(keypoints: Any) -> str | None:
-    expected = 3 * NUM_KEYPOINTS
+def _keypoints_fault(keypoints: Any, num_keypoints: int) -> str | None:
+    expected = 3 * num_keypoints
     if not isinstance(keypoints, list) or len(keypoints) != expected:
         found = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else "nothing"
-        return f"has {found} in 'keypoints', expected {expected} ({NUM_KEYPOINTS} x 3)"
+        return f"has {found} in 'keypoints', expected {expected} ({num_keypoints} x 3)"
     if not finite_numbers(keypoints, expected):
         return "has a keypoint that is not a finite number"
     if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
@@ -206,7 +215,7 @@ def finite_numbers(values: Any, count: int) -> bool:
 
 
 def _person(annotation: dict[str, Any], image: dict[str, Any]) -> Person:
-    keypoints = np.array(annotation["keypoints"], dtype=np.float32).reshape(NUM_KEYPOINTS, 3)
+    keypoints = np.array(annotation["keypoints"], dtype=np.float32).reshape(-1, 3)
     image_wh = (image["width"], image["height"])
     bbox = np.array(annotation["bbox"], dtype=np.float64)
     x, y, w, h = geometry.clip_bbox(bbox, image_wh).tolist()

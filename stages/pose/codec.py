@@ -15,20 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pose import gaussian, geometry, offsets
-from pose.skeleton import FLIP_INDICES, NUM_KEYPOINTS
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class UdpCodec:
-    """Sizes (w, h) of input and maps; names and units of params.yaml's `codec`."""
+    """Sizes (w, h) of input and maps; names and units of params.yaml's `codec`.
+
+    flip_indices (K) is the order of the keypoints in a mirrored image, see skeleton.Skeleton.
+    """
 
     type: str  # gaussian: K maps | combined: 3 K maps, see offsets.py
     input_size: tuple[int, int]
     heatmap_size: tuple[int, int]
     sigma: float
     radius_factor: float
+    flip_indices: tuple[int, ...]
 
     @property
     def refinement(self) -> str:
@@ -75,7 +78,7 @@ class UdpCodec:
 
         No one-cell shift: UDP is aligned (Sapiens' shift_heatmap is False).
         """
-        planes = maps.flip(3).unflatten(1, (NUM_KEYPOINTS, -1))[:, list(FLIP_INDICES)]
+        planes = maps.flip(3).unflatten(1, (len(self.flip_indices), -1))[:, list(self.flip_indices)]
         if self.type == "combined":
             planes = planes * planes.new_tensor([1.0, -1.0, 1.0])[:, None, None]
         return planes.flatten(1, 2)

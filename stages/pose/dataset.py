@@ -86,7 +86,7 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
         affine, flipped = draw_affine(
             rng, self.boxes, table.bbox_xywh[row], keypoints, (width, height), self.codec.input_size
         )
-        points, visibility = move_keypoints(affine, keypoints, flipped)
+        points, visibility = move_keypoints(affine, keypoints, flipped, self.codec.flip_indices)
         return affine, self.codec.encode(points, np.minimum(visibility, 1.0))
 
     def _picture(

@@ -1,6 +1,6 @@
 """A detector's person boxes, in COCO's results format, as persons without keypoints.
 
-The rules are those of mmpose's base_coco_style_dataset.py (_load_detection_results): category 1
+The rules are those of mmpose's base_coco_style_dataset.py (_load_detection_results): the category
 alone, every score, each box as it is, over the image's border too. It takes boxes of no extent as
 well and then divides by zero; here they are left out and counted.
 """
@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pose.coco import PERSON_CATEGORY, Person, finite_numbers
+from pose.category import Category
+from pose.coco import Person, finite_numbers
 from pose.errors import PoseError
-from pose.skeleton import NUM_KEYPOINTS
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Detections:
     left_out: dict[str, int]
 
 
-def read_detections(path: Path, images: list[dict[str, Any]]) -> Detections:
-    """The person boxes of `images` (COCO's entries); ann_id is a box's place in the file, from 0.
+def read_detections(path: Path, images: list[dict[str, Any]], category: Category) -> Detections:
+    """The category's boxes of `images` (COCO's entries); ann_id is a box's place in the file.
 
     Raises PoseError if the file cannot serve, or holds no person box of these images.
     """
@@ -37,10 +37,10 @@ def read_detections(path: Path, images: list[dict[str, Any]]) -> Detections:
     persons = []
     left_out = {"of other categories": 0, "of other images": 0, "without width and height": 0}
     for place, record in enumerate(parse_detections(_content(path), path.name)):
-        if reason := _left_out(record, known):
+        if reason := _left_out(record, known, category.id):
             left_out[reason] += 1
         else:
-            persons.append(_person(place, record, known[record["image_id"]]))
+            persons.append(_person(place, record, known[record["image_id"]], len(category.names)))
     if not persons:
         counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise PoseError(f"{path}: no person box of the val split ({counts}); is it another's?")
@@ -79,19 +79,21 @@ def _fault(record: Any) -> str | None:
     return None
 
 
-def _left_out(record: dict[str, Any], images: dict[int, Any]) -> str | None:
+def _left_out(record: dict[str, Any], images: dict[int, Any], category_id: int) -> str | None:
     """Why a sound record is nobody's, or None.
 
     A box with one positive side is kept: the crop's aspect gives it the other.
     """
-    if record["category_id"] != PERSON_CATEGORY:
+    if record["category_id"] != category_id:
         return "of other categories"
     if record["image_id"] not in images:
         return "of other images"
     return "without width and height" if max(record["bbox"][2:]) <= 0 else None
 
 
-def _person(place: int, record: dict[str, Any], image: dict[str, Any]) -> Person:
+def _person(
+    place: int, record: dict[str, Any], image: dict[str, Any], num_keypoints: int
+) -> Person:
     x, y, w, h = (float(value) for value in record["bbox"])
     return Person(
         ann_id=place,
@@ -101,7 +103,7 @@ def _person(place: int, record: dict[str, Any], image: dict[str, Any]) -> Person
         bbox_xywh=(x, y, w, h),
         area=0.0,  # of a segmentation, which a detector does not give
         num_keypoints=0,
-        keypoints=np.zeros((NUM_KEYPOINTS, 3), np.float32),
+        keypoints=np.zeros((num_keypoints, 3), np.float32),
         bbox_score=float(record["score"]),
     )
 

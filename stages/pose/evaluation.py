@@ -18,7 +18,6 @@ from pycocotools.cocoeval import COCOeval
 
 from pose.cache import CropTable
 from pose.inference import Predictions
-from pose.skeleton import NUM_KEYPOINTS, OKS_SIGMAS
 
 Array = NDArray[np.float64]
 
@@ -26,17 +25,20 @@ STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 MATCH_IOU = 0.5  # a box shows a person from here on
 
 
-def oks(keypoints: Array, others: Array, area: float, other_areas: Array) -> Array:
+def oks(keypoints: Array, others: Array, area: float, other_areas: Array, sigmas: Array) -> Array:
     """Object keypoint similarity (N,) of one pose (K, 2) to others (N, K, 2), over all keypoints.
 
-    Areas in square pixels, averaged pairwise, as OKS-NMS does (no visibility involved).
+    sigmas (K,) as skeleton.oks_sigmas gives them. Areas in square pixels, averaged pairwise, as
+    OKS-NMS does (no visibility involved).
     """
     squared = ((others - keypoints) ** 2).sum(axis=2)
-    spread = (2 * OKS_SIGMAS) ** 2 * ((area + other_areas) / 2 + np.spacing(1))[:, None] * 2
+    spread = (2 * sigmas) ** 2 * ((area + other_areas) / 2 + np.spacing(1))[:, None] * 2
     return np.exp(-squared / spread).mean(axis=1)
 
 
-def oks_nms(keypoints: Array, scores: Array, areas: Array, threshold: float) -> NDArray[np.intp]:
+def oks_nms(
+    keypoints: Array, scores: Array, areas: Array, threshold: float, sigmas: Array
+) -> NDArray[np.intp]:
     """Indices of the poses kept, best first: each drops all later ones with oks > threshold.
 
     Of equal scores the later one counts as better.
@@ -46,7 +48,7 @@ def oks_nms(keypoints: Array, scores: Array, areas: Array, threshold: float) -> 
     while len(order):
         best, order = order[0], order[1:]
         kept.append(best)
-        similar = oks(keypoints[best], keypoints[order], areas[best], areas[order])
+        similar = oks(keypoints[best], keypoints[order], areas[best], areas[order], sigmas)
         order = order[similar <= threshold]
     return np.array(kept, dtype=np.intp)
 
@@ -59,7 +61,13 @@ def rescore(keypoint_scores: Array, bbox_scores: Array, threshold: float) -> Arr
 
 
 def to_results(
-    table: CropTable, found: Predictions, areas: Array, score_thr: float, nms_thr: float
+    table: CropTable,
+    found: Predictions,
+    areas: Array,
+    score_thr: float,
+    nms_thr: float,
+    sigmas: Array,
+    category_id: int,
 ) -> list[dict[str, Any]]:
     """COCO results, rescored and thinned image by image; of a row's predictions the first counts.
 
@@ -71,22 +79,25 @@ def to_results(
     results = []
     for image_id in np.unique(image_ids):
         members = first[image_ids == image_id]
-        kept = oks_nms(found.keypoints[members], scores[members], areas[members], nms_thr)
-        results += [_result(int(image_id), found, i, scores[i]) for i in members[kept]]
+        kept = oks_nms(found.keypoints[members], scores[members], areas[members], nms_thr, sigmas)
+        results += [
+            {"image_id": int(image_id), "category_id": category_id, **_pose(found, i, scores[i])}
+            for i in members[kept]
+        ]
     return results
 
 
-def _result(image_id: int, found: Predictions, i: int, score: float) -> dict[str, Any]:
+def _pose(found: Predictions, i: int, score: float) -> dict[str, Any]:
     keypoints = np.concatenate([found.keypoints[i], found.scores[i][:, None]], axis=1)
     return {
-        "image_id": image_id,
-        "category_id": 1,
         "keypoints": [round(float(value), 4) for value in keypoints.reshape(-1)],
         "score": float(score),  # unrounded: rounding would tie what a detector ranks
     }
 
 
-def coco_eval(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
+def coco_eval(
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], sigmas: Array
+) -> dict[str, float]:
     """COCOeval's ten keypoint numbers by name; all zero without results."""
     if not results:
         return dict.fromkeys(STATS, 0.0)
@@ -95,6 +106,7 @@ def coco_eval(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> di
         truth.dataset = ground_truth
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
+        evaluation.params.kpt_oks_sigmas = sigmas
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -109,8 +121,8 @@ def assign(truth: CropTable, table: CropTable, found: Predictions) -> Prediction
     """
     rows = truth.labelled()
     boxes, image_ids = table.bbox_xywh[found.rows], table.image_id[found.rows]
-    keypoints = np.full((len(rows), NUM_KEYPOINTS, 2), np.inf)
-    scores = np.zeros((len(rows), NUM_KEYPOINTS))
+    keypoints = np.full((len(rows), *found.keypoints.shape[1:]), np.inf)
+    scores = np.zeros(keypoints.shape[:2])
     for image_id in np.unique(truth.image_id[rows]):
         mine = np.flatnonzero(truth.image_id[rows] == image_id)
         theirs = np.flatnonzero(image_ids == image_id)
@@ -135,11 +147,11 @@ def match_boxes(boxes: Array, others: Array) -> NDArray[np.intp]:
     return partners
 
 
-def keypoint_similarity(table: CropTable, found: Predictions) -> Array:
+def keypoint_similarity(table: CropTable, found: Predictions, sigmas: Array) -> Array:
     """exp(-d^2 / 2 s^2 k^2) (N, K) of each keypoint to its own truth; NaN where unlabelled."""
     truth = table.keypoints[found.rows].astype(np.float64)
     squared = ((found.keypoints - truth[..., :2]) ** 2).sum(axis=2)
-    spread = (2 * OKS_SIGMAS) ** 2 * table.area[found.rows].astype(np.float64)[:, None] * 2
+    spread = (2 * sigmas) ** 2 * table.area[found.rows].astype(np.float64)[:, None] * 2
     similarity = np.exp(-squared / np.maximum(spread, np.spacing(1)))
     return np.where(truth[..., 2] > 0, similarity, np.nan)
 

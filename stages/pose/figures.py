@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pose.skeleton import KEYPOINTS, LIMBS
+from pose.skeleton import Skeleton
 
 Image = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -18,25 +18,31 @@ LEFT, RIGHT, MIDDLE = (255, 140, 30), (40, 110, 255), (235, 235, 235)
 UPSCALE = 4  # keypoints are drawn with sub-pixel accuracy: cv2's `shift` of 2 bits
 
 
-def side_colour(*keypoints: int) -> tuple[int, int, int]:
-    """Colour of a keypoint, or of a limb between two."""
-    names = [KEYPOINTS[k] for k in keypoints]
-    if all(name.startswith("left") for name in names):
+def side_colour(skeleton: Skeleton, *keypoints: int) -> tuple[int, int, int]:
+    """Colour of a keypoint, or of a limb between two; the flip pairs tell the sides."""
+    left, right = ({pair[side] for pair in skeleton.flip_pairs} for side in (0, 1))
+    if left.issuperset(keypoints):
         return LEFT
-    return RIGHT if all(name.startswith("right") for name in names) else MIDDLE
+    return RIGHT if right.issuperset(keypoints) else MIDDLE
 
 
-def draw_pose(image: Image, keypoints: Array, shown: NDArray[np.bool_], thickness: int) -> Image:
+def draw_pose(
+    image: Image, skeleton: Skeleton, keypoints: Array, shown: NDArray[np.bool_], thickness: int
+) -> Image:
     """A copy of the BGR image with the limbs and keypoints (K, 2) that are `shown` (K,)."""
     out = image.copy()
     points = [(int(x), int(y)) for x, y in np.rint(keypoints * UPSCALE)]
-    for a, b in LIMBS:
+    for a, b in skeleton.limbs:
         if shown[a] and shown[b]:
-            cv2.line(out, points[a], points[b], side_colour(a, b), thickness, cv2.LINE_AA, 2)
+            cv2.line(
+                out, points[a], points[b], side_colour(skeleton, a, b), thickness, cv2.LINE_AA, 2
+            )
     for k in np.flatnonzero(shown):
         radius = (thickness + 1) * UPSCALE
         cv2.circle(out, points[k], radius, (20, 20, 20), -1, cv2.LINE_AA, 2)
-        cv2.circle(out, points[k], radius - UPSCALE, side_colour(int(k)), -1, cv2.LINE_AA, 2)
+        cv2.circle(
+            out, points[k], radius - UPSCALE, side_colour(skeleton, int(k)), -1, cv2.LINE_AA, 2
+        )
     return out
 
 

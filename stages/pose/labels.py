@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pose.canvas import Canvas, Vector
 from pose.puppet import CARRIERS, Painter
-from pose.skeleton import NUM_KEYPOINTS
+from pose.skeleton import COCO_17
 
 DEEP_HIDDEN = 0.05  # hidden farther than this (of the person's height) from what is visible ...
 DEEP_UNLABELLED_SHARE = 0.6  # ... a joint stays unlabelled with this share
@@ -68,10 +68,10 @@ def _visibility(
 ) -> NDArray[np.int64]:
     """(K,) 2 visible, 1 hidden by another part, person or object, 0 outside or unlabelled."""
     height, width = canvas.owner.shape
-    visibility = np.full(NUM_KEYPOINTS, 2)
+    visibility = np.full(COCO_17.num_keypoints, 2)
     visibility[painter.far_side()] = 1
     away = painter.turned_away()
-    unlabelled = rng.random(NUM_KEYPOINTS) < DEEP_UNLABELLED_SHARE
+    unlabelled = rng.random(COCO_17.num_keypoints) < DEEP_UNLABELLED_SHARE
     for k, (x, y) in enumerate(points.tolist()):
         if away[k] or not (0 <= x <= width - 1 and 0 <= y <= height - 1):
             visibility[k] = 0
@@ -117,7 +117,7 @@ def annotate_crowd(canvas: Canvas, owner: int) -> dict[str, Any] | None:
         "num_keypoints": 0,
         "area": int(mask.sum()),
         "iscrowd": 1,
-        "keypoints": [0] * (3 * NUM_KEYPOINTS),
+        "keypoints": [0] * (3 * COCO_17.num_keypoints),
         "bbox": _bbox_xywh(mask),
         "category_id": 1,
     }

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pose.heads import HEADS
-from pose.skeleton import NUM_KEYPOINTS
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255, ImageNet
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -37,15 +36,16 @@ class ModelSpec:
     conv_channels: tuple[int, ...]
     grad_checkpointing: bool
     maps_per_keypoint: int  # 1, or 3 for the combined codec
+    num_keypoints: int  # K
 
 
 class PoseModel(nn.Module):
-    """images (B, 3, h, w), normalised -> heatmaps (B, K, H, W)."""
+    """images (B, 3, h, w), normalised -> maps (B, K or 3 K, H, W)."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.backbone = build_backbone(spec)
-        maps = NUM_KEYPOINTS * spec.maps_per_keypoint
+        maps = spec.num_keypoints * spec.maps_per_keypoint
         self.head = HEADS[spec.head](spec.embed_dim, spec.deconv_channels, spec.conv_channels, maps)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ Url = Annotated[str, Field(pattern="^https?://")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 SizeWH = tuple[Count, Count]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Names = tuple[str, ...]
 
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -55,6 +56,7 @@ class Data(Section):
     base_url: Url
     train_split: str
     val_split: str
+    category: str
     detections: str | None
     detections_sha256: Sha256 | None
     labelled_persons: Count | None
@@ -86,6 +88,20 @@ class Data(Section):
         fetched = (self.detections or "").startswith(("http://", "https://"))
         if fetched and not self.detections_sha256:
             raise ValueError("detections_sha256 must be given when detections is a URL")
+        return self
+
+
+class Keypoints(Section):
+    names: Names | None
+    flip_pairs: tuple[tuple[str, str], ...] | None
+    upper_body: Names | None
+    lower_body: Names | None
+    oks_sigmas: tuple[Positive, ...] | None
+
+    @model_validator(mode="after")
+    def _groups_are_two(self) -> Keypoints:
+        if (self.upper_body is None) != (self.lower_body is None):
+            raise ValueError("upper_body and lower_body must both be given, or both null")
         return self
 
 
@@ -277,6 +293,7 @@ class Params(Section):
 
     run: Run
     data: Data
+    keypoints: Keypoints
     synthetic: Synthetic
     weights: Weights
     codec: Codec

@@ -20,7 +20,7 @@ from pose.canvas import (
     paint_stroke_,
     trace_tube,
 )
-from pose.skeleton import KEYPOINTS, NUM_KEYPOINTS
+from pose.skeleton import COCO_17
 
 TORSO, HEAD, HAIR = 1, 2, 3
 UPPER_ARM, FOREARM, THIGH, SHIN = (4, 5), (6, 7), (8, 9), (10, 11)  # (left, right)
@@ -72,22 +72,22 @@ class Painter:
 
     def keypoints_image(self) -> Vector:
         """(K, 2) keypoints in image pixels, also where hidden or outside."""
-        return np.array([self.xy[name] for name in KEYPOINTS])
+        return np.array([self.xy[name] for name in COCO_17.names])
 
     def turned_away(self) -> NDArray[np.bool_]:
         """(K,) face keypoints on the side of the head that the camera cannot see."""
-        away = np.zeros(NUM_KEYPOINTS, bool)
+        away = np.zeros(COCO_17.num_keypoints, bool)
         size = self.figure.looks.head
         limits = {"nose": -0.008, "left_eye": 0.004, "right_eye": 0.004}
-        for k, name in enumerate(KEYPOINTS[:5]):
+        for k, name in enumerate(COCO_17.names[:5]):
             away[k] = (self.z[name] - self.z["head"]) / size < limits.get(name, -0.024)
         return away
 
     def far_side(self) -> NDArray[np.bool_]:
         """(K,) shoulders and hips behind the torso in a side view: labelled, not visible."""
-        far = np.zeros(NUM_KEYPOINTS, bool)
+        far = np.zeros(COCO_17.num_keypoints, bool)
         for left, right, limit in ((5, 6, 0.18), (11, 12, 0.12)):
-            lead = self.z[KEYPOINTS[left]] - self.z[KEYPOINTS[right]]  # of the left one
+            lead = self.z[COCO_17.names[left]] - self.z[COCO_17.names[right]]  # of the left one
             far[left], far[right] = lead < -limit, lead > limit
         return far
 

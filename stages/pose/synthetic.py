@@ -25,7 +25,7 @@ from pose.labels import annotate_crowd, annotate_person
 from pose.processes import worker_pool
 from pose.puppet import Painter
 from pose.scenery import paint_foreground_, paint_scene, paint_seat_, paint_shadow_
-from pose.skeleton import KEYPOINTS, LIMBS, NUM_KEYPOINTS
+from pose.skeleton import COCO_17
 
 # Difficulty. Sizes are shares of the image's height unless said otherwise.
 PERSONS = (0.60, 0.28, 0.09, 0.03)  # share of images with 1, 2, 3, 4 persons
@@ -190,7 +190,7 @@ def _render_record(
     bgr, annotations = render_image(spec.image_wh, rng)
     if split == 0 and rng.random() < spec.unlabelled_fraction:
         for annotation in annotations:
-            annotation.update(num_keypoints=0, keypoints=[0] * (3 * NUM_KEYPOINTS))
+            annotation.update(num_keypoints=0, keypoints=[0] * (3 * COCO_17.num_keypoints))
     image_id = split * SPLIT_IDS + index + 1
     for position, annotation in enumerate(annotations):
         annotation["image_id"] = image_id
@@ -231,8 +231,8 @@ def _document(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -
         "supercategory": "person",
         "id": 1,
         "name": "person",
-        "keypoints": list(KEYPOINTS),
-        "skeleton": [[a + 1, b + 1] for a, b in LIMBS],
+        "keypoints": list(COCO_17.names),
+        "skeleton": [[a + 1, b + 1] for a, b in COCO_17.limbs],
     }
     document = {
         "info": {"description": "synthetic people in COCO 2017's layout", "version": "1.0"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from pose import checkpoint, evaluation, families, gaussian, geometry, losses
 from pose.codec import UdpCodec, decode_person, encode_person
 from pose.model import ModelSpec, PoseModel, build_on_meta
 from pose.optim import parameter_groups
+from pose.skeleton import COCO_17, COCO_OKS_SIGMAS
+
+oks = partial(evaluation.oks, sigmas=COCO_OKS_SIGMAS)
+oks_nms = partial(evaluation.oks_nms, sigmas=COCO_OKS_SIGMAS)
 
 DATA = Path(__file__).with_name("data")
 UDP = np.load(DATA / "udp_gaussian.npz")
@@ -25,7 +30,7 @@ def udp_case(tag: str):
     """Sizes, sigma, blur and our targets of a case."""
     *sizes, sigma, blur = UDP[f"{tag}/sizes"].tolist()
     input_wh, heatmap_wh = tuple(sizes[:2]), tuple(sizes[2:])
-    codec = UdpCodec("gaussian", input_wh, heatmap_wh, sigma, 0.0546875)
+    codec = UdpCodec("gaussian", input_wh, heatmap_wh, sigma, 0.0546875, COCO_17.flip_indices)
     targets = codec.encode(UDP[f"{tag}/kpts"].astype(float), UDP[f"{tag}/vis"].astype(float))
     return input_wh, heatmap_wh, sigma, blur, targets
 
@@ -77,7 +82,7 @@ COMBINED = np.load(DATA / "udp_combined.npz")
 
 @pytest.mark.parametrize("tag", sorted({name.split("/")[0] for name in COMBINED.files}))
 def test_combined_encode_and_decode(tag: str) -> None:
-    codec = UdpCodec("combined", (192, 256), (48, 64), 2.0, 0.0546875)
+    codec = UdpCodec("combined", (192, 256), (48, 64), 2.0, 0.0546875, COCO_17.flip_indices)
     keypoints, visibility = (COMBINED[f"{tag}/{name}"].astype(float) for name in ("kpts", "vis"))
     maps, weights = encode_person(codec, keypoints, visibility)
     np.testing.assert_array_equal(weights, COMBINED[f"{tag}/weights"])
@@ -131,9 +136,9 @@ OKS = np.load(DATA / "oks_nms.npz")
 @pytest.mark.parametrize("threshold", ["0.9", "0.7"])
 def test_oks_nms(image: str, threshold: str) -> None:
     poses, scores, areas = (OKS[f"{image}/{name}"] for name in ("kpts", "score", "area"))
-    found = evaluation.oks(poses[0, :, :2], poses[..., :2], areas[0], areas)
+    found = oks(poses[0, :, :2], poses[..., :2], areas[0], areas)
     np.testing.assert_allclose(found, OKS[f"{image}/oks_row0"], atol=1e-6)
-    kept = evaluation.oks_nms(poses[..., :2], scores, areas, float(threshold))
+    kept = oks_nms(poses[..., :2], scores, areas, float(threshold))
     assert kept.tolist() == OKS[f"{image}/keep_{threshold}"].tolist()
     assert 0 < len(kept) < len(poses)
 
@@ -148,7 +153,7 @@ def our_name(name: str) -> str:
 def test_layer_decay_groups_of_sapiens_03b() -> None:
     case = json.loads((DATA / "layer_decay.json").read_text())
     size = ModelSpec(
-        (768, 1024), 16, 2, 1024, 24, 16, 0.0, "sapiens", (768, 768), (768, 768), False, 1
+        (768, 1024), 16, 2, 1024, 24, 16, 0.0, "sapiens", (768, 768), (768, 768), False, 1, 17
     )
     model = build_on_meta(size)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -188,7 +193,7 @@ def official_name(name: str) -> str:
 
 def test_the_model_computes_what_sapiens_computes(tmp_path: Path) -> None:
     """An official pose file, loaded, gives the maps of the restated official forward pass."""
-    spec = ModelSpec((96, 128), 16, 2, 64, 2, 4, 0.0, "sapiens", (40, 32), (24, 48), False, 1)
+    spec = ModelSpec((96, 128), 16, 2, 64, 2, 4, 0.0, "sapiens", (40, 32), (24, 48), False, 1, 17)
     model, generator = PoseModel(spec).eval(), torch.Generator().manual_seed(0)
     official = {
         official_name(n): torch.randn(t.shape, generator=generator) * 0.2
@@ -210,7 +215,7 @@ def test_the_model_computes_what_sapiens_computes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "channels"), [("classic", (8, 6)), ("simple", ())])
 def test_the_model_computes_what_hugging_face_vitpose_computes(kind: str, channels) -> None:
     """Its class row, its padding of 2, its query, key and value, its heads."""
-    spec = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, kind, channels, (), False, 1)
+    spec = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, kind, channels, (), False, 1, 17)
     model, case = PoseModel(spec).eval(), np.load(DATA / "hf_vitpose_io.npz")
     source = checkpoint.read_weights(DATA / f"hf_vitpose_{kind}.safetensors")
     state, report = families.convert(source, model, keep_head=True)

@@ -116,7 +116,7 @@ class Project:
         for name, value in values.items():
             section, key = name.split(".")
             assert key in params[section], f"params.yaml has no {name}"
-            if isinstance(value, list):
+            if isinstance(value, list) and params[section][key] is not None:
                 params[section][key][:] = value  # the list carries the comment behind it
             else:
                 params[section][key] = value

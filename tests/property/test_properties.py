@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,10 @@ from hypothesis import strategies as st
 
 from pose import evaluation, gaussian, geometry
 from pose.codec import UdpCodec
-from pose.skeleton import FLIP_INDICES
+from pose.skeleton import COCO_17, COCO_OKS_SIGMAS
+
+oks = partial(evaluation.oks, sigmas=COCO_OKS_SIGMAS)
+oks_nms = partial(evaluation.oks_nms, sigmas=COCO_OKS_SIGMAS)
 
 SIZES = st.sampled_from([((192, 256), (48, 64)), ((72, 96), (36, 48)), ((768, 1024), (192, 256))])
 SEEDS = st.integers(0, 2**32 - 1)
@@ -96,7 +101,7 @@ def test_flip_commutes_with_encode(seed: int) -> None:
     """
     map_wh = (36, 48)
     inside = np.random.default_rng(seed).uniform(0, 1, (17, 2)) * (35, 47)
-    mirrored = (np.array([35, 0]) - inside * (1, -1))[list(FLIP_INDICES)]
+    mirrored = (np.array([35, 0]) - inside * (1, -1))[list(COCO_17.flip_indices)]
     maps, back = (
         gaussian.render_heatmaps(
             torch.from_numpy(gaussian.encode_targets(points, np.ones(17), map_wh, 2.0))[None],
@@ -105,7 +110,7 @@ def test_flip_commutes_with_encode(seed: int) -> None:
         )
         for points in (inside, mirrored)
     )
-    codec = UdpCodec("gaussian", (72, 96), map_wh, 2.0, 0.0546875)
+    codec = UdpCodec("gaussian", (72, 96), map_wh, 2.0, 0.0546875, COCO_17.flip_indices)
     torch.testing.assert_close(codec.flip_back(back), maps, atol=2e-6, rtol=0)
 
 
@@ -149,12 +154,10 @@ def people(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @given(SEEDS, st.integers(1, 12))
 def test_oks_lies_in_0_1_and_is_1_at_identity(seed: int, count: int) -> None:
     poses, _, areas = people(seed, count)
-    found = evaluation.oks(poses[0], poses, areas[0], areas)
+    found = oks(poses[0], poses, areas[0], areas)
     assert found[0] == 1
     assert ((found >= 0) & (found <= 1)).all()
-    mirrored = [
-        evaluation.oks(p, poses[:1], a, areas[:1])[0] for p, a in zip(poses, areas, strict=True)
-    ]
+    mirrored = [oks(p, poses[:1], a, areas[:1])[0] for p, a in zip(poses, areas, strict=True)]
     np.testing.assert_allclose(found, mirrored)
 
 
@@ -162,12 +165,12 @@ def test_oks_lies_in_0_1_and_is_1_at_identity(seed: int, count: int) -> None:
 @given(SEEDS, st.integers(0, 12), st.floats(0.1, 0.95))
 def test_oks_nms_keeps_the_best_and_nothing_alike(seed: int, count: int, threshold: float) -> None:
     poses, scores, areas = people(seed, count)
-    kept = evaluation.oks_nms(poses, scores, areas, threshold)
+    kept = oks_nms(poses, scores, areas, threshold)
     assert len(set(kept.tolist())) == len(kept)
     assert list(scores[kept]) == sorted(scores[kept], reverse=True)
     if count:
         assert kept[0] == scores.argmax()
     for i in range(count):
-        alike = evaluation.oks(poses[i], poses[kept], areas[i], areas[kept]) > threshold
+        alike = oks(poses[i], poses[kept], areas[i], areas[kept]) > threshold
         better = scores[kept] > scores[i]
         assert bool((alike & better).any()) == (i not in kept)

@@ -10,7 +10,7 @@ import pytest
 
 from pose import augment, geometry
 from pose.augment import BoxLaw, ColourLaw
-from pose.skeleton import FLIP_INDICES
+from pose.skeleton import COCO_17
 
 INPUT_WH = (48, 64)
 STILL = BoxLaw(
@@ -24,6 +24,8 @@ STILL = BoxLaw(
     scale_factor=0.0,
     rotate_deg=0.0,
     rotate_prob=0.0,
+    upper_body=COCO_17.upper_body,
+    lower_body=COCO_17.lower_body,
 )
 PLAIN = ColourLaw(
     brightness_delta=0,
@@ -163,11 +165,11 @@ def test_pixels_go_where_keypoints_go(rng, flip_prob: float) -> None:
         [rng.uniform(48, 66, 17), rng.uniform(35, 55, 17), rng.integers(1, 3, 17)]
     )
     affine, flipped = augment.draw_affine(rng, law, bbox, keypoints, image_wh, INPUT_WH)
-    points, visibility = augment.move_keypoints(affine, keypoints, flipped)
+    points, visibility = augment.move_keypoints(affine, keypoints, flipped, COCO_17.flip_indices)
     assert flipped == bool(flip_prob)
     assert (np.linalg.det(affine[:, :2]) < 0) == flipped
     for k in range(17):
-        shown = FLIP_INDICES[k] if flipped else k
+        shown = COCO_17.flip_indices[k] if flipped else k
         seen = geometry.warp(dot(image_wh, keypoints[k, :2]), affine, INPUT_WH)
         np.testing.assert_allclose(centroid(seen), points[shown], atol=0.15)
         assert visibility[shown] == keypoints[k, 2]

@@ -13,6 +13,7 @@ from pose import gaussian, geometry
 from pose.augment import BoxLaw, draw_affine
 from pose.cache import CropSpec, CropTable, context_box, plan_shards, psnr_db, write_shard
 from pose.coco import Images, Person, decode_image, read_annotations
+from pose.skeleton import COCO_17
 from tiny import SPLIT, TinyCoco
 
 NOBODY = np.zeros((17, 3), np.float32)
@@ -48,7 +49,7 @@ def test_bytes_depend_on_the_persons_alone(
 ) -> None:
     """Neither what was written before nor whether COCO is zipped shows in a shard."""
     zipped = tiny_coco.zipped(tmp_path / "zips")
-    shards = plan_shards(read_annotations(tiny_coco.root, SPLIT).persons, 2)
+    shards = plan_shards(read_annotations(tiny_coco.root, SPLIT, "person", None).persons, 2)
     for name, root, order in (("a", tiny_coco.root, (0, 1, 2)), ("b", zipped, (2, 0, 1))):
         for i in order:
             write_shard(tmp_path / f"{name}{i}.arrow", Images(root, SPLIT), shards[i], crop_spec)
@@ -60,7 +61,7 @@ def test_bytes_depend_on_the_persons_alone(
 def test_rows_agree_with_geometry_and_codec(
     tiny_coco: TinyCoco, crop_table: CropTable, crop_spec: CropSpec
 ) -> None:
-    persons = read_annotations(tiny_coco.root, SPLIT).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     assert crop_table.ann_id.tolist() == [p.ann_id for p in persons]
     assert crop_table.image_id.tolist() == [p.image_id for p in persons]
     for row, person in enumerate(persons):
@@ -85,7 +86,7 @@ def test_labelled_rows(crop_table: CropTable) -> None:
 def test_persons_without_keypoints_go_to_their_own_shard(
     tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec
 ) -> None:
-    persons = read_annotations(tiny_coco.root, SPLIT).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     paths = tmp_path / "a" / "0.arrow", tmp_path / "b" / "0.arrow"
     write_shard(paths[0], Images(tiny_coco.root, SPLIT), persons, crop_spec, paths[1])
     found = [CropTable(path.parent).ann_id.tolist() for path in paths]
@@ -105,7 +106,10 @@ def test_wide_columns_by_row_and_by_rows_over_shards(crop_table: CropTable) -> N
 def test_the_loss_of_storing_crops_is_measured(
     tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec
 ) -> None:
-    images, persons = Images(tiny_coco.root, SPLIT), read_annotations(tiny_coco.root, SPLIT).persons
+    images, persons = (
+        Images(tiny_coco.root, SPLIT),
+        read_annotations(tiny_coco.root, SPLIT, "person", None).persons,
+    )
     found = []
     for quality in (30, 95):
         spec = replace(crop_spec, jpeg_quality=quality)
@@ -133,7 +137,7 @@ def test_crops_show_the_image_at_their_offset(tiny_coco: TinyCoco, crop_table: C
 def test_an_empty_folder_is_an_empty_table(tmp_path: Path) -> None:
     table = CropTable(tmp_path)
     assert len(table) == len(table.labelled()) == 0
-    assert table.keypoints.shape == (0, 17, 3)
+    assert table.keypoints.shape == (0, 0, 3)
 
 
 def test_a_table_pickles_as_its_folder(crop_table: CropTable) -> None:
@@ -149,7 +153,7 @@ def test_bad_images_are_named_and_their_persons_left_out(
 ) -> None:
     tiny_coco.image_path(1).unlink()
     tiny_coco.image_path(3).write_bytes(tiny_coco.image_path(3).read_bytes()[:-50])
-    persons = read_annotations(tiny_coco.root, SPLIT).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     images = Images(tiny_coco.root, SPLIT)
     found = write_shard(tmp_path / "00000.arrow", images, persons, crop_spec)
     assert [str(record) for record in found.bad] == [
@@ -171,6 +175,8 @@ def box_law(spec: CropSpec, half_body_prob: float) -> BoxLaw:
         scale_factor=spec.scale_factor,
         rotate_deg=spec.rotate_deg,
         rotate_prob=1.0,
+        upper_body=COCO_17.upper_body,
+        lower_body=COCO_17.lower_body,
     )
 
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_load_model_wants_every_tensor(tmp_path: Path, tiny_model_spec: ModelSpe
     checkpoint.save_weights(path, state, {})
     with pytest.raises(PoseError, match=r"lacks tensors head\.final_layer\.bias"):
         checkpoint.load_model(model, path)
+
+
+@pytest.mark.parametrize(("per", "maps"), [(1, 5), (3, 15)])
+def test_a_head_of_other_keypoints_is_named(
+    tmp_path: Path, tiny_model_spec: ModelSpec, per: int, maps: int
+) -> None:
+    checkpoint.save_weights(tmp_path / "x.safetensors", PoseModel(tiny_model_spec).state_dict(), {})
+    other = PoseModel(replace(tiny_model_spec, num_keypoints=5, maps_per_keypoint=per))
+    expected = rf"its head makes 17 maps, the keypoints here need {maps}; set weights\.head: fresh"
+    with pytest.raises(PoseError, match=expected):
+        checkpoint.load_start(other, tmp_path / "x.safetensors")
 
 
 def test_load_start_says_what_it_found(tmp_path: Path, tiny_model_spec: ModelSpec) -> None:

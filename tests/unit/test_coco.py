@@ -24,7 +24,7 @@ KEYPOINTS = [10.0, 20.0, 2] * 17
 
 
 def test_persons_are_sorted_by_image_and_crowds_and_others_left_out(tiny_coco: TinyCoco) -> None:
-    found = read_annotations(tiny_coco.root, SPLIT)
+    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
     assert [p.ann_id for p in found.persons] == [11, 12, 13, 14, 15, 16]
     assert [p.num_keypoints for p in found.persons] == [17, 0, 17, 8, 17, 12]
     assert {a["id"] for a in found.annotations} == {11, 12, 13, 14, 15, 16, 17}
@@ -43,7 +43,7 @@ def test_persons_are_sorted_by_image_and_crowds_and_others_left_out(tiny_coco: T
 def test_a_box_off_the_image_is_no_person_but_stays_in_the_truth(tiny_coco: TinyCoco) -> None:
     tiny_coco.raw["annotations"][1]["bbox"] = [300, 10, 50, 100]
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT)
+    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
     assert 11 not in {p.ann_id for p in found.persons}
     assert 11 in {a["id"] for a in found.annotations}
     assert (found.outside, found.bad) == (1, [])
@@ -55,7 +55,9 @@ def test_by_image_of_nobody() -> None:
 
 def test_zips_give_what_folders_give(tiny_coco: TinyCoco, tmp_path: Path) -> None:
     zipped = tiny_coco.zipped(tmp_path / "zips")
-    plain, packed = (read_annotations(root, SPLIT) for root in (tiny_coco.root, zipped))
+    plain, packed = (
+        read_annotations(root, SPLIT, "person", None) for root in (tiny_coco.root, zipped)
+    )
     assert plain.annotations == packed.annotations
     with Images(tiny_coco.root, SPLIT) as loose, Images(zipped, SPLIT) as archive:
         name = plain.persons[0].file_name
@@ -86,7 +88,7 @@ def test_zips_give_what_folders_give(tiny_coco: TinyCoco, tmp_path: Path) -> Non
 def test_a_bad_annotation_is_set_aside_and_named(tiny_coco: TinyCoco, change, reason) -> None:
     tiny_coco.raw["annotations"][1].update(change)
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT)
+    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
     assert [str(record) for record in found.bad] == [f"{NAME}: annotation 11 {reason}"]
     assert [p.ann_id for p in found.persons] == [12, 13, 14, 15, 16]
     assert 11 not in {a["id"] for a in found.annotations}
@@ -95,13 +97,13 @@ def test_a_bad_annotation_is_set_aside_and_named(tiny_coco: TinyCoco, change, re
 def test_an_annotation_without_id(tiny_coco: TinyCoco) -> None:
     del tiny_coco.raw["annotations"][1]["id"]
     tiny_coco.save()
-    (record,) = read_annotations(tiny_coco.root, SPLIT).bad
+    (record,) = read_annotations(tiny_coco.root, SPLIT, "person", None).bad
     assert str(record) == f"{NAME}: annotation None has no integer 'id'"
 
 
 def broken(root: Path) -> str:
     with pytest.raises(PoseError) as caught:
-        read_annotations(root, SPLIT)
+        read_annotations(root, SPLIT, "person", None)
     return str(caught.value)
 
 
@@ -302,6 +304,6 @@ def test_a_picture_of_one_pixel_shows_nobody(tiny_coco: TinyCoco) -> None:
     tiny_coco.raw["images"][0].update(width=1, height=1)
     tiny_coco.image_path(1).write_bytes(coded(PIL.Image.new("RGB", (1, 1))))
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT)
+    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
     assert found.outside == 2
     assert decode_image(tiny_coco.image_path(1).read_bytes(), (1, 1)).shape == (1, 1, 3)

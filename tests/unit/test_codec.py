@@ -9,10 +9,10 @@ import torch
 
 from pose.codec import UdpCodec, decode_person, encode_person
 from pose.gaussian import Blur
-from pose.skeleton import FLIP_INDICES
+from pose.skeleton import COCO_17
 
-GAUSSIAN = UdpCodec("gaussian", (96, 128), (24, 32), 2.0, 0.0546875)
-COMBINED = UdpCodec("combined", (96, 128), (24, 32), 2.0, 0.1)
+GAUSSIAN = UdpCodec("gaussian", (96, 128), (24, 32), 2.0, 0.0546875, COCO_17.flip_indices)
+COMBINED = UdpCodec("combined", (96, 128), (24, 32), 2.0, 0.1, COCO_17.flip_indices)
 BOTH = pytest.mark.parametrize("codec", [GAUSSIAN, COMBINED], ids=lambda codec: codec.type)
 BLUR = Blur(11)
 
@@ -62,7 +62,7 @@ def test_a_batch_equals_its_persons_one_by_one(codec: UdpCodec) -> None:
 @BOTH
 def test_maps_of_a_mirrored_person_flip_back_to_the_persons(codec: UdpCodec, keypoints) -> None:
     maps, _ = encode_person(codec, keypoints, np.ones(17))
-    mirrored = keypoints[list(FLIP_INDICES)]
+    mirrored = keypoints[list(COCO_17.flip_indices)]
     mirrored[:, 0] = codec.input_size[0] - 1 - mirrored[:, 0]
     seen, _ = encode_person(codec, mirrored, np.ones(17))
     back = codec.flip_back(torch.from_numpy(seen)[None])[0].numpy()

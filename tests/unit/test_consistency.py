@@ -21,6 +21,7 @@ from pose.consistency import (
 from pose.engine import Gradients
 from pose.inference import predict_maps
 from pose.model import ModelSpec, PoseModel, normalise
+from pose.skeleton import COCO_17
 
 CPU = torch.device("cpu")
 INPUT_WH, MAP_WH = (72, 96), (36, 48)
@@ -204,7 +205,7 @@ def test_views_return_new_tensors() -> None:
 
 
 SMALL_WH, SEED, WEIGHT = (12, 16), (3, 4), 0.7
-CODEC = UdpCodec("gaussian", (24, 32), SMALL_WH, 1.0, 0.0546875)
+CODEC = UdpCodec("gaussian", (24, 32), SMALL_WH, 1.0, 0.0546875, COCO_17.flip_indices)
 
 
 def setup(spec: ModelSpec) -> tuple[PoseModel, list]:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def default_spec() -> ModelSpec:
-    return model_spec(load_params(ROOT / "params.yaml"))
+    return model_spec(load_params(ROOT / "params.yaml"), 17)
 
 
 def really_saved(spec: ModelSpec, amp: str, batch: int) -> int:

@@ -26,8 +26,9 @@ from pose.dataset import (
     training_loader,
 )
 from pose.errors import PoseError
+from pose.skeleton import COCO_17
 
-CODEC = UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875)
+CODEC = UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875, COCO_17.flip_indices)
 BOXES = BoxLaw(
     bbox_padding=1.25,
     flip_prob=0.5,
@@ -39,6 +40,8 @@ BOXES = BoxLaw(
     scale_factor=0.3,
     rotate_deg=30.0,
     rotate_prob=0.6,
+    upper_body=COCO_17.upper_body,
+    lower_body=COCO_17.lower_body,
 )
 COLOURS = ColourLaw(
     brightness_delta=32,

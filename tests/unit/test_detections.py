@@ -12,16 +12,20 @@ import pytest
 
 from pose import geometry
 from pose.cache import CropSpec, CropTable, write_shard
+from pose.category import Category
 from pose.coco import Images, read_annotations
 from pose.dataset import TestSamples
 from pose.detections import Detections, read_detections
 from pose.errors import PoseError
+from pose.skeleton import COCO_17
 from tiny import SPLIT, TinyCoco
 
 IMAGES = [
     {"id": 1, "file_name": "1.jpg", "width": 160, "height": 120},
     {"id": 2, "file_name": "2.jpg", "width": 120, "height": 200},
 ]
+
+PERSON = Category(1, COCO_17.names, (), {"id": 1, "name": "person"})
 
 
 def box(image_id: int, bbox: list[float], score: float = 0.5, category_id: int = 1) -> dict:
@@ -31,7 +35,7 @@ def box(image_id: int, bbox: list[float], score: float = 0.5, category_id: int =
 def read(folder: Path, records: Any) -> Detections:
     path = folder / "detections.json"
     path.write_text(json.dumps(records), encoding="utf-8")
-    return read_detections(path, IMAGES)
+    return read_detections(path, IMAGES, PERSON)
 
 
 def refusal(folder: Path, records: Any) -> str:
@@ -148,12 +152,12 @@ def test_what_is_no_json(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "detections.json"
     path.write_bytes(content)
     with pytest.raises(PoseError, match=r"^detections.json: not valid JSON \(.*is it cut off\?$"):
-        read_detections(path, IMAGES)
+        read_detections(path, IMAGES, PERSON)
 
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(PoseError, match="no such file"):
-        read_detections(tmp_path / "detections.json", IMAGES)
+        read_detections(tmp_path / "detections.json", IMAGES, PERSON)
 
 
 @pytest.mark.parametrize("records", [[], [box(99, [1, 2, 3, 4])], [box(1, [1, 2, 3, 4], 0.5, 2)]])
@@ -167,10 +171,10 @@ def test_a_file_for_other_images(tmp_path: Path, records: list) -> None:
 def test_any_box_can_be_cached_and_shown(
     tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec, bbox: list[float]
 ) -> None:
-    images = read_annotations(tiny_coco.root, SPLIT).images
+    images = read_annotations(tiny_coco.root, SPLIT, "person", None).images
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([box(1, bbox, 0.125)]), encoding="utf-8")
-    persons = read_detections(path, images).persons
+    persons = read_detections(path, images, PERSON).persons
     (tmp_path / "d").mkdir()
     images = Images(tiny_coco.root, SPLIT)
     assert not write_shard(tmp_path / "d" / "0.arrow", images, persons, crop_spec).bad
@@ -187,6 +191,6 @@ def test_any_box_can_be_cached_and_shown(
 
 def test_annotated_boxes_are_certain_and_clipped(tiny_coco: TinyCoco) -> None:
     """As mmpose's reader has them; annotation 14 reaches beyond an image of 120 x 200."""
-    persons = {p.ann_id: p for p in read_annotations(tiny_coco.root, SPLIT).persons}
+    persons = {p.ann_id: p for p in read_annotations(tiny_coco.root, SPLIT, "person", None).persons}
     assert {p.bbox_score for p in persons.values()} == {1.0}
     assert persons[14].bbox_xywh == (60, 90, 59, 109)

@@ -22,11 +22,12 @@ from pose.engine import (
 from pose.errors import PoseError
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
+from pose.skeleton import COCO_17
 
 CPU = torch.device("cpu")
 STEPS = 11
 MAP_WH, SIGMA = (12, 16), 1.0
-CODEC = UdpCodec("gaussian", (24, 32), MAP_WH, SIGMA, 0.0546875)
+CODEC = UdpCodec("gaussian", (24, 32), MAP_WH, SIGMA, 0.0546875, COCO_17.flip_indices)
 
 
 def batch(step: int) -> list[torch.Tensor]:

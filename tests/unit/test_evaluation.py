@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,14 @@ from pose.cache import CropSpec, CropTable, write_shard
 from pose.coco import Images, read_annotations
 from pose.detections import read_detections
 from pose.inference import Predictions
-from pose.skeleton import OKS_SIGMAS
+from pose.skeleton import COCO_OKS_SIGMAS
 from tiny import SPLIT, TinyCoco
+
+oks = partial(evaluation.oks, sigmas=COCO_OKS_SIGMAS)
+oks_nms = partial(evaluation.oks_nms, sigmas=COCO_OKS_SIGMAS)
+coco_eval = partial(evaluation.coco_eval, sigmas=COCO_OKS_SIGMAS)
+keypoint_similarity = partial(evaluation.keypoint_similarity, sigmas=COCO_OKS_SIGMAS)
+to_results = partial(evaluation.to_results, sigmas=COCO_OKS_SIGMAS, category_id=1)
 
 
 def test_oks_by_hand() -> None:
@@ -28,14 +35,14 @@ def test_oks_by_hand() -> None:
     other = np.tile([3.0, 0.0], (17, 1))
     other[4] = 0
     area = 1000.0
-    terms = [math.exp(-9 / (2 * (2 * s) ** 2 * area)) for s in OKS_SIGMAS]
+    terms = [math.exp(-9 / (2 * (2 * s) ** 2 * area)) for s in COCO_OKS_SIGMAS]
     terms[4] = 1.0
-    found = evaluation.oks(pose, other[None], 600.0, np.array([1400.0]))
+    found = oks(pose, other[None], 600.0, np.array([1400.0]))
     assert found[0] == pytest.approx(sum(terms) / 17, rel=1e-9)
 
 
 def test_oks_of_nobody() -> None:
-    assert len(evaluation.oks(np.zeros((17, 2)), np.zeros((0, 17, 2)), 1.0, np.zeros(0))) == 0
+    assert len(oks(np.zeros((17, 2)), np.zeros((0, 17, 2)), 1.0, np.zeros(0))) == 0
 
 
 @pytest.mark.parametrize(
@@ -56,7 +63,7 @@ def test_oks_nms(offsets, scores, kept) -> None:
     poses = np.random.default_rng(0).uniform(0, 100, (1, 17, 2))
     poses = poses + np.array(offsets, float)[:, None, None] * [1, 0]
     areas = np.full(len(offsets), 5000.0)
-    found = evaluation.oks_nms(poses.reshape(-1, 17, 2), np.array(scores, float), areas, 0.5)
+    found = oks_nms(poses.reshape(-1, 17, 2), np.array(scores, float), areas, 0.5)
     assert found.tolist() == kept
 
 
@@ -79,14 +86,14 @@ def test_ties_of_many_keep_the_later_first() -> None:
     """NumPy's default sort is not stable beyond 16 values."""
     poses = np.arange(40)[:, None, None] * np.full((1, 17, 2), 1e4)
     scores = np.tile([0.25, 0.5], 20)
-    found = evaluation.oks_nms(poses, scores, np.full(40, 5e3), 0.9)
+    found = oks_nms(poses, scores, np.full(40, 5e3), 0.9)
     assert found.tolist() == [*range(39, 0, -2), *range(38, -1, -2)]
 
 
 def test_similarity_at_the_threshold_is_kept() -> None:
     poses = np.zeros((2, 17, 2))  # oks is 1
-    assert len(evaluation.oks_nms(poses, np.ones(2), np.ones(2), 1.0)) == 2
-    assert len(evaluation.oks_nms(poses, np.ones(2), np.ones(2), 0.999)) == 1
+    assert len(oks_nms(poses, np.ones(2), np.ones(2), 1.0)) == 2
+    assert len(oks_nms(poses, np.ones(2), np.ones(2), 0.999)) == 1
 
 
 def perfect(table: CropTable) -> Predictions:
@@ -101,29 +108,29 @@ def areas_of(found: Predictions) -> np.ndarray:
 
 @pytest.fixture
 def truth(tiny_coco) -> dict:
-    found = read_annotations(tiny_coco.root, SPLIT)
+    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
     return {
         "images": found.images,
         "annotations": found.annotations,
-        "categories": found.categories,
+        "categories": [found.category.entry],
     }
 
 
 def test_perfect_predictions_score_one(crop_table: CropTable, truth) -> None:
     found = perfect(crop_table)
-    results = evaluation.to_results(crop_table, found, areas_of(found), 0.2, 0.9)
+    results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
     assert len(results) == 5
     assert {r["image_id"] for r in results} == {1, 2, 3}
     assert all(r["category_id"] == 1 and len(r["keypoints"]) == 51 for r in results)
-    stats = evaluation.coco_eval(truth, results)
+    stats = coco_eval(truth, results)
     assert tuple(stats) == evaluation.STATS
     assert stats["AP"] == stats["AP50"] == stats["AR"] == pytest.approx(1)
 
 
 def test_results_of_nobody(crop_table: CropTable, truth) -> None:
-    assert evaluation.coco_eval(truth, []) == dict.fromkeys(evaluation.STATS, 0.0)
+    assert coco_eval(truth, []) == dict.fromkeys(evaluation.STATS, 0.0)
     nobody = Predictions(np.zeros((0, 17, 2)), np.zeros((0, 17)), np.zeros(0, np.int64))
-    assert evaluation.to_results(crop_table, nobody, np.zeros(0), 0.2, 0.9) == []
+    assert to_results(crop_table, nobody, np.zeros(0), 0.2, 0.9) == []
 
 
 def test_nms_works_image_by_image(crop_table: CropTable) -> None:
@@ -131,9 +138,9 @@ def test_nms_works_image_by_image(crop_table: CropTable) -> None:
     rows = np.array([0, 2, 4])  # of images 1, 2, 3
     keypoints = np.tile(np.random.default_rng(0).uniform(20, 60, (1, 17, 2)), (3, 1, 1))
     found = Predictions(keypoints, np.full((3, 17), 0.5), rows)
-    assert len(evaluation.to_results(crop_table, found, np.full(3, 5e3), 0.2, 0.9)) == 3
+    assert len(to_results(crop_table, found, np.full(3, 5e3), 0.2, 0.9)) == 3
     found = Predictions(keypoints, np.full((3, 17), 0.5), np.array([0, 4, 5]))
-    assert len(evaluation.to_results(crop_table, found, np.full(3, 5e3), 0.2, 0.9)) == 2
+    assert len(to_results(crop_table, found, np.full(3, 5e3), 0.2, 0.9)) == 2
 
 
 def test_numbers_equal_pycocotools_run_by_hand(
@@ -142,7 +149,7 @@ def test_numbers_equal_pycocotools_run_by_hand(
     rng = np.random.default_rng(2)
     found = perfect(crop_table)
     found = Predictions(found.keypoints + rng.normal(0, 3, (5, 17, 2)), found.scores, found.rows)
-    results = evaluation.to_results(crop_table, found, areas_of(found), 0.2, 0.9)
+    results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     (tmp_path / "results.json").write_text(json.dumps(results))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -151,7 +158,7 @@ def test_numbers_equal_pycocotools_run_by_hand(
         by_hand.evaluate()
         by_hand.accumulate()
         by_hand.summarize()
-    stats = evaluation.coco_eval(truth, results)
+    stats = coco_eval(truth, results)
     assert list(stats.values()) == by_hand.stats.tolist()
     assert 0.2 < stats["AP"] < 0.95
 
@@ -160,7 +167,7 @@ def test_person_oks_is_that_of_coco(crop_table: CropTable, truth) -> None:
     rng = np.random.default_rng(3)
     found = perfect(crop_table)
     found = Predictions(found.keypoints + rng.normal(0, 4, (5, 17, 2)), found.scores, found.rows)
-    similarity = evaluation.keypoint_similarity(crop_table, found)
+    similarity = keypoint_similarity(crop_table, found)
     assert np.isnan(similarity[2]).tolist() == [False] * 8 + [True] * 9
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
@@ -169,7 +176,7 @@ def test_person_oks_is_that_of_coco(crop_table: CropTable, truth) -> None:
     mine = evaluation.person_oks(similarity)
     for i, row in enumerate(found.rows):
         one = Predictions(found.keypoints[[i]], found.scores[[i]], found.rows[[i]])
-        results = evaluation.to_results(crop_table, one, np.ones(1), 0.2, 0.9)
+        results = to_results(crop_table, one, np.ones(1), 0.2, 0.9)
         with contextlib.redirect_stdout(io.StringIO()):
             run = COCOeval(coco, coco.loadRes(results), "keypoints")
             run.params.imgIds = [int(crop_table.image_id[row])]
@@ -195,8 +202,8 @@ def detected(tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec) -> CropTa
     keys = ("image_id", "bbox", "score")
     records = [dict(zip(keys, one, strict=True), category_id=1) for one in boxes]
     (tmp_path / "boxes.json").write_text(json.dumps(records))
-    images = read_annotations(tiny_coco.root, SPLIT).images
-    persons = read_detections(tmp_path / "boxes.json", images).persons
+    truth = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    persons = read_detections(tmp_path / "boxes.json", truth.images, truth.category).persons
     (tmp_path / "detected").mkdir()
     found = Images(tiny_coco.root, SPLIT)
     write_shard(tmp_path / "detected" / "0.arrow", found, persons, crop_spec)
@@ -212,7 +219,7 @@ def numbered(table: CropTable) -> Predictions:
 
 
 def test_final_scores_by_hand(detected: CropTable) -> None:
-    results = evaluation.to_results(detected, numbered(detected), np.ones(4), 0.2, 0.9)
+    results = to_results(detected, numbered(detected), np.ones(4), 0.2, 0.9)
     found = [(one["image_id"], one["score"]) for one in results]
     expected = [(1, 0.45), (1, 0.25), (2, 0.4), (2, 0.35)]
     assert [one[0] for one in found] == [one[0] for one in expected]
@@ -221,7 +228,7 @@ def test_final_scores_by_hand(detected: CropTable) -> None:
 
 def test_scores_are_not_rounded_into_ties(detected: CropTable) -> None:
     detected.bbox_score = np.float32([1e-7, 2e-7, 3e-7, 4e-7])
-    results = evaluation.to_results(detected, numbered(detected), np.ones(4), 0.2, 0.9)
+    results = to_results(detected, numbered(detected), np.ones(4), 0.2, 0.9)
     assert len({one["score"] for one in results}) == 4
 
 
@@ -231,7 +238,7 @@ def test_a_row_predicted_twice_counts_once(detected: CropTable) -> None:
     again = Predictions(once.keypoints + 500, once.scores, once.rows)
     columns = zip(vars(once).values(), vars(again).values(), strict=True)
     both = Predictions(*(np.concatenate(pair) for pair in columns))
-    assert evaluation.to_results(detected, both, np.ones(8), 0.2, 1.0) == evaluation.to_results(
+    assert to_results(detected, both, np.ones(8), 0.2, 1.0) == to_results(
         detected, once, np.ones(4), 0.2, 1.0
     )
 
@@ -240,8 +247,8 @@ def test_results_do_not_depend_on_the_order_of_prediction(detected: CropTable) -
     found, order = numbered(detected), [2, 0, 3, 1]
     turned = Predictions(*(column[order] for column in vars(found).values()))
     areas = np.array([1.0, 2, 3, 4])
-    expected = evaluation.to_results(detected, found, areas, 0.2, 0.9)
-    assert evaluation.to_results(detected, turned, areas[order], 0.2, 0.9) == expected
+    expected = to_results(detected, found, areas, 0.2, 0.9)
+    assert to_results(detected, turned, areas[order], 0.2, 0.9) == expected
 
 
 def test_false_positives_cost_precision(crop_table: CropTable, truth) -> None:
@@ -253,11 +260,11 @@ def test_false_positives_cost_precision(crop_table: CropTable, truth) -> None:
     aps = []
     for score in (0.95, 0.85):
         scores[5] = score
-        results = evaluation.to_results(
+        results = to_results(
             crop_table, Predictions(poses, scores, rows), np.full(6, 5e3), 0.2, 0.9
         )
         assert len(results) == 6
-        aps.append(evaluation.coco_eval(truth, results)["AP"])
+        aps.append(coco_eval(truth, results)["AP"])
     assert aps[0] == pytest.approx(5 / 6, abs=0.01)
     assert aps[1] == pytest.approx(1)
 
@@ -287,7 +294,7 @@ def test_assign_goes_by_boxes(crop_table: CropTable, detected: CropTable) -> Non
     assert (found.keypoints[0] == 1000).all()
     assert np.isinf(found.keypoints[1:]).all()
     assert found.scores[:, 5].tolist() == [0.5, 0, 0, 0, 0]
-    similarity = evaluation.keypoint_similarity(crop_table, found)
+    similarity = keypoint_similarity(crop_table, found)
     assert evaluation.person_oks(similarity)[1:].tolist() == [0, 0, 0, 0]
     labelled = crop_table.keypoints[found.rows][..., 2] > 0
     np.testing.assert_array_equal(~np.isnan(similarity), labelled)
@@ -308,3 +315,38 @@ def test_assign_of_nobody(crop_table: CropTable) -> None:
     found = evaluation.assign(crop_table, crop_table, nobody)
     assert np.isinf(found.keypoints).all()
     assert len(found.rows) == 5
+
+
+def test_own_keypoints_have_their_own_sigmas() -> None:
+    """Two keypoints of category 7: COCOeval, OKS and its numbers follow the sigmas given."""
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 7, "name": "mouse"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 7,
+                "bbox": [0, 0, 50, 50],
+                "area": 1600.0,
+                "iscrowd": 0,
+                "num_keypoints": 2,
+                "keypoints": [10, 10, 2, 30, 30, 2],
+            }
+        ],
+    }
+    pose = {"image_id": 1, "category_id": 7, "keypoints": [14, 10, 1, 30, 34, 1], "score": 0.9}
+    aps = [
+        evaluation.coco_eval(truth, [pose], np.array(s))["AP"] for s in ((1.0, 1.0), (0.01, 0.01))
+    ]
+    assert aps == [pytest.approx(1), 0]
+    sigmas = np.array([0.05, 0.1])
+    true = np.array([[10.0, 10], [30, 30]])
+    moved = np.array([[[14.0, 10], [30, 34]]])
+    expected = np.mean([math.exp(-16 / (2 * (2 * s) ** 2 * 1600)) for s in sigmas])
+    found = evaluation.oks(true, moved, 1600.0, np.array([1600.0]), sigmas)
+    assert found == pytest.approx(expected)
+    above = 0.5 + 0.05 * np.arange(10) <= expected
+    ap = evaluation.coco_eval(truth, [pose], sigmas)["AP"]
+    assert ap == pytest.approx(above.mean())
+    assert 0 < ap < 1

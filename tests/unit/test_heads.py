@@ -82,6 +82,7 @@ def official(width: int, depth: int, heads: int, kind: str) -> ModelSpec:
         conv_channels=channels[1],
         grad_checkpointing=False,
         maps_per_keypoint=1,
+        num_keypoints=17,
     )
 
 

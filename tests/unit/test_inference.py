@@ -14,10 +14,11 @@ from pose.dataset import test_batches
 from pose.gaussian import Blur
 from pose.inference import Predictions, gather_predictions, predict, predict_maps
 from pose.model import ModelSpec, PoseModel
+from pose.skeleton import COCO_17
 
 CPU = torch.device("cpu")
 INPUT_WH, MAP_WH, SIGMA = (96, 128), (48, 64), 2.0
-CODEC = UdpCodec("gaussian", INPUT_WH, MAP_WH, SIGMA, 0.0546875)
+CODEC = UdpCodec("gaussian", INPUT_WH, MAP_WH, SIGMA, 0.0546875, COCO_17.flip_indices)
 flip_back = CODEC.flip_back
 
 

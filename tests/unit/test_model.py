@@ -36,6 +36,7 @@ def official(embed_dim: int, depth: int, num_heads: int) -> ModelSpec:
         (768, 768),
         False,
         1,
+        17,
     )
 
 

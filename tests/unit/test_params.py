@@ -187,3 +187,16 @@ def test_lr_scales_with_the_batch(bent_params, scaling: str, factor: float) -> N
 def test_min_lr_is_compared_with_the_scaled_peak(bent_params) -> None:
     changes = {"train.lr_scaling": "linear", "train.lr_base_batch": "160", "train.min_lr": "1e-3"}
     assert "min_lr = 0.001, expected at most train.lr = 0.0004" in message(bent_params(changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("names", "nose", 'keypoints.names = "nose", expected: input should be a valid array'),
+        ("flip_pairs", "[[a, b, c]]", 'keypoints.flip_pairs.0 = ["a", "b", "c"], expected: tuple'),
+        ("oks_sigmas", "[0.1, 0]", "keypoints.oks_sigmas.1 = 0, expected: input should be greater"),
+        ("upper_body", "[nose]", "keypoints.upper_body and lower_body must both be given, or both"),
+    ],
+)
+def test_bad_keypoints(bent_params, key: str, value: str, expected: str) -> None:
+    assert message(bent_params({f"keypoints.{key}": value})).startswith(f"params.yaml: {expected}")

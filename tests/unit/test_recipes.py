@@ -24,6 +24,7 @@ from pose.errors import PoseError
 from pose.model import PoseModel, build_on_meta
 from pose.optim import build_adamw, parameter_groups
 from pose.params import Params, load_params
+from pose.skeleton import COCO_17
 
 SAPIENS = {  # (embed_dim, depth, heads), backbone and head parameters, AP, AR
     "0.3b": ((1024, 24, 16), 306_244_608, 23_214_353, 79.6, 83.6),
@@ -51,7 +52,7 @@ def resolved(name: str) -> Params:
 
 @cache
 def on_meta(name: str) -> PoseModel:
-    return build_on_meta(training.model_spec(resolved(name)))
+    return build_on_meta(training.model_spec(resolved(name), 17))
 
 
 def count(module: torch.nn.Module) -> int:
@@ -379,7 +380,7 @@ def test_a_step_of_the_shrunken_recipe(name: str) -> None:
     torch.manual_seed(0)
     params = shrunken(resolved(name))
     law, (width, height) = params.train, params.codec.input_size
-    model = training.build_model(params)
+    model = training.build_model(params, COCO_17)
     start = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
     images = torch.randint(0, 256, (law.batch_size, height, width, 3), dtype=torch.uint8)
     targets = torch.rand(law.batch_size, 17, 3) * torch.tensor([*params.codec.heatmap_size, 1.0])
@@ -388,7 +389,7 @@ def test_a_step_of_the_shrunken_recipe(name: str) -> None:
     fit(
         TrainState(model, build_adamw(model, law.weight_decay, law.layer_decay, law.betas)),
         [(images, targets)],
-        supervised_step(model, training.codec(params), torch.device("cpu"), law.amp),
+        supervised_step(model, training.codec(params, COCO_17), torch.device("cpu"), law.amp),
         training.build_schedule(params, 1, 1, law.lr),
         stage.pick(FitSettings, law, name=name),
         on_row=rows.append,

@@ -15,7 +15,7 @@ from pose.engine import moved
 from pose.recolour import packed, recolour_batch
 
 STRONG = ColourLaw(32, (0.5, 1.5), (0.5, 1.5), 18, 0.5, 0.0, 0.0, 0.7, (0.2, 0.4), True)
-BOXES = BoxLaw(1.25, 0.5, 0.0, 1.5, 9, 0.1, 0.3, 0.2, 30.0, 0.6)
+BOXES = BoxLaw(1.25, 0.5, 0.0, 1.5, 9, 0.1, 0.3, 0.2, 30.0, 0.6, (), ())
 
 
 @pytest.mark.parametrize("official_quirks", [True, False])

@@ -18,7 +18,7 @@ def train(tiny_coco: TinyCoco) -> Annotations:
     tiny_coco.raw["images"] = [tiny_coco.raw["images"][i] for i in (0, 2, 1)]
     tiny_coco.raw["annotations"].sort(key=lambda one: -one["id"] if one["id"] > 14 else one["id"])
     tiny_coco.save()
-    return read_annotations(tiny_coco.root, SPLIT)
+    return read_annotations(tiny_coco.root, SPLIT, "person", None)
 
 
 def ids(persons: list[Person]) -> tuple[list[int], list[int]]:

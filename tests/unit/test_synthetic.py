@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from pose import body, puppet, synthetic
 from pose.canvas import Canvas
-from pose.skeleton import KEYPOINTS
+from pose.skeleton import COCO_17
 
 SPEC = synthetic.SyntheticSpec(
     train_images=6,
@@ -91,7 +91,7 @@ def test_pycocotools_reads_it_and_images_match(
     coco = COCO(path)
     assert len(coco.imgs) == size
     assert coco.getCatIds() == [1]
-    assert coco.cats[1]["keypoints"] == list(KEYPOINTS)
+    assert coco.cats[1]["keypoints"] == list(COCO_17.names)
     with zipfile.ZipFile(folder / f"{split}.zip") as archive:
         names = [f"{split}/{image['file_name']}" for image in coco.imgs.values()]
         assert archive.namelist() == names
@@ -178,7 +178,7 @@ def test_elbows_and_knees_lie_where_two_limb_parts_meet() -> None:
 def test_left_is_the_persons_left(persons: list[dict[str, Any]]) -> None:
     """With both eyes seen the left shoulder is at the image's right; from behind it is reversed."""
     nose, left_eye, right_eye, left, right = (
-        KEYPOINTS.index(n)
+        COCO_17.names.index(n)
         for n in ("nose", "left_eye", "right_eye", "left_shoulder", "right_shoulder")
     )
     front, back = [], []

@@ -95,7 +95,7 @@ def test_a_gpu_must_be_there(monkeypatch) -> None:
 def test_a_batch_for_a_gpu_is_what_fits(monkeypatch) -> None:
     """SHARE of the free memory, less the training state, in samples."""
     params = shrunken()
-    spec = training.model_spec(params)
+    spec = training.model_spec(params, 17)
     held = counting.count_held(spec, "none")
     state = 16 * counting.count_parameters(counting.build_on_meta(spec)) + held.fixed
     setting = sides.Setting(torch.device("cuda"), "none", 1, None)

@@ -1,0 +1,198 @@
+"""A set of five keypoints through the whole chain, by params alone, and what stops it."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mice import NAMES, save_mice, write_mice
+from pipeline.project import STAGES, Project, assert_refused, new_project, ran
+from pose.cache import CropTable
+
+MADE = ("data/cache", "models", "metrics")
+Raw = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Mice:
+    """A project reproduced on mice, their folder, and the content of train's json."""
+
+    project: Project
+    root: Path
+    train: Raw
+    output: str
+
+
+@pytest.fixture(scope="module")
+def mice(tmp_path_factory: pytest.TempPathFactory) -> Mice:
+    root = tmp_path_factory.mktemp("mice")
+    train = write_mice(root, "train", 12, unlabelled=4)
+    write_mice(root, "val", 5)
+    project = new_project(tmp_path_factory.mktemp("own"))
+    values = {"source": "local", "root": str(root), "category": "mouse"}
+    values |= {"train_split": "train", "val_split": "val"}
+    project.set(**{f"data.{key}": value for key, value in values.items()})
+    return Mice(project, root, train, project.must("dvc", "repro"))
+
+
+@pytest.fixture
+def own(mice: Mice, tmp_path: Path) -> Project:
+    """A copy to change; its data.root holds the mice still."""
+    return mice.project.copy(tmp_path)
+
+
+def use(project: Project, mice: Mice, folder: Path, train: Raw) -> None:
+    """The same images with another json of train."""
+    shutil.copytree(mice.root, folder / "mice")
+    save_mice(folder / "mice", "train", train)
+    project.set(**{"data.root": str(folder / "mice")})
+
+
+def rows(project: Project, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((project.root / name).read_text().splitlines()))
+
+
+def test_the_whole_chain(mice: Mice) -> None:
+    assert sorted(ran(mice.output)) == sorted(STAGES)
+    found = mice.project.json("data/cache/skeleton.json")
+    assert found == {
+        "names": NAMES,
+        "flip_pairs": [[1, 2]],
+        "upper_body": [],
+        "lower_body": [],
+        "limbs": [[0, 1], [0, 2], [0, 3], [3, 4]],
+    }
+    for split, count in (("train", 12), ("val", 5)):
+        table = CropTable(mice.project.root / "data/cache" / split)
+        assert table.keypoints.shape == table.target.shape == (count, 5, 3)
+
+
+@pytest.mark.parametrize("phase", ["phase1", "phase2", "ssl"])
+def test_training_has_something_to_learn(mice: Mice, phase: str) -> None:
+    name = f"metrics/train_{phase}/plots/metrics/loss.tsv"
+    lines = (mice.project.root / name).read_text().splitlines()[1:]
+    losses = [float(line.split("\t")[1]) for line in lines]
+    assert losses
+    assert min(losses) > 1e-5
+    with safe_open(mice.project.root / f"models/{phase}.safetensors", "pt") as stream:
+        assert stream.get_slice("head.final_layer.weight").get_shape()[0] == 5
+
+
+def test_evaluation_is_of_these_keypoints(mice: Mice) -> None:
+    results = mice.project.json("data/predictions/ssl.json")
+    assert results
+    assert {one["category_id"] for one in results} == {7}
+    assert {len(one["keypoints"]) for one in results} == {15}
+    table = rows(mice.project, "metrics/evaluate/keypoints.csv")
+    assert [row["keypoint"] for row in table] == NAMES
+    assert [row["labelled"] for row in table] == ["5"] * 5
+    assert 0 <= mice.project.json("metrics/evaluate/metrics.json")["AP"] <= 1
+
+
+def test_the_report_shows_the_names(mice: Mice) -> None:
+    page = (mice.project.root / "report/index.html").read_text()
+    for name in NAMES:
+        assert f"<td>{name}</td><td>1.000</td><td>1.000</td><td>1.000</td>" in page
+        assert f"<!-- {name} -->" in page  # of the bars
+    assert "left_eye" not in page
+
+
+def test_sigmas_are_evaluations_alone(own: Project) -> None:
+    """Looser ones raise AP; the cache is made anew, for they are checked there, but is the same."""
+    before = own.json("metrics/evaluate/metrics.json")["AP"]
+    own.set(**{"keypoints.oks_sigmas": [2.0] * 5})
+    assert ran(own.must("dvc", "repro")) == ["build_cache", "evaluate", "report"]
+    assert own.json("metrics/evaluate/metrics.json")["AP"] > max(before, 0.9)
+
+
+def test_half_bodies_need_names(own: Project) -> None:
+    own.set(**{"augment.half_body_prob": 1.0})
+    expected = "keypoints.upper_body and keypoints.lower_body, or set augment.half_body_prob: 0"
+    assert_refused(own.stage("train_phase1"), "train_phase1", expected, logged=1)
+
+
+def test_a_head_of_coco_is_refused(own: Project) -> None:
+    state = load_file(own.root / "models/phase1.safetensors")
+    for kind in ("weight", "bias"):
+        own_maps = state[f"head.final_layer.{kind}"]
+        state[f"head.final_layer.{kind}"] = own_maps[[0] * 17].contiguous()
+    save_file(state, own.root.parent / "coco.safetensors")
+    head = str(own.root.parent / "coco.safetensors")
+    own.set(**{"weights.source": "file", "weights.file": head, "weights.head": "keep"})
+    own.must_stage("fetch_weights")
+    expected = "its head makes 17 maps, the keypoints here need 5"
+    assert_refused(own.stage("train_phase1"), "train_phase1", expected)
+    own.set(**{"keypoints.names": NAMES})
+    assert_refused(own.stage("fetch_weights"), "fetch_weights", head, expected)
+
+
+# ---------------------------------------------------------------------------------- bad input
+
+
+def unlabelled(raw: Raw) -> None:
+    for one in raw["annotations"]:
+        one["keypoints"] = [0] * 15
+
+
+def shares_of_the_image(raw: Raw) -> None:
+    for one in raw["annotations"]:
+        one["keypoints"] = [v if i % 3 == 2 else v / 160 for i, v in enumerate(one["keypoints"])]
+
+
+def nameless(raw: Raw) -> None:
+    del raw["categories"][1]["keypoints"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (unlabelled, "person_keypoints_train.json: none of 12 persons has a labelled keypoint"),
+        (shares_of_the_image, "40 keypoints are labelled, but none lies in its person's crop"),
+        (nameless, "category 'mouse' has no 'keypoints'; add their names there, or list them"),
+    ],
+)
+def test_bad_annotations(
+    mice: Mice, own: Project, tmp_path: Path, spoil: Callable[[Raw], None], expected: str
+) -> None:
+    raw = copy.deepcopy(mice.train)
+    spoil(raw)
+    use(own, mice, tmp_path, raw)
+    before = own.content(*MADE)
+    assert_refused(own.stage("build_cache"), "build_cache", expected)
+    assert own.content(*MADE) == before
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"data.category": "rat"}, "0 categories are named 'rat'"),
+        ({"keypoints.oks_sigmas": [0.1] * 4}, "keypoints.oks_sigmas has 4 numbers, expected 5"),
+    ],
+)
+def test_bad_params(own: Project, values: dict[str, Any], expected: str) -> None:
+    own.set(**values)
+    before = own.content(*MADE)
+    assert_refused(own.stage("build_cache"), "build_cache", expected)
+    assert own.content(*MADE) == before
+
+
+def test_a_joint_that_is_never_labelled_is_named(mice: Mice, own: Project, tmp_path: Path) -> None:
+    raw = copy.deepcopy(mice.train)
+    for one in raw["annotations"]:
+        one["keypoints"][12:] = [0, 0, 0]
+    raw["annotations"][-1]["keypoints"][:3] = [0, 0, 0]
+    use(own, mice, tmp_path, raw)
+    log = own.must_stage("build_cache")
+    assert log.count("never learnt: tail_tip\n") == 1
+    table = {row["keypoint"]: row for row in rows(own, "metrics/build_cache/keypoints.csv")}
+    assert (table["nose"]["train"], table["tail_tip"]["train"]) == ("0.875", "0.0")
+    assert table["tail_tip"]["val"] == "1.0"
