@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 import apply
 import plan
-from pose.counting import Flops, Held
+import training
+from pose.counting import Flops, Held, count_flops, count_held, count_parameters
 from pose.errors import PoseError
+from pose.model import build_on_meta
 from pose.params import Params
 
 SAPIENS_2B = "sapiens_2b_coco_1024x768"
@@ -47,23 +48,18 @@ def default() -> Params:
     return apply.load_params(apply.PARAMS)
 
 
-@cache
-def planned(name: str) -> plan.Plan:
-    return plan.plan(apply.resolve(name), None)
-
-
 @pytest.mark.parametrize("name", apply.names())
 def test_a_recipe_is_planned(name: str) -> None:
-    params, found = apply.resolve(name), planned(name)
-    assert found.flops.forward == pytest.approx(forward_flops(params), rel=0.01)
-    assert found.persons.labelled == 149_813
+    params = apply.resolve(name)
+    spec, model = training.model_spec(params), params.model
+    forward = count_flops(spec).forward
+    assert forward == pytest.approx(forward_flops(params), rel=0.01)
+    numbers, held = count_parameters(build_on_meta(spec)), count_held(spec, "none")
     header = (apply.RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("\n\n")[0]
     header = " ".join(header.replace("\n#", " ").split())
-    checkpointed, batch = params.model.grad_checkpointing, params.train.batch_size
-    need = plan.total_bytes(found, "none", checkpointed, batch)
+    need = 16 * numbers + held.fixed + held.sample * params.train.batch_size
     assert f"by count (stages/plan.py) {need / 1e9:.0f} GB" in header
-    factor, epochs = 4 if checkpointed else 3, params.phase2.epochs
-    forward = found.flops.forward
+    factor, epochs = 4 if model.grad_checkpointing else 3, params.phase2.epochs
     assert f"{factor} x {forward / 1e9:,.1f} GFLOP x 149,813 persons x {epochs}" in header
     hours = factor * forward * 149_813 * epochs / 3e14 / 3600
     assert f"would take {hours:,.0f} GPU hours at an assumed 300 TFLOP/s" in header
@@ -203,9 +199,10 @@ def test_the_committed_rates_tell_their_basis() -> None:
 
 
 def test_two_billion_parameters_on_a_laptop() -> None:
-    found = planned(SAPIENS_2B)
+    params = apply.resolve(SAPIENS_2B)
+    found = plan.plan(params, None)
     assert (found.backbone, found.head) == (2_131_943_040, 34_224_401)
-    said = table(apply.resolve(SAPIENS_2B), found)
+    said = table(params, found)
     assert "backbone 2,131,943,040  head 34,224,401" in said
     assert "input 768 x 1024 (w x h)" in said
     assert "149,813 labelled" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,56 @@ def test_rates_are_written_as_they_are_read(tmp_path: Path) -> None:
     changed = telling.with_rate(rates, new)
     assert [rate for rate in changed if rate not in rates] == [new]
     assert len(changed) == len(rates)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """torch.cuda's answers for a GPU that is not there; the calls in order."""
+    calls: list[str] = []
+    answers = {
+        "synchronize": None,
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 100,
+        "max_memory_allocated": 350,
+        "get_device_name": "GPU x",
+        "get_device_properties": types.SimpleNamespace(total_memory=80.4e9),
+    }
+    for name, answer in answers.items():
+
+        def told(device: object, name: str = name, answer: object = answer) -> object:
+            calls.append(name)
+            return answer
+
+        monkeypatch.setattr(torch.cuda, name, told)
+    return calls
+
+
+def test_a_gpu_is_waited_for_and_its_peak_read(pretended_gpu: list[str]) -> None:
+    device = torch.device("cuda")
+    assert timing.memory_of(lambda: pretended_gpu.append("step"), device) == 250
+    assert pretended_gpu == [
+        "step",
+        "synchronize",
+        "reset_peak_memory_stats",
+        "memory_allocated",
+        "step",
+        "max_memory_allocated",
+    ]
+    pretended_gpu.clear()
+    seconds, wall = timing.timed(lambda: pretended_gpu.append("step"), device)
+    assert pretended_gpu == ["synchronize", "step", "synchronize"]
+    assert wall >= 0
+    assert seconds >= 0
+
+
+def test_a_gpu_is_told_by_its_name(pretended_gpu: list[str]) -> None:
+    """Its row has the data sheet's gigabytes; the rate is the median pair's."""
+    setting = sides.Setting(torch.device("cuda"), "bf16", 3, 4)
+    assert telling.title(setting) == "GPU x, bf16"
+    case = sides.Case("some recipe", shrunken(), 4, setting)
+    flops = 4 * counting.count_flops(training.model_spec(case.params)).training
+    seconds = timing.Seconds([flops / 1e12, flops / 2e12, flops / 9e12], [])
+    result = timing.Result(case, seconds, seconds, seconds, [4e12], {"ours": 250}, {"ours": {}})
+    expected = plan.Rate("GPU x", 80, "bf16", 2.0, "measured: some recipe, batch 4")
+    assert telling.rate_of(result) == expected
+    assert "| roofline share | 0.50 (0.25 to 2.25) |" in list(telling.case_lines(result))
