@@ -104,7 +104,9 @@ def report(root: Path, split: str, scratch: Path) -> list[str]:
 
 
 def crop_spec(wh: tuple[int, int], sigma: float) -> CropSpec:
-    codec = UdpCodec("gaussian", wh, (wh[0] // 4, wh[1] // 4), sigma, 0.0546875, COCO_17.flip_indices)
+    codec = UdpCodec(
+        "gaussian", wh, (wh[0] // 4, wh[1] // 4), sigma, 0.0546875, COCO_17.flip_indices
+    )
     return CropSpec(codec, HALVES, 1.25, 1.5, 0.5, 0.16, 80.0, 95)
 
 

@@ -14,6 +14,7 @@ from pose.inference import predict_maps
 from pose.model import normalise
 from pose.optim import build_adamw, set_lr
 from pose.params import Params
+from pose.skeleton import COCO_17
 
 Work = Callable[[], None]
 
@@ -49,7 +50,7 @@ class Side:
 def our_side(case: Case) -> Side:
     """The engine's step; see the head of this file."""
     params, device = case.params, case.setting.device
-    model, codec = training.build_model(params).to(device), training.codec(params)
+    model, codec = training.build_model(params, COCO_17).to(device), training.codec(params, COCO_17)
     law = params.train
     optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
     set_lr(optimizer, law.lr)
@@ -93,7 +94,7 @@ def their_side(case: Case) -> Side | None:
     model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=case.params.train.lr)
     raw, targets = samples(case)
-    codec = training.codec(case.params)
+    codec = training.codec(case.params, COCO_17)
     images, heatmaps = normalise(raw), codec.render(targets)
 
     def step() -> None:

@@ -31,12 +31,13 @@ from pose.engine import (
 from pose.errors import PoseError
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
+from pose.skeleton import COCO_17
 
 CPU = torch.device("cpu")
 STEPS, KILL_AT, BATCH = 6, 4, 4
 CODEC = UdpCodec("gaussian", (24, 32), (12, 16), 1.0, 0.0546875, COCO_17.flip_indices)
 PATHS = PathSpec(20.0, 0.15, 0.8, 2, 2, 1, 2, -1e9)
-SPEC = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, "sapiens", (8, 8), (8,), False, 1)
+SPEC = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, "sapiens", (8, 8), (8,), False, 1, 17)
 
 
 def persons(seed: int) -> list[torch.Tensor]:
