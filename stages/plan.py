@@ -197,7 +197,7 @@ def _steps(found: Plan) -> str:
 
 def _memory(params: Params, found: Plan) -> str:
     """This run's parts, then what the dials give."""
-    batch, own = params.train.batch_size, _own(params)
+    batch, own = params.train.batch_size // params.train.accumulate, _own(params)
     numbers, held = found.backbone + found.head, found.held[own]
     parts = [f"{part} {size * numbers / 1e9:.2f}" for part, size in STATE_BYTES.items()]
     parts += [f"activations {(held.fixed + held.sample * batch) / 1e9:.2f}"]
