@@ -213,7 +213,8 @@ class Column:
     """
 
     def __init__(self, table: pa.Table, name: str, shape: tuple[int, ...], dtype: type) -> None:
-        self.parts = [np.asarray(c.flatten()).reshape(-1, *shape) for c in table[name].chunks]
+        chunks = table[name].chunks
+        self.parts = [np.asarray(c.flatten()).reshape(len(c), *shape) for c in chunks]
         self._ends = np.cumsum([len(part) for part in self.parts])
         self.shape, self.dtype = (len(table), *shape), dtype
 

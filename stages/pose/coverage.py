@@ -14,12 +14,11 @@ from pose.errors import PoseError
 
 @dataclass(frozen=True)
 class Coverage:
-    """Counts of a split: persons, those of them with a keypoint, and (K,) keypoints of these.
+    """Counts of a split: persons with a keypoint, and (K,) keypoints of these.
 
     in_crop counts those labelled keypoints whose target lies on the heatmap of the unaugmented box.
     """
 
-    persons: int
     labelled_persons: int
     labelled: NDArray[np.int64]
     in_crop: NDArray[np.int64]
@@ -37,14 +36,14 @@ def measure(table: CropTable, heatmap_wh: tuple[int, int]) -> Coverage:
         on_map = ((cells >= -0.5) & (cells <= np.array(heatmap_wh) - 0.5)).all(axis=2)
         labelled += seen.sum(axis=0)
         in_crop += (seen & on_map & (target[..., 2] > 0)).sum(axis=0)
-    return Coverage(len(table), len(table.labelled()), labelled, in_crop)
+    return Coverage(len(table.labelled()), labelled, in_crop)
 
 
 def require_keypoints(found: Coverage, file: str) -> None:
     """Raises PoseError if all targets of a split are zero: a loss of 0.0000, nothing to score."""
     if not found.labelled.any():
         raise PoseError(
-            f"{file}: none of {found.persons:,} persons has a labelled keypoint (visibility 1 or "
+            f"{file}: no person has a labelled keypoint (visibility 1 or "
             "2), so every target would be zero; is 'keypoints' filled in, and data.category right?"
         )
     if not found.in_crop.any():

@@ -17,7 +17,7 @@ MAP_WH = (24, 32)
 
 def test_counts_of_a_cached_split(crop_table: CropTable) -> None:
     found = measure(crop_table, MAP_WH)
-    assert (found.persons, found.labelled_persons) == (6, 5)
+    assert found.labelled_persons == 5
     assert found.labelled.tolist() == [5] * 8 + [4] * 4 + [3] * 5
     np.testing.assert_array_equal(found.shares(found.labelled), found.labelled / 5)
     assert (found.in_crop <= found.labelled).all()
@@ -31,21 +31,22 @@ def test_only_targets_on_the_map_are_in_the_crop() -> None:
     target[0, 6, 2] = 0
     keypoints = np.full((1, 8, 3), 2.0)
     keypoints[0, 7, 2] = 0
-    table = SimpleNamespace(keypoints=keypoints, target=target, labelled=lambda: [0])
+    columns = (SimpleNamespace(parts=[a], shape=a.shape) for a in (keypoints, target))
+    table = SimpleNamespace(keypoints=next(columns), target=next(columns), labelled=lambda: [0])
     table = type("Table", (SimpleNamespace,), {"__len__": lambda self: 1})(**vars(table))
     assert measure(table, MAP_WH).in_crop.tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
 
 
 def test_zero_targets_are_told_apart() -> None:
-    good = Coverage(9, 3, np.array([3, 0]), np.array([2, 0]))
+    good = Coverage(3, np.array([3, 0]), np.array([2, 0]))
     require_keypoints(good, "x.json")
-    with pytest.raises(PoseError, match=r"^x.json: none of 9 persons has a labelled keypoint"):
+    with pytest.raises(PoseError, match=r"^x.json: no person has a labelled keypoint"):
         require_keypoints(replace(good, labelled=np.zeros(2, int)), "x.json")
     with pytest.raises(PoseError, match=r"^x.json: 3 keypoints are labelled, but none lies in"):
         require_keypoints(replace(good, in_crop=np.zeros(2, int)), "x.json")
 
 
 def test_nobody_and_never() -> None:
-    nobody = Coverage(4, 0, np.zeros(2, int), np.zeros(2, int))
+    nobody = Coverage(0, np.zeros(2, int), np.zeros(2, int))
     assert nobody.shares(nobody.labelled).tolist() == [0, 0]
     assert never(("a", "b", "c"), np.array([1, 0, 0])) == ["b", "c"]

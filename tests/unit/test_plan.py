@@ -51,7 +51,7 @@ def default() -> Params:
 @pytest.mark.parametrize("name", apply.names())
 def test_a_recipe_is_planned(name: str) -> None:
     params = apply.resolve(name)
-    spec, model = training.model_spec(params), params.model
+    spec, model = training.model_spec(params, 17), params.model
     forward = count_flops(spec).forward
     assert forward == pytest.approx(forward_flops(params), rel=0.01)
     numbers, held = count_parameters(build_on_meta(spec)), count_held(spec, "none")

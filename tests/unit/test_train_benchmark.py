@@ -183,7 +183,7 @@ def test_a_gpu_is_told_by_its_name(pretended_gpu: list[str]) -> None:
     setting = sides.Setting(torch.device("cuda"), "bf16", 3, 4)
     assert telling.title(setting) == "GPU x, bf16"
     case = sides.Case("some recipe", shrunken(), 4, setting)
-    flops = 4 * counting.count_flops(training.model_spec(case.params)).training
+    flops = 4 * counting.count_flops(training.model_spec(case.params, 17)).training
     seconds = timing.Seconds([flops / 1e12, flops / 2e12, flops / 9e12], [])
     result = timing.Result(case, seconds, seconds, seconds, [4e12], {"ours": 250}, {"ours": {}})
     expected = plan.Rate("GPU x", 80, "bf16", 2.0, "measured: some recipe, batch 4")
