@@ -111,7 +111,7 @@ def persons(params: Params, cache: Path | None) -> Persons:
     summary = cache and cache / "summary.json"
     if summary and summary.is_file():
         counts = read_json(summary)
-        return Persons(counts["train_labelled"], counts["train_unlabelled"], "data/cache")
+        return Persons(counts["train"], counts["unlabelled"], "data/cache")
     if params.data.source == "coco":
         return Persons(COCO_LABELLED, COCO_UNLABELLED, "COCO's train2017, the second about")
     if params.data.source == "synthetic":

@@ -116,10 +116,11 @@ def test_those_at_work_stop_at_the_next_block(tmp_path: Path, server: Server) ->
 
 
 FETCH = f"""
-import sys; sys.path.insert(0, {str(Path(remote.__file__).parents[1])!r})
+import signal, sys; sys.path.insert(0, {str(Path(remote.__file__).parents[1])!r})
 from pathlib import Path
 from pose.fetching import fetch_all
 from pose.pins import Pin
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of the background
 fetch_all([(u, Pin("0" * 64, "x")) for u in sys.argv[2:]], Path(sys.argv[1]))
 """
 

@@ -77,7 +77,7 @@ def test_the_dials_only_ever_save(default: Params) -> None:
 
 
 def test_a_built_cache_is_counted(tmp_path: Path, default: Params) -> None:
-    summary = {"train_labelled": 40, "train_unlabelled": 8, "bad_records": 0}
+    summary = {"train": 40, "unlabelled": 8, "bad_records": 0}
     (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     assert plan.persons(default, tmp_path) == plan.Persons(40, 8, "data/cache")
 
@@ -88,8 +88,8 @@ def test_without_a_cache_the_default_is_known(tmp_path: Path, default: Params) -
     counts = json.loads(path.read_text(encoding="utf-8"))
     for found in (plan.persons(default, None), plan.persons(default, tmp_path)):
         assert (found.labelled, found.unlabelled) == (
-            counts["train_labelled"],
-            counts["train_unlabelled"],
+            counts["train"],
+            counts["unlabelled"],
         )
 
 
