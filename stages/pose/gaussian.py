@@ -190,12 +190,12 @@ def _mirrored(length: int, margin: int) -> Tensor:
 
 
 def _convolved(padded: Tensor, kernel_size: int) -> Tensor:
-    """Gaussian blur of maps (B, K, H + k - 1, W + k - 1), which shrinks them to (B, K, H, W)."""
+    """Gaussian blur of maps (B, K, H + k - 1, W + k - 1), which shrinks them to (B, K, H, W).
+
+    No convolution of torch's: its last bits depend on what else is in the batch.
+    """
     kernel = blur_kernel(kernel_size).to(padded.device)
-    planes = padded.flatten(0, 1)[:, None]
-    planes = F.conv2d(planes, kernel[None, None, None, :])
-    planes = F.conv2d(planes, kernel[None, None, :, None])
-    return planes[:, 0].unflatten(0, padded.shape[:2])
+    return _shrunk(_shrunk(padded, kernel).mT, kernel).mT
 
 
 def blur_kernel(size: int) -> Tensor:
