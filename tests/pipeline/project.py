@@ -18,6 +18,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.warm import python_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = (
     "download_coco",
@@ -55,18 +57,25 @@ Finished = subprocess.CompletedProcess[str]
 
 @dataclass
 class Project:
-    """A folder that holds a clone; commands run in it with the tests' own Python first on PATH."""
+    """A folder that holds a clone; commands run in it with the tests' own Python first on PATH.
+
+    warm: stages run in a fork of a Python that has torch imported, see warm.py.
+    """
 
     root: Path
     workers: int = 1
     processes: int = 1
+    warm: bool = True
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
+    def start(self, *command: str, warm: bool = False) -> subprocess.Popen[str]:
         """The command, begun; `python` and `dvc` are those of the tests' environment."""
+        environment = self._environment()
+        if warm:
+            environment["PATH"] = python_folder() + os.pathsep + environment["PATH"]
         return subprocess.Popen(
             command,
             cwd=self.root,
-            env=self._environment(),
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -74,7 +83,7 @@ class Project:
 
     def run(self, *command: str) -> Finished:
         """The command, ended, however it ended."""
-        process = self.start(*command)
+        process = self.start(*command, warm=self.warm)
         stdout, stderr = process.communicate()
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 

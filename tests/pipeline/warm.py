@@ -1,0 +1,145 @@
+"""A Python that has the heavy libraries imported already: tests' stages start in no time.
+
+    python tests/pipeline/warm.py SOCKET                      # the server
+    python -S tests/pipeline/warm.py SOCKET stages/x.py ...   # a stage, run in a fork of it
+
+Only other people's libraries are imported beforehand: the stage and all of pose/ are loaded from
+the project that asks. Environment, folder, arguments, streams and exit code are the asker's. What
+is no stage script goes to the plain Python, and so do tests that kill processes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "albumentations",
+    "cv2",
+    "dvclive",
+    "jinja2",
+    "matplotlib.pyplot",
+    "pandas",
+    "psutil",
+    "pyarrow",
+    "pycocotools.cocoeval",
+    "pydantic",
+    "requests",
+    "ruamel.yaml",
+    "safetensors.torch",
+    "scipy.ndimage",
+    "timm",
+    "torch.distributed.checkpoint.state_dict",
+    "tqdm",
+)
+
+
+def ask(path: str, command: list[str]) -> int:
+    """Exit code of the stage `command`, run by the server at socket `path`."""
+    request = {"argv": command, "cwd": os.getcwd(), "env": dict(os.environ)}
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(path)
+        socket.send_fds(server, [b"\0"], [0, 1, 2])
+        server.sendall(json.dumps(request).encode() + b"\n")
+        with server.makefile() as answers:
+            pid = int(answers.readline())
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda number, _: os.kill(pid, number))
+            return int(answers.readline() or 1)
+
+
+@functools.cache
+def python_folder() -> str:
+    """A folder whose `python` asks this process's server, which is begun with it."""
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    path = folder / "socket"
+    server = subprocess.Popen([sys.executable, __file__, str(path)])
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(server.kill)
+    script = folder / "python"
+    plain, asking = shlex.quote(sys.executable), shlex.join([__file__, str(path)])
+    script.write_text(
+        f'#!/bin/sh\ncase "$1" in stages/*.py) exec {plain} -S {asking} "$@" ;; esac\n'
+        f'exec {plain} "$@"\n'
+    )
+    script.chmod(0o755)
+    while not path.exists():
+        assert server.poll() is None, "the warm Python did not start"
+        time.sleep(0.05)
+    return str(folder)
+
+
+def serve(path: str) -> dict[str, Any]:
+    """Answer requests; returns only in a fork, with the request that it shall run."""
+    import gc
+    import importlib
+
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    gc.freeze()  # a fork's collections leave the shared pages alone
+    tests = os.getppid()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(5)  # seconds between looks whether the tests are still there
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who only pass on
+        while os.getppid() == tests:
+            with contextlib.suppress(TimeoutError):
+                asker, _ = listener.accept()
+                if os.fork() == 0:
+                    listener.close()
+                    return passed_on(asker)
+                asker.close()
+    sys.exit()
+
+
+def passed_on(asker: socket.socket) -> dict[str, Any]:
+    """The request, in a further fork; this process waits for that and tells its exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, streams, _, _ = socket.recv_fds(asker, 1, 3)
+    with asker.makefile() as lines:
+        request = json.loads(lines.readline())
+    pid = os.fork()
+    if pid == 0:
+        asker.close()
+        return request | {"streams": streams}
+    for stream in streams:
+        os.close(stream)
+    asker.sendall(f"{pid}\n".encode())
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    asker.sendall(f"{code if code >= 0 else 128 - code}\n".encode())
+    os._exit(0)
+
+
+def run(request: dict[str, Any]) -> None:
+    """The stage, as `python stages/x.py` would run it."""
+    import runpy
+
+    for number, stream in enumerate(request["streams"]):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.argv = request["argv"]
+    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        sys.exit(ask(sys.argv[1], sys.argv[2:]))
+    run(serve(sys.argv[1]))
