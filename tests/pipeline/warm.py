@@ -84,12 +84,10 @@ def python_folder() -> str:
 
 def serve(path: str) -> dict[str, Any]:
     """Answer requests; returns only in a fork, with the request that it shall run."""
-    import gc
     import importlib
 
     for name in LIBRARIES:
         importlib.import_module(name)
-    gc.freeze()  # a fork's collections leave the shared pages alone
     tests = os.getppid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
