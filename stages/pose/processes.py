@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 import cv2
@@ -17,8 +17,13 @@ def die_with(pid: int) -> None:
     threading.Thread(target=_follow, args=(pid,), daemon=True).start()
 
 
-def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Spawned helpers, OpenCV on one thread each, that end with this process."""
+def worker_pool(workers: int) -> Executor:
+    """Spawned helpers, OpenCV on one thread each, that end with this process.
+
+    One worker is a thread of this process: its start costs nothing.
+    """
+    if workers == 1:
+        return ThreadPoolExecutor(1, initializer=cv2.setNumThreads, initargs=(0,))
     return ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (os.getpid(),))
 
 
