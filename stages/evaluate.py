@@ -274,7 +274,7 @@ def _tables(
             skeleton.names, truth, results, val.persons, shown, sigmas, thr
         ),
         "errors": mistakes.error_table(truth, results, matches, sigmas, skeleton.flip_indices),
-        "groups": breakdown.group_table(truth, results, sigmas, by_id),
+        "groups": breakdown.group_table(truth, results, matches, sigmas, by_id),
         "pr": breakdown.pr_table(truth, results, sigmas),
         "oks": breakdown.oks_table(oks),
         "calibration": breakdown.calibration_table(results, matches),
@@ -286,7 +286,7 @@ def _headline(params: Params, val: Val, tables: Tables) -> dict[str, Any]:
     key: Any = (params.evaluate.asked_models[-1], *_final(params, val))
     chosen = tables["ablation"].set_index(["model", "tta", "decoder"]).loc[key]
     keypoints = tables["keypoints"]
-    pck = (keypoints["PCK"] * keypoints["labelled"]).sum() / keypoints["labelled"].sum()
+    pck = (keypoints["PCK"] * keypoints["labelled"]).sum() / max(keypoints["labelled"].sum(), 1)
     return {
         **{name: float(chosen[name]) for name in STATS},
         "PCK": round(float(pck), 4),

@@ -76,7 +76,8 @@ def main(params: Params) -> None:
 
 def _gains(ablation: pd.DataFrame) -> dict[str, float]:
     """AP that each step adds, everything else at its best setting (flip test, refined peaks)."""
-    ap = ablation.set_index(["model", "flip", "decoder"])["AP"]
+    single = ablation[ablation["tta"] != "multiscale"]
+    ap = single.set_index(["model", "flip", "decoder"])["AP"]
     refinement = next(name for name in ablation["decoder"] if name != "argmax")
     best = ap["ssl", True, refinement]
     return {

@@ -91,12 +91,13 @@ def _alone(annotation: Json, k: int) -> Json:
 
 
 def group_table(
-    truth: Json, results: list[Json], sigmas: Array, oks: dict[int, float]
+    truth: Json, results: list[Json], matches: list[Match], sigmas: Array, oks: dict[int, float]
 ) -> pd.DataFrame:
     """Persons, AP and mean OKS by size, occlusion and crowding; oks is by annotation id.
 
-    AP of a size is COCO's, so that medium and large equal APm and APl. In the other groups the
-    persons outside the bin are ignored, as COCO ignores those without keypoints.
+    AP of a size is COCO's, so that medium and large equal APm and APl. In the other groups it is of
+    the bin's persons and the results matched to them alone: poses that belong to persons elsewhere,
+    or to nobody, would drown a small bin.
     """
     persons = labelled_persons(truth)
     sizes = {one["id"]: _bin(SIZES, one["area"], upper=1) for one in persons}
@@ -107,7 +108,7 @@ def group_table(
     for group, bins in (("occlusion", occlusion(persons)), ("crowding", crowding(persons))):
         labels = OCCLUDED if group == "occlusion" else CROWDED
         aps = {
-            label: average_precision(_only(truth, bins, label), results, sigmas)[0]
+            label: average_precision(*_only(truth, results, matches, bins, label), sigmas)[0]
             for label in labels
         }
         rows += _group_rows(group, bins, aps, oks)
@@ -147,13 +148,14 @@ def _bin(bins: dict[str, Any], value: float, upper: int | None = None) -> str:
     return next(label for label, end in ends.items() if value <= end)
 
 
-def _only(truth: Json, bins: dict[int, str], label: str) -> Json:
-    """The ground truth with everyone else without keypoints to find."""
-    annotations = [
-        one if bins.get(one["id"]) == label else {**one, "num_keypoints": 0}
-        for one in truth["annotations"]
-    ]
-    return {**truth, "annotations": annotations}
+def _only(
+    truth: Json, results: list[Json], matches: list[Match], bins: dict[int, str], label: str
+) -> tuple[Json, list[Json]]:
+    """A bin's persons, and what is matched to them."""
+    members = {id_ for id_, own in bins.items() if own == label}
+    annotations = [one for one in truth["annotations"] if one["id"] in members]
+    mine = [results[match.result] for match in matches if match.annotation in members]
+    return {**truth, "annotations": annotations}, mine
 
 
 def _group_rows(
