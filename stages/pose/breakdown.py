@@ -31,8 +31,9 @@ FOUND = 0.5  # similarity above which a keypoint counts as found
 OKS_THRS = np.arange(21) / 20
 PR_THRS = (0.5, 0.75, 0.9)
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # COCO's
-OCCLUDED = {"none": 0.0, "up to a quarter": 0.25, "more": 1.0}  # share of keypoints, upper ends
-CROWDED = {"alone": 0, "one other": 1, "more": 10**6}  # others whose box overlaps, upper ends
+# Upper ends: the share of keypoints that are hidden, and how many others' boxes overlap.
+OCCLUDED = {"none hidden": 0.0, "up to 1/4 hidden": 0.25, "more hidden": 1.0}
+CROWDED = {"alone": 0, "one other": 1, "more others": 10**6}
 OVERLAP = 0.1  # IoU of boxes; Ronchi and Perona 2017
 SCORE_BINS = 10
 

@@ -127,14 +127,19 @@ def test_occlusion_by_hand() -> None:
         annotation(2, [0, 0, 9, 9], [2, 2, 2, 1]),
         annotation(3, [0, 0, 9, 9], [2, 1, 0, 0]),
     ]
-    assert breakdown.occlusion(boxes) == {1: "none", 2: "up to a quarter", 3: "more"}
+    assert breakdown.occlusion(boxes) == {
+        1: "none hidden",
+        2: "up to 1/4 hidden",
+        3: "more hidden",
+    }
 
 
 def test_crowding_by_hand() -> None:
     """IoU: 1 and 2 share half of each, 3 touches 2 by less than a tenth, 4 to 6 coincide."""
     boxes = [[0, 0, 10, 10], [0, 5, 10, 10], [0, 14, 10, 10], *[[50, 50, 9, 9]] * 3]
     found = breakdown.crowding([annotation(i, box, [2]) for i, box in enumerate(boxes, 1)])
-    assert list(found.values()) == ["one other", "one other", "alone", "more", "more", "more"]
+    pair, crowd = ["one other"] * 2, ["more others"] * 3
+    assert list(found.values()) == [*pair, "alone", *crowd]
 
 
 def occlusion_rows(truth, results) -> pd.DataFrame:
@@ -153,8 +158,8 @@ def test_a_bad_pose_hurts_its_persons_bin_alone(truth, results) -> None:
     worse[own]["keypoints"] = [value + 4 for value in worse[own]["keypoints"]]
     nobody = {**results[0], "keypoints": [900.0] * 51, "score": 5.0}
     after = occlusion_rows(truth, [*worse, nobody])
-    assert 0 < after.loc["up to a quarter", "AP"] < before.loc["up to a quarter", "AP"]
-    assert after.loc["more", "AP"] == before.loc["more", "AP"]
+    assert 0 < after.loc["up to 1/4 hidden", "AP"] < before.loc["up to 1/4 hidden", "AP"]
+    assert after.loc["more hidden", "AP"] == before.loc["more hidden", "AP"]
 
 
 def test_pr_table_has_cocos_precision(truth, results) -> None:
