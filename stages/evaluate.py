@@ -114,27 +114,27 @@ def main(params: Params) -> None:
 
 def _val(params: Params, skeleton: Skeleton) -> Val:
     law = params.augment
-    room = (law.scale_factor, law.shift_factor, law.rotate_deg)
-    _require_room(params, geometry.zoom_room(params.codec.input_size, *room))
+    scales = params.evaluate.scales if "multiscale" in params.evaluate.ttas else (1.0,)
+    reach = (law.scale_factor, law.shift_factor, law.rotate_deg)
+    _require_room(scales, geometry.zoom_room(params.codec.input_size, *reach))
     persons = CropTable(stage.CACHE / "val")
     table, rows, boxes = persons, persons.labelled(), "ground truth"
     if (folder := stage.CACHE / "detections").is_dir():
         table, boxes = CropTable(folder), stage.DETECTIONS.name
         rows = np.arange(len(table), dtype=np.intp)
     codec = training.codec(params, skeleton)
-    samples = TestSamples(table, rows, law.bbox_padding, codec, params.evaluate.scales)
+    samples = TestSamples(table, rows, law.bbox_padding, codec, scales)
     truth = read_json(stage.CACHE / "ground_truth.json")
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
     return Val(samples, boxes, persons, truth, sigmas)
 
 
-def _require_room(params: Params, room: float) -> None:
+def _require_room(scales: tuple[float, ...], room: float) -> None:
     """Raises PoseError if a scale shows more of the image than the cached crops hold."""
-    largest = max(params.evaluate.scales)
-    if largest > room + 1e-9:
+    if max(scales) > room + 1e-9:
         raise PoseError(
-            f"params.yaml: evaluate.scales = {list(params.evaluate.scales)}, but the cached crops "
-            f"reach {room:.3f} boxes; lower {largest} or raise augment.scale_factor"
+            f"params.yaml: evaluate.scales = {list(scales)}, but the cached crops reach "
+            f"{room:.3f} boxes; lower {max(scales)} or raise augment.scale_factor"
         )
 
 

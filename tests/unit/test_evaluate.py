@@ -118,13 +118,11 @@ def test_poses_of_what_is_not_asked_for_any_more_go(at_home: Path, params, val) 
     assert not old.exists()
 
 
-def test_scales_beyond_the_cached_crops(bent_params) -> None:
-    params = load_params(bent_params({"evaluate.scales": "[1.0, 1.4, 1.5]"}))
-    evaluate._require_room(params, 1.5)
-    with pytest.raises(
-        PoseError, match=re.escape("[1.0, 1.4, 1.5], but the cached crops reach 1.4")
-    ):
-        evaluate._require_room(params, 1.43)
+def test_scales_beyond_the_cached_crops() -> None:
+    evaluate._require_room((1.0, 1.4, 1.5), 1.5)
+    said = "[1.0, 1.4, 1.5], but the cached crops reach 1.430 boxes; lower 1.5"
+    with pytest.raises(PoseError, match=re.escape(said)):
+        evaluate._require_room((1.0, 1.4, 1.5), 1.43)
 
 
 def test_networks_and_their_checkpoints(at_home: Path, bent_params) -> None:
