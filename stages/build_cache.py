@@ -31,11 +31,13 @@ from pose.coco import (
     BadRecord,
     Images,
     Person,
+    is_unannotated,
     read_annotations,
     read_images,
+    read_unannotated,
 )
 from pose.codec import UdpCodec
-from pose.coverage import Coverage, measure, never, require_keypoints
+from pose.coverage import Coverage, measure, never, nothing, require_keypoints
 from pose.detections import read_detections
 from pose.errors import PoseError
 from pose.files import read_json, write_atomic, write_json
@@ -63,8 +65,7 @@ def main(params: Params) -> None:
     if params.data.source == "local":
         root = Path(str(params.data.root)).expanduser()
     splits = {"train": params.data.train_split, "val": params.data.val_split}
-    category, names = params.data.category, params.keypoints.names
-    found = {kind: read_annotations(root, split, category, names) for kind, split in splits.items()}
+    found = _annotations(params, root)
     skeleton = _skeleton(params, found)
     spec = CropSpec(
         codec=stage.pick(UdpCodec, params.codec, flip_indices=skeleton.flip_indices),
@@ -104,15 +105,30 @@ def main(params: Params) -> None:
             _stop_on_bad(params, new)
             bad += new
             errors += [error for note in notes for error in note.squared_errors]
-        coverages = {
-            kind: measure(CropTable(folder / kind), params.codec.heatmap_size) for kind in splits
-        }
-        for kind, coverage in coverages.items():
-            require_keypoints(coverage, found[kind].name)
+        coverages = {}
+        for kind, one in found.items():
+            coverages[kind] = nothing(skeleton.num_keypoints)
+            if one.annotated:
+                coverages[kind] = measure(CropTable(folder / kind), params.codec.heatmap_size)
+                require_keypoints(coverages[kind], one.name)
         write_json(folder / stage.SKELETON.name, asdict(skeleton))
         _write_tables(folder, found["val"], splits["val"], bad, errors)
         _write_coverage(skeleton.names, coverages["train"], coverages["val"])
         _publish(folder)
+
+
+def _annotations(params: Params, root: Path) -> dict[str, Annotations]:
+    """Those of train, and those of val or, of test-dev, its images alone."""
+    law, names = params.data, params.keypoints.names
+    train = read_annotations(root, law.train_split, law.category, names)
+    if not is_unannotated(root, law.val_split):
+        return {"train": train, "val": read_annotations(root, law.val_split, law.category, names)}
+    if law.detections is None:
+        raise PoseError(
+            f"params.yaml: data.val_split = {law.val_split!r} has no annotations, so there are no "
+            "boxes to predict in; give a detector's in data.detections"
+        )
+    return {"train": train, "val": read_unannotated(root, law.val_split, train.category)}
 
 
 def _skeleton(params: Params, found: dict[str, Annotations]) -> Skeleton:

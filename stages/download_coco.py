@@ -28,7 +28,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -174,12 +174,12 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
         raise PoseError(f"params.yaml: data.root = {str(root)!r} is not a folder")
     counts: dict[str, int] = {}
     digests: dict[str, str] = {}
-    for split in dict.fromkeys((params.data.train_split, params.data.val_split)):
-        found = coco.read_annotations(root, split, params.data.category, params.keypoints.names)
+    law, names = params.data, params.keypoints.names
+    for split in dict.fromkeys((law.train_split, law.val_split)):
+        images, persons = _counts(root, split, law.category, names)
         with coco.Images(root, split):  # raises if there are none
             digests[split] = _split_digest(root, split)
-        counts[f"{split}_images"] = len(found.images)
-        counts[f"{split}_persons"] = len(found.persons)
+        counts |= {f"{split}_images": images, f"{split}_persons": persons}
     if params.data.unlabelled_images:
         counts["unlabelled_images"] = len(coco.read_images(root, coco.UNLABELLED_SPLIT))
         digests[coco.UNLABELLED_SPLIT] = digest(_place(root, coco.UNLABELLED_SPLIT))
@@ -187,15 +187,26 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     return counts
 
 
+def _counts(root: Path, split: str, category: str, names: Sequence[str] | None) -> tuple[int, int]:
+    """Images and persons of a split whose annotations, if it has any, are sound."""
+    if coco.is_unannotated(root, split):
+        return len(coco.read_images(root, split)), 0
+    found = coco.read_annotations(root, split, category, names)
+    return len(found.images), len(found.persons)
+
+
 def _split_digest(root: Path, split: str) -> str:
     """Digest of a split's images and annotations, wherever they lie under root."""
-    name = root / "annotations" / f"person_keypoints_{split}.json"
-    annotations = name if name.is_file() else root / coco.ANNOTATIONS_ZIP
+    kind = "image_info" if coco.is_unannotated(root, split) else "person_keypoints"
+    name = root / "annotations" / f"{kind}_{split}.json"
+    zipped = coco.ANNOTATIONS_ZIP if kind == "person_keypoints" else coco.image_info_zip(split)
+    annotations = name if name.is_file() else root / zipped
     return f"{digest(_place(root, split))} {digest(annotations)}"
 
 
 def _place(root: Path, split: str) -> Path:
     """A split's images, in their folder or their zip."""
+    split = coco.image_split(split)
     return root / split if (root / split).is_dir() else root / f"{split}.zip"
 
 

@@ -76,7 +76,8 @@ def main(params: Params) -> None:
 
 def _gains(ablation: pd.DataFrame) -> dict[str, float]:
     """AP that each step adds, everything else at its best setting (flip test, refined peaks)."""
-    ap = ablation.set_index(["model", "flip", "decoder"])["AP"]
+    single = ablation[ablation["tta"] != "multiscale"]
+    ap = single.set_index(["model", "flip", "decoder"])["AP"]
     refinement = next(name for name in ablation["decoder"] if name != "argmax")
     best = ap["ssl", True, refinement]
     return {
@@ -89,7 +90,11 @@ def _gains(ablation: pd.DataFrame) -> dict[str, float]:
 
 def _people(path: Path, table: CropTable, skeleton: Skeleton) -> list[dict[str, Any]]:
     """Each labelled person of val with its prediction, the lowest OKS first."""
-    people = [{**person, "table": table, "skeleton": skeleton} for person in read_json(path)]
+    keys = ("row", "keypoints", "oks")
+    people = [
+        {**{key: person[key] for key in keys}, "table": table, "skeleton": skeleton}
+        for person in read_json(path)
+    ]
     return sorted(people, key=lambda person: (person["oks"], person["row"]))
 
 

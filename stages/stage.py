@@ -111,7 +111,10 @@ def _key(name: str) -> str:
     entry = definition(name)
     params = load_params(Path("params.yaml"), entry["params"])
     parts = [json.dumps({k: v.model_dump() for k, v in dict(params).items()}, sort_keys=True)]
-    parts += [f"{dep} {digest(Path(dep))}" for dep in entry["deps"]]
+    for dep in map(Path, entry["deps"]):
+        if not dep.exists():
+            raise PoseError(f"{dep}: no such file; the stage that makes it has to run first")
+        parts.append(f"{dep} {digest(dep)}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -146,9 +146,13 @@ def loader(samples: TrainingSamples, batch_size: int, start: int, stop: int) -> 
     """This process's share of the batches of steps start .. stop - 1."""
     place = (distributed.rank(), distributed.world_size())
     batches = StepBatches(len(samples), batch_size, samples.seed, start, stop, *place)
-    share = stage.workers() // distributed.local_world_size()
-    workers = max(1, min(8, share)) if torch.cuda.is_available() else 1
+    workers = loader_workers() if torch.cuda.is_available() else 1
     return training_loader(samples, batches, workers)
+
+
+def loader_workers() -> int:
+    """Helper processes of this process's loader."""
+    return max(1, min(8, stage.workers() // distributed.local_world_size()))
 
 
 def train_supervised(

@@ -36,7 +36,8 @@ ROWS = (
     ("cache", "optim", "families", "counting", "parallel"),
     ("dataset", "figures", "coverage"),
     ("engine", "inference"),
-    ("consistency", "evaluation"),
+    ("consistency", "evaluation", "kept"),
+    ("breakdown", "mistakes"),
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS, start=1) for name in names}
 SCRIPT_ROW = len(ROWS) + 1

@@ -63,7 +63,8 @@ class Annotations:
     """Checked content of one person_keypoints_*.json; persons without crowds, sorted by image.
 
     outside counts persons that are in annotations, and so in COCOeval, but not in persons: no part
-    of their box lies on the image (mmpose leaves them out as well).
+    of their box lies on the image (mmpose leaves them out as well). annotated is false for a split
+    that has image_info_*.json alone (test-dev): images, and no persons.
     """
 
     name: str
@@ -73,17 +74,21 @@ class Annotations:
     persons: list[Person]
     bad: list[BadRecord]
     outside: int = 0
+    annotated: bool = True
 
 
 class Images:
-    """Bytes of a split's images by file name, from `<split>/` or `<split>.zip` under root."""
+    """Bytes of a split's images by file name, from `<split>/` or `<split>.zip` under root.
+
+    Those of test-dev2017 are in test2017, as COCO has them.
+    """
 
     def __init__(self, root: Path, split: str) -> None:
-        self.split = split
-        self.folder = root / split
+        self.split = image_split(split)
+        self.folder = root / self.split
         self._zip: zipfile.ZipFile | None = None
         if not self.folder.is_dir():
-            self._zip = _open_zip(root / f"{split}.zip", f"{self.folder}/")
+            self._zip = _open_zip(root / f"{self.split}.zip", f"{self.folder}/")
 
     def __enter__(self) -> Images:
         return self
@@ -107,6 +112,11 @@ class Images:
             raise BadImageError("is named in the annotations but absent") from None
         except UNREADABLE_MEMBER as error:
             raise BadImageError(f"cannot be read: {error}") from None
+
+
+def image_split(split: str) -> str:
+    """The split that a split's images belong to: COCO's test-dev is a part of test."""
+    return split.replace("test-dev", "test")
 
 
 class BadImageError(Exception):
@@ -168,6 +178,28 @@ def read_annotations(
             persons += [person] if seen else []
     persons.sort(key=lambda person: (person.image_id, person.ann_id))
     return Annotations(name, images, good, kind, persons, bad, outside)
+
+
+def is_unannotated(root: Path, split: str) -> bool:
+    """Whether a split has image_info_<split>.json alone, as test-dev has."""
+    if _is_there(root, f"person_keypoints_{split}.json", ANNOTATIONS_ZIP):
+        return False
+    return _is_there(root, f"image_info_{split}.json", image_info_zip(split))
+
+
+def _is_there(root: Path, name: str, zip_name: str) -> bool:
+    """Whether an annotation file lies loose or in that zip."""
+    path = root / zip_name
+    if (root / "annotations" / name).is_file() or not zipfile.is_zipfile(path):
+        return (root / "annotations" / name).is_file()
+    with zipfile.ZipFile(path) as archive:
+        return f"annotations/{name}" in archive.namelist()
+
+
+def read_unannotated(root: Path, split: str, category: Category) -> Annotations:
+    """The images of a split without annotations; its category is that of another."""
+    images = read_images(root, split)
+    return Annotations(f"image_info_{split}.json", images, [], category, [], [], annotated=False)
 
 
 def annotation_fault(
@@ -246,8 +278,13 @@ def by_image(persons: list[Person]) -> Iterator[list[Person]]:
 def read_images(root: Path, split: str) -> list[dict[str, Any]]:
     """Entries of the images of a split without annotations (image_info_<split>)."""
     name = f"image_info_{split}.json"
-    raw = _parse(_annotation_bytes(root, name, f"image_info_{split}.zip"), name, ("images",))
+    raw = _parse(_annotation_bytes(root, name, image_info_zip(split)), name, ("images",))
     return _checked_images(raw["images"], name)
+
+
+def image_info_zip(split: str) -> str:
+    """COCO's name of the zip that holds image_info_<split>.json."""
+    return f"image_info_{image_split(split)}.zip"
 
 
 def _annotation_bytes(root: Path, name: str, zip_name: str = ANNOTATIONS_ZIP) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -82,6 +83,21 @@ class UdpCodec:
         if self.type == "combined":
             planes = planes * planes.new_tensor([1.0, -1.0, 1.0])[:, None, None]
         return planes.flatten(1, 2)
+
+    def zoom_back(self, maps: Tensor, zoom: float) -> tuple[Tensor, Tensor]:
+        """Maps of a box `zoom` times as large about the same centre, in the cells of the box.
+
+        And (H, W), 1 where the larger or smaller box has them, else 0. Corners are pixel centres,
+        as everywhere here; offsets are lengths, so they grow with the zoom.
+        """
+        inverse = maps.new_tensor([[1 / zoom, 0, 0], [0, 1 / zoom, 0]])
+        grid = F.affine_grid(inverse[None], [1, 1, *maps.shape[2:]], align_corners=True)
+        found = F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), align_corners=True)
+        if self.type == "combined":
+            planes = found.unflatten(1, (len(self.flip_indices), -1))
+            found = (planes * planes.new_tensor([1.0, zoom, zoom])[:, None, None]).flatten(1, 2)
+        covered = (grid[0].abs() <= 1 + 1e-6).all(dim=2).to(maps.dtype)
+        return found * covered, covered
 
 
 def encode_person(

@@ -39,6 +39,11 @@ def measure(table: CropTable, heatmap_wh: tuple[int, int]) -> Coverage:
     return Coverage(len(table.labelled()), labelled, in_crop)
 
 
+def nothing(num_keypoints: int) -> Coverage:
+    """The coverage of a split without annotations."""
+    return Coverage(0, np.zeros(num_keypoints, np.int64), np.zeros(num_keypoints, np.int64))
+
+
 def require_keypoints(found: Coverage, file: str) -> None:
     """Raises PoseError if all targets of a split are zero: a loss of 0.0000, nothing to score."""
     if not found.labelled.any():

@@ -106,15 +106,25 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
 
 
 class TestSamples(Dataset[dict[str, Any]]):
-    """i -> unaugmented image of rows[i], its cached target, and the box it shows."""
+    """i -> unaugmented image of rows[i], its cached target, and the box it shows.
+
+    With scales other than 1 also `scaled` (S, h, w, 3), the images of the box so many times as
+    large, in their order.
+    """
 
     __test__ = False  # not a pytest class
 
     def __init__(
-        self, table: CropTable, rows: NDArray[np.intp], bbox_padding: float, codec: UdpCodec
+        self,
+        table: CropTable,
+        rows: NDArray[np.intp],
+        bbox_padding: float,
+        codec: UdpCodec,
+        scales: tuple[float, ...] = (1.0,),
     ) -> None:
         self.table, self.rows = table, rows
         self.bbox_padding, self.codec = bbox_padding, codec
+        self.zooms = tuple(zoom for zoom in scales if zoom != 1)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -122,15 +132,28 @@ class TestSamples(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self.rows[index])
         center, scale = self.box(row)
-        affine = geometry.udp_affine(center, scale, 0.0, self.codec.input_size)
-        affine = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
-        return {
-            "image": geometry.warp(self.table.crop(row), affine, self.codec.input_size),
+        crop, corner = self.table.crop(row), geometry.translate(self.table.crop_xy[row])
+        found = {
+            "image": self._image(crop, corner, center, scale),
             "target": self.table.target[row].copy(),
             "center": center,
             "scale": scale,
             "row": row,
         }
+        if self.zooms:
+            images = [self._image(crop, corner, center, scale * zoom) for zoom in self.zooms]
+            found["scaled"] = np.stack(images)
+        return found
+
+    def _image(
+        self,
+        crop: NDArray[np.uint8],
+        corner: NDArray[np.float64],
+        center: NDArray[np.float64],
+        scale: NDArray[np.float64],
+    ) -> NDArray[np.uint8]:
+        affine = geometry.udp_affine(center, scale, 0.0, self.codec.input_size)
+        return geometry.warp(crop, geometry.compose(affine, corner), self.codec.input_size)
 
     def box(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Centre and padded, aspect-fixed size of a row's box, image pixels."""
@@ -217,11 +240,22 @@ def test_loader(
     world_size: int = 1,  # noqa: PT028
 ) -> DataLoader:
     """The batches of test_batches, in order."""
-    batches = test_batches(len(samples), batch_size, rank, world_size)
-    return DataLoader(samples, batch_sampler=batches)
+    return batch_loader(samples, test_batches(len(samples), batch_size, rank, world_size), 0)
 
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
+
+
+def batch_loader(samples: TestSamples, batches: list[list[int]], workers: int) -> DataLoader:
+    """These batches, in order, made by so many helper processes; 0: by this one."""
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=partial(_begin_worker, os.getpid()),
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else each loader moves the global one
+    )
 
 
 def _begin_worker(trainer: int, _: int) -> None:

@@ -1,4 +1,4 @@
-"""From predictions to COCO's numbers: rescoring, OKS-NMS, COCOeval, and per-keypoint similarity.
+"""From predictions to COCO's numbers: rescoring, OKS-NMS, COCOeval and its matches, similarity.
 
 Source of rescoring, NMS and what precedes them: mmpose/evaluation/metrics/coco_metric.py
 ('bbox_keypoint', 'oks_nms').
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pose.cache import CropTable
+from pose.coco import finite_numbers
+from pose.errors import PoseError
 from pose.inference import Predictions
 
 Array = NDArray[np.float64]
 
 STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+ALL_AREAS = (0.0, 1e10)  # square pixels; COCO's
 MATCH_IOU = 0.5  # a box shows a person from here on
 
 
@@ -98,37 +102,146 @@ def _pose(found: Predictions, i: int, score: float) -> dict[str, Any]:
 def coco_eval(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], sigmas: Array
 ) -> dict[str, float]:
-    """COCOeval's ten keypoint numbers by name; all zero without results."""
+    """COCOeval's ten keypoint numbers by name; all zero without results.
+
+    -1 is pycocotools' own: no person of that area is annotated. Raises PoseError for results that
+    are not of this ground truth.
+    """
     if not results:
         return dict.fromkeys(STATS, 0.0)
+    require_results(results, ground_truth, len(sigmas))
+    run = coco_run(ground_truth, results, sigmas)
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.summarize()
+    return {name: float(value) for name, value in zip(STATS, run.stats, strict=True)}
+
+
+def coco_run(
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    sigmas: Array,
+    areas: Sequence[tuple[float, float]] | None = None,
+    oks_thrs: Sequence[float] | None = None,
+) -> COCOeval:
+    """COCOeval after accumulate(); there is at least one result, and results stay as they are.
+
+    areas (square pixels) and oks_thrs are COCO's if None.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = ground_truth
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
-        evaluation.params.kpt_oks_sigmas = sigmas
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {name: float(value) for name, value in zip(STATS, evaluation.stats, strict=True)}
+        run = COCOeval(truth, truth.loadRes([dict(one) for one in results]), "keypoints")
+        run.params.kpt_oks_sigmas = sigmas
+        run.params.areaRng = areas or run.params.areaRng
+        run.params.iouThrs = run.params.iouThrs if oks_thrs is None else np.array(oks_thrs)
+        run.evaluate()
+        run.accumulate()
+    return run
 
 
-def assign(truth: CropTable, table: CropTable, found: Predictions) -> Predictions:
-    """The predictions in `table`'s boxes handed to truth's labelled rows, by the boxes alone.
+def average_precision(
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    sigmas: Array,
+    areas: Sequence[tuple[float, float]] = (ALL_AREAS,),
+) -> list[float]:
+    """COCO's AP in each range of areas; 0 without results, NaN where nobody is annotated."""
+    if not results:
+        return [0.0] * len(areas)
+    precision = coco_run(ground_truth, results, sigmas, areas).eval["precision"]  # (T, R, 1, A, 1)
+    found = [precision[:, :, 0, a, 0] for a in range(len(areas))]
+    return [float(one[one > -1].mean()) if (one > -1).any() else np.nan for one in found]
 
-    One to one, the highest IoU first, none below MATCH_IOU; a row without gets keypoints of
-    infinity and scores of 0.
+
+def require_results(
+    results: list[dict[str, Any]], ground_truth: dict[str, Any], num_keypoints: int
+) -> None:
+    """Raises PoseError for the first result that COCOeval would stumble over or leave unseen."""
+    image_ids = {image["id"] for image in ground_truth["images"]}
+    category_id = ground_truth["categories"][0]["id"]
+    for place, one in enumerate(results):
+        if fault := _result_fault(one, image_ids, category_id, num_keypoints):
+            raise PoseError(f"results: record {place} {fault}; are they of this ground truth?")
+
+
+def _result_fault(
+    one: dict[str, Any], image_ids: set[int], category_id: int, num_keypoints: int
+) -> str | None:
+    """Why a result cannot serve, or None. Continues a sentence that names it."""
+    keypoints = one.get("keypoints")
+    if not isinstance(keypoints, list) or len(keypoints) != 3 * num_keypoints:
+        count = len(keypoints) if isinstance(keypoints, list) else 0
+        expected = f"expected {3 * num_keypoints} ({num_keypoints} x 3)"
+        return f"has {count} numbers in 'keypoints', {expected}"
+    if not finite_numbers([*keypoints, one.get("score")], len(keypoints) + 1):
+        return "has a keypoint or score that is not a finite number"
+    if one.get("image_id") not in image_ids:
+        return f"names image {one.get('image_id')}, which is not in 'images'"
+    if one.get("category_id") != category_id:
+        return f"has category_id {one.get('category_id')}, expected {category_id}"
+    return None
+
+
+class Match(NamedTuple):
+    """A result's place, the id of the annotation it is taken for (None: nobody), their OKS."""
+
+    result: int
+    annotation: int | None
+    oks: float
+
+
+def match_results(
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], sigmas: Array, oks_thr: float
+) -> list[Match]:
+    """COCOeval's own matches at oks_thr, image by image, the best score first.
+
+    Results taken for a crowd or for a person without keypoints are left out.
+    """
+    if not results:
+        return []
+    run = coco_run(ground_truth, results, sigmas, [ALL_AREAS], [oks_thr])
+    found = []
+    for one in filter(None, run.evalImgs):
+        place = (one["image_id"], one["category_id"])
+        columns = {truth["id"]: column for column, truth in enumerate(run._gts[place])}
+        for row, (id_, annotation) in enumerate(
+            zip(one["dtIds"], one["dtMatches"][0], strict=True)
+        ):
+            if one["dtIgnore"][0][row]:
+                continue
+            known = int(annotation) or None  # pycocotools' ids of results count from 1
+            oks = float(run.ious[place][row, columns[known]]) if known else 0.0
+            found.append(Match(id_ - 1, known, oks))
+    return found
+
+
+def partners(truth: CropTable, table: CropTable, found: Predictions) -> NDArray[np.intp]:
+    """For each of truth's labelled rows its prediction's place in found, by boxes alone, or -1.
+
+    One to one, the highest IoU first, none below MATCH_IOU.
     """
     rows = truth.labelled()
     boxes, image_ids = table.bbox_xywh[found.rows], table.image_id[found.rows]
-    keypoints = np.full((len(rows), *found.keypoints.shape[1:]), np.inf)
-    scores = np.zeros(keypoints.shape[:2])
+    index = np.full(len(rows), -1, dtype=np.intp)
     for image_id in np.unique(truth.image_id[rows]):
         mine = np.flatnonzero(truth.image_id[rows] == image_id)
         theirs = np.flatnonzero(image_ids == image_id)
-        partners = match_boxes(truth.bbox_xywh[rows[mine]], boxes[theirs])
-        shown, source = mine[partners >= 0], theirs[partners[partners >= 0]]
-        keypoints[shown], scores[shown] = found.keypoints[source], found.scores[source]
+        matched = match_boxes(truth.bbox_xywh[rows[mine]], boxes[theirs])
+        index[mine[matched >= 0]] = theirs[matched[matched >= 0]]
+    return index
+
+
+def assign(truth: CropTable, table: CropTable, found: Predictions) -> Predictions:
+    """The predictions in `table`'s boxes handed to truth's labelled rows, see partners.
+
+    A row without gets keypoints of infinity and scores of 0.
+    """
+    rows, index = truth.labelled(), partners(truth, table, found)
+    keypoints = np.full((len(rows), *found.keypoints.shape[1:]), np.inf)
+    scores = np.zeros(keypoints.shape[:2])
+    shown = index >= 0
+    keypoints[shown], scores[shown] = found.keypoints[index[shown]], found.scores[index[shown]]
     return Predictions(keypoints, scores, rows.astype(np.int64))
 
 

@@ -122,6 +122,14 @@ def context_size(
     return np.array([turned_w, turned_h]) + 2 * shift_factor * scale
 
 
+def zoom_room(
+    input_wh: tuple[int, int], scale_factor: float, shift_factor: float, rotation_deg: float
+) -> float:
+    """The largest factor by which a box may grow about its centre inside context_size."""
+    scale = np.array(input_wh, dtype=np.float64)
+    return float((context_size(scale, scale_factor, shift_factor, rotation_deg) / scale).min())
+
+
 def _largest_span(along: float, across: float, rotation_deg: float) -> float:
     """max over angles in [0, rotation_deg] of along*cos + across*sin."""
     angle = min(math.radians(rotation_deg), math.atan2(across, along))

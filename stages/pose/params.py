@@ -29,6 +29,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 SizeWH = tuple[Count, Count]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Names = tuple[str, ...]
+TTAS = ("none", "flip", "multiscale")  # test-time views, see inference.py
 
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -278,10 +279,63 @@ class Ssl(Section):
 
 
 class Evaluate(Section):
+    models: Annotated[tuple[Literal["phase1", "phase2", "ssl"], ...], Field(min_length=1)]
+    ablation: str | tuple[str, ...]
+    scales: Annotated[tuple[Positive, ...], Ascending]
+    ensemble: Names
     batch_size: Count
     flip_test: bool
     keypoint_score_thr: Probability
     oks_nms_thr: Probability
+    pck_thr: Positive
+
+    @property
+    def headline_tta(self) -> str:
+        """Test-time views of the headline."""
+        return "flip" if self.flip_test else "none"
+
+    @property
+    def ttas(self) -> Names:
+        """Test-time views that each model is asked for, the headline's always among them."""
+        asked = {"none", "flip"} if self.ablation == "full" else {*self.ablation}
+        if self.ablation == "full" and len(self.scales) > 1:
+            asked.add("multiscale")
+        return tuple(tta for tta in TTAS if tta in asked | {self.headline_tta})
+
+    @property
+    def asked_models(self) -> Names:
+        """Models that are evaluated, the headline's last."""
+        return self.models[-1:] if self.ablation == "headline" else self.models
+
+    @model_validator(mode="after")
+    def _models_differ(self) -> Evaluate:
+        if len({*self.models}) < len(self.models):
+            raise ValueError(f"models = {list(self.models)}, expected each name once")
+        return self
+
+    @model_validator(mode="after")
+    def _ablation_is_known(self) -> Evaluate:
+        listed = not isinstance(self.ablation, str) and {*self.ablation} <= {*TTAS}
+        if self.ablation not in ("full", "headline") and not listed:
+            found = self.ablation if isinstance(self.ablation, str) else list(self.ablation)
+            raise ValueError(
+                f"ablation = {found!r}, expected full, headline or a list of {', '.join(TTAS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scales_hold_one(self) -> Evaluate:
+        if 1.0 not in self.scales or len({*self.scales}) < len(self.scales):
+            raise ValueError(f"scales = {list(self.scales)}, expected 1.0 and others, each once")
+        if "multiscale" in self.ttas and len(self.scales) == 1:
+            raise ValueError("scales = [1.0], expected more of them for multiscale in ablation")
+        return self
+
+    @model_validator(mode="after")
+    def _ensemble_has_members(self) -> Evaluate:
+        if len(self.ensemble) == 1:
+            raise ValueError(f"ensemble = {list(self.ensemble)}, expected none or at least two")
+        return self
 
 
 class Report(Section):

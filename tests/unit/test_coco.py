@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import zipfile
 import zlib
@@ -15,7 +16,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pose.coco import BadImageError, Images, by_image, decode_image, read_annotations
+from pose.coco import (
+    BadImageError,
+    Images,
+    by_image,
+    decode_image,
+    is_unannotated,
+    read_annotations,
+    read_unannotated,
+)
 from pose.errors import PoseError
 from tiny import SPLIT, TinyCoco, picture
 
@@ -47,6 +56,48 @@ def test_a_box_off_the_image_is_no_person_but_stays_in_the_truth(tiny_coco: Tiny
     assert 11 not in {p.ann_id for p in found.persons}
     assert 11 in {a["id"] for a in found.annotations}
     assert (found.outside, found.bad) == (1, [])
+
+
+def unannotated(coco: TinyCoco, split: str = "test-dev2017") -> None:
+    """Adds a split as COCO's test-dev is: its images' list alone, the images in test2017."""
+    path = coco.root / "annotations" / f"image_info_{split}.json"
+    path.write_text(json.dumps({"images": coco.raw["images"], "categories": []}))
+    (coco.root / "test2017").symlink_to(coco.root / SPLIT)
+
+
+def test_a_split_without_annotations_has_images_alone(tiny_coco: TinyCoco) -> None:
+    unannotated(tiny_coco)
+    assert is_unannotated(tiny_coco.root, "test-dev2017")
+    category = read_annotations(tiny_coco.root, SPLIT, "person", None).category
+    found = read_unannotated(tiny_coco.root, "test-dev2017", category)
+    assert [image["id"] for image in found.images] == [1, 2, 3]
+    assert (found.persons, found.annotations, found.annotated) == ([], [], False)
+    assert found.category is category
+    name = tiny_coco.raw["images"][0]["file_name"]
+    assert Images(tiny_coco.root, "test-dev2017").read(name) == tiny_coco.image_path(1).read_bytes()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_annotations_go_before_an_image_list(
+    tiny_coco: TinyCoco, tmp_path: Path, zipped: bool
+) -> None:
+    unannotated(tiny_coco, SPLIT)
+    root = tiny_coco.root
+    if zipped:
+        root = tiny_coco.zipped(tmp_path / "zips")
+        with zipfile.ZipFile(root / f"image_info_{SPLIT}.zip", "w") as archive:
+            archive.writestr(f"annotations/image_info_{SPLIT}.json", "{}")
+    assert not is_unannotated(root, SPLIT)
+    assert not is_unannotated(root, "train2017")
+
+
+def test_image_lists_out_of_cocos_zip(tiny_coco: TinyCoco, tmp_path: Path) -> None:
+    """test-dev's list is in the zip of test's."""
+    with zipfile.ZipFile(tmp_path / "image_info_test2017.zip", "w") as archive:
+        content = json.dumps({"images": tiny_coco.raw["images"]})
+        archive.writestr("annotations/image_info_test-dev2017.json", content)
+    assert is_unannotated(tmp_path, "test-dev2017")
+    assert not is_unannotated(tmp_path, "test-dev2015")
 
 
 def test_by_image_of_nobody() -> None:

@@ -115,3 +115,26 @@ def test_combined_decode_equals_the_opencv_loop_on_noisy_maps() -> None:
         cell = np.array([column, row]) + 3.2 * maps[3 * k + 1 : 3 * k + 3, row, column]
         np.testing.assert_allclose(found[k], cell * (95 / 23, 127 / 31), atol=1e-3)
         assert scores[k] == pytest.approx(disc.max(), abs=1e-6)
+
+
+@pytest.mark.parametrize("zoom", [0.8, 1.25])
+@BOTH
+def test_maps_of_a_box_of_another_size_come_back_to_the_boxs_cells(codec, keypoints, zoom) -> None:
+    """What the larger or smaller box's maps say of a keypoint, in image pixels the same."""
+    middle = (np.array(codec.input_size) - 1) / 2
+    maps, _ = encode_person(codec, (keypoints - middle) / zoom + middle, np.ones(17))
+    found, covered = codec.zoom_back(torch.from_numpy(maps)[None], zoom)
+    assert covered.shape == found.shape[2:] == (32, 24)
+    back, _ = decode_person(codec, found[0].numpy(), BLUR)
+    np.testing.assert_allclose(back, keypoints, atol=1.0 if codec is COMBINED else 0.4)
+    inside = 1 if zoom > 1 else 0
+    assert covered[0, 0] == covered[-1, -1] == inside
+    assert covered[16, 12] == 1
+
+
+@BOTH
+def test_no_zoom_changes_nothing(codec: UdpCodec, keypoints) -> None:
+    maps = torch.from_numpy(encode_person(codec, keypoints, np.ones(17))[0])[None]
+    found, covered = codec.zoom_back(maps, 1.0)
+    torch.testing.assert_close(found, maps, atol=1e-4, rtol=1e-4)
+    assert covered.all()

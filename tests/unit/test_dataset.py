@@ -20,6 +20,7 @@ from pose.dataset import (
     StepBatches,
     TestSamples,
     TrainingSamples,
+    batch_loader,
     steps_per_epoch,
     test_batches,
     test_loader,
@@ -173,6 +174,25 @@ def test_test_loader_keeps_order_and_tail(crop_table: CropTable) -> None:
     assert [batch["row"].tolist() for batch in batches] == [[0, 2], [3, 4], [5]]
     assert batches[2]["image"].shape == (1, 64, 48, 3)
     assert batches[0]["center"].dtype == torch.float64
+
+
+def test_scaled_images_are_those_of_a_larger_and_a_smaller_box(crop_table: CropTable) -> None:
+    rows = crop_table.labelled()
+    sample = TestSamples(crop_table, rows, 1.25, CODEC, (0.8, 1.0, 1.2))[1]
+    assert sample["scaled"].shape == (2, 64, 48, 3)
+    for image, padding in zip(sample["scaled"], (1.0, 1.5), strict=True):
+        expected = TestSamples(crop_table, rows, padding, CODEC)[1]["image"]
+        assert np.abs(image.astype(int) - expected).max() <= 1
+    assert "scaled" not in TestSamples(crop_table, rows, 1.25, CODEC)[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batch_loader_makes_the_batches_asked_for(crop_table: CropTable, workers: int) -> None:
+    samples = TestSamples(crop_table, crop_table.labelled(), 1.25, CODEC)
+    state = torch.get_rng_state()
+    batches = list(batch_loader(samples, [[3, 4], [0]], workers))
+    assert [batch["row"].tolist() for batch in batches] == [[4, 5], [0]]
+    assert torch.equal(torch.get_rng_state(), state)  # training goes on as if nothing was
 
 
 def test_samples_with_few_keypoints_are_redrawn(crop_table: CropTable) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pose import evaluation
 from pose.cache import CropSpec, CropTable, write_shard
 from pose.coco import Images, read_annotations
 from pose.detections import read_detections
+from pose.errors import PoseError
 from pose.inference import Predictions
 from pose.skeleton import COCO_OKS_SIGMAS
 from tiny import SPLIT, TinyCoco
@@ -185,6 +187,64 @@ def test_person_oks_is_that_of_coco(crop_table: CropTable, truth) -> None:
             ids = [truth["id"] for truth in run._gts[image_id, 1]]
             theirs = run.computeOks(image_id, 1)[0, ids.index(crop_table.ann_id[row])]
         assert mine[i] == pytest.approx(theirs, abs=1e-4)
+
+
+BAD_RESULTS = [
+    ({"keypoints": [1.0] * 24}, "record 1 has 24 numbers in 'keypoints', expected 51 (17 x 3)"),
+    ({"keypoints": None}, "record 1 has 0 numbers in 'keypoints'"),
+    ({"keypoints": [float("nan")] * 51}, "record 1 has a keypoint or score that is not a finite"),
+    ({"score": float("inf")}, "record 1 has a keypoint or score that is not a finite number"),
+    ({"score": None}, "record 1 has a keypoint or score that is not a finite number"),
+    ({"image_id": 99}, "record 1 names image 99, which is not in 'images'"),
+    ({"category_id": 2}, "record 1 has category_id 2, expected 1"),
+]
+
+
+@pytest.mark.parametrize(("spoilt", "expected"), BAD_RESULTS)
+def test_results_of_something_else(crop_table: CropTable, truth, spoilt, expected: str) -> None:
+    found = perfect(crop_table)
+    results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
+    results[1] |= spoilt
+    with pytest.raises(PoseError, match=re.escape(f"results: {expected}")):
+        coco_eval(truth, results)
+
+
+def test_results_stay_as_they_are(crop_table: CropTable, truth) -> None:
+    """pycocotools writes ids, areas and boxes into what it reads; the file gets none of them."""
+    found = perfect(crop_table)
+    results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
+    coco_eval(truth, results)
+    assert {*results[0]} == {"image_id", "category_id", "keypoints", "score"}
+
+
+def test_matches_are_of_results_and_persons(crop_table: CropTable, truth) -> None:
+    """Five perfect poses, a pose of nobody, and one on person 12, who has no keypoints."""
+    found = perfect(crop_table)
+    results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
+    nobody = {**results[0], "keypoints": [900.0] * 51, "score": 0.1}
+    unlabelled = {**results[0], "keypoints": [110.0, 40, 1] * 17, "score": 0.2}
+    matches = evaluation.match_results(truth, [nobody, *results, unlabelled], COCO_OKS_SIGMAS, 0.1)
+    assert evaluation.Match(0, None, 0.0) in matches
+    assert 6 not in [match.result for match in matches]
+    assert sorted(m.annotation for m in matches if m.annotation) == [11, 13, 14, 15, 16]
+    assert all(m.oks == pytest.approx(1) for m in matches if m.annotation)
+    by_image = {one["id"]: one["image_id"] for one in truth["annotations"]}
+    for match in matches:
+        if match.annotation:
+            assert results[match.result - 1]["image_id"] == by_image[match.annotation]
+
+
+def test_ap_by_area_is_cocos(crop_table: CropTable, truth) -> None:
+    found = perfect(crop_table)
+    moved = found.keypoints + np.random.default_rng(1).normal(0, 4, found.keypoints.shape)
+    moved = Predictions(moved, found.scores, found.rows)
+    results = to_results(crop_table, moved, areas_of(moved), 0.2, 0.9)
+    ranges = [(0.0, 1e10), (32.0**2, 96.0**2), (1e9, 1e10)]
+    aps = evaluation.average_precision(truth, results, COCO_OKS_SIGMAS, ranges)
+    stats = coco_eval(truth, results)
+    assert aps[:2] == [stats["AP"], stats["APm"]]
+    assert math.isnan(aps[2])
+    assert evaluation.average_precision(truth, [], COCO_OKS_SIGMAS, ranges) == [0, 0, 0]
 
 
 # ---------------------------------------------------------------------------------- detections

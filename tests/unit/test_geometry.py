@@ -123,3 +123,12 @@ def test_context_size_is_the_largest_reach(scale, factor, shift, angle) -> None:
     reach_y = (h * np.cos(angles) + w * np.sin(angles)).max() + shift * scale[1]
     found = geometry.context_size(np.array(scale, float), factor, shift, angle)
     np.testing.assert_allclose(found, (2 * reach_x, 2 * reach_y), rtol=1e-6)
+
+
+def test_zoom_room_is_what_every_context_holds() -> None:
+    """Of 3 x 4 boxes: without a turn, the zoom-out and both shifts; a turn makes more room."""
+    assert geometry.zoom_room((72, 96), 0.2, 0.1, 0.0) == pytest.approx(1.4)
+    turned = geometry.zoom_room((72, 96), 0.2, 0.1, 20.0)
+    size = geometry.context_size(np.array([72.0, 96.0]), 0.2, 0.1, 20.0)
+    assert turned == pytest.approx(min(size / [72, 96]))
+    assert turned > 1.4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import chain
 
 import numpy as np
@@ -12,7 +13,14 @@ from pose import distributed, gaussian, geometry
 from pose.codec import UdpCodec
 from pose.dataset import test_batches
 from pose.gaussian import Blur
-from pose.inference import Predictions, gather_predictions, predict, predict_maps
+from pose.inference import (
+    Ensemble,
+    Predictions,
+    gather_predictions,
+    predict,
+    predict_each,
+    predict_maps,
+)
 from pose.model import ModelSpec, PoseModel
 from pose.skeleton import COCO_17
 
@@ -140,6 +148,53 @@ def test_a_batch_changes_no_ones_prediction(model: PoseModel) -> None:
     )[True, "argmax"]
     np.testing.assert_allclose(together.keypoints, alone.keypoints, atol=1e-9)
     np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
+
+
+def test_multiscale_is_the_mean_in_the_boxs_own_cells() -> None:
+    """The maps of a box seen larger, mapped back, have their peaks where the box's own have."""
+    keypoints, oracle, batch = oracle_batch(2)
+    factor = geometry.input_to_heatmap_factor(INPUT_WH, MAP_WH)
+    answers = [oracle.heatmaps]
+    for zoom in (0.8, 1.25):
+        targets = []
+        for center, scale, points in zip(batch["center"], batch["scale"], keypoints, strict=True):
+            affine = geometry.udp_affine(center.numpy(), scale.numpy() * zoom, 0.0, INPUT_WH)
+            cells = geometry.apply_affine(affine, points) * factor
+            targets.append(gaussian.encode_targets(cells, np.ones(17), MAP_WH, SIGMA))
+        targets = torch.from_numpy(np.stack(targets))
+        answers.append(gaussian.render_heatmaps(targets, MAP_WH, SIGMA))
+    both = iter([view for maps in answers for view in (maps, flip_back(maps))])
+
+    class Turns(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return next(both)
+
+    batch["scaled"] = batch["image"][:, None].repeat(1, 2, 1, 1, 1)
+    (found,) = predict_each(
+        Turns(), CODEC, [batch], CPU, "none", Blur(11), ("multiscale",), (0.8, 1.25)
+    )
+    assert list(found) == [("multiscale", "argmax"), ("multiscale", "dark")]
+    error = np.abs(found["multiscale", "dark"].keypoints - keypoints)
+    assert error.max() < 0.25
+
+
+def test_an_ensemble_is_the_mean_of_its_members_maps(model: PoseModel) -> None:
+    other = copy.deepcopy(model)
+    torch.nn.init.normal_(other.head.final_layer.weight)
+    images = torch.randn(2, 3, 32, 24)
+    with torch.no_grad():
+        expected = (model(images) + other(images)) / 2
+        torch.testing.assert_close(Ensemble([model, other])(images), expected)
+
+
+@pytest.mark.parametrize(("ttas", "views"), [(("none",), 1), (("flip",), 2), (("none", "flip"), 2)])
+def test_a_view_is_run_once_and_only_if_asked_for(ttas: tuple[str, ...], views: int) -> None:
+    _, oracle, batch = oracle_batch(0)
+    seen = []
+    oracle.register_forward_pre_hook(lambda *_: seen.append(1))
+    (found,) = predict_each(oracle, CODEC, [batch], CPU, "none", Blur(11), ttas)
+    assert len(seen) == views
+    assert list(found) == [(tta, d) for tta in ttas for d in ("argmax", "dark")]
 
 
 def of_samples(indices: list[int]) -> dict[tuple[bool, str], Predictions]:

@@ -65,8 +65,38 @@ BAD = [
     ("data.base_url", "s3://x", 'data.base_url = "s3://x", expected: string should match pattern'),
     ("data.detections", "https://x/y", "data.detections_sha256 must be given when detections is"),
     ("data.detections_sha256", "1", "data.detections_sha256 = 1, expected: input should be a va"),
+    ("evaluate.models", "[]", "evaluate.models = [], expected: tuple should have at least 1 item"),
+    ("evaluate.models", "[ssl, ssl]", "evaluate.models = ['ssl', 'ssl'], expected each name once"),
+    ("evaluate.ablation", "most", "evaluate.ablation = 'most', expected full, headline or a list"),
+    ("evaluate.ablation", "[turn]", "evaluate.ablation = ['turn'], expected full, headline or a"),
+    ("evaluate.ablation", "[multiscale]", "evaluate.scales = [1.0], expected more of them for mu"),
+    ("evaluate.scales", "[0.9, 1.1]", "evaluate.scales = [0.9, 1.1], expected 1.0 and others, ea"),
+    ("evaluate.scales", "[1.0, 1.0]", "evaluate.scales = [1.0, 1.0], expected 1.0 and others, ea"),
+    ("evaluate.scales", "[1.1, 1.0]", "evaluate.scales = [1.1, 1.0], expected: ascending numbers"),
+    ("evaluate.ensemble", "[ssl]", "evaluate.ensemble = ['ssl'], expected none or at least two"),
     ("train.warmup_epochs", "-1", "train.warmup_epochs = -1, expected: input should be greater"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("values", "models", "ttas"),
+    [
+        ({}, ("phase1", "phase2", "ssl"), ("none", "flip")),
+        ({"ablation": "headline"}, ("ssl",), ("flip",)),
+        ({"ablation": "headline", "flip_test": "false"}, ("ssl",), ("none",)),
+        ({"ablation": "[none]"}, ("phase1", "phase2", "ssl"), ("none", "flip")),
+        ({"ablation": "[]", "models": "[ssl, phase2]"}, ("ssl", "phase2"), ("flip",)),
+        (
+            {"scales": "[0.9, 1.0]"},
+            ("phase1", "phase2", "ssl"),
+            ("none", "flip", "multiscale"),
+        ),
+        ({"scales": "[0.9, 1.0]", "ablation": "headline"}, ("ssl",), ("flip",)),
+    ],
+)
+def test_what_is_evaluated(bent_params, values: dict[str, str], models, ttas) -> None:
+    law = load_params(bent_params({f"evaluate.{key}": value for key, value in values.items()}))
+    assert (law.evaluate.asked_models, law.evaluate.ttas) == (models, ttas)
 
 
 def message(path: Path) -> str:
