@@ -29,7 +29,7 @@ import trained
 from pose.card import DATASETS, front_matter, licence
 from pose.checkpoint import read_provenance
 from pose.errors import PoseError
-from pose.exporting import OPSET, replacing_folder, verify, write_onnx, write_program
+from pose.exporting import OPSET, replacing_folder, trace, verify, write_onnx
 from pose.files import digest, read_json, write_atomic, write_json
 from pose.log import BarSafeHandler, log, logger
 from pose.manifest import FILE, Manifest, describe
@@ -52,8 +52,9 @@ def main(name: str, out: Path) -> None:
     w, h = about.codec.input_size
     images = torch.randn(EXAMPLES, 3, h, w, generator=torch.Generator().manual_seed(0))
     with replacing_folder(out, FILE) as folder:
-        write_onnx(model, images, folder / ONNX)
-        write_program(model, images, folder / PROGRAM)
+        program = trace(model, images)
+        torch.export.save(program, folder / PROGRAM)
+        write_onnx(program, images, folder / ONNX)
         differences = verify(model, images, folder / ONNX, folder / PROGRAM)
         for file, difference in differences.items():
             log(f"{NAME}: {file} differs from torch by {difference:.1e} at most")

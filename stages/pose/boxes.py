@@ -87,6 +87,8 @@ def _of_annotations(raw: dict[str, Any], path: Path, category_id: int) -> Iterat
     for image in images.values():
         yield _key(image, "file_name", str, path), None, 0.0
     for one in raw["annotations"]:
+        if not isinstance(one, dict):
+            raise PoseError(f"{path}: an annotation is {reprlib.repr(one)}, expected an object")
         where = f"{path}: annotation {reprlib.repr(one.get('id'))}"
         if one.get("category_id") != category_id or one.get("iscrowd"):
             continue

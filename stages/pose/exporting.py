@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from pose.errors import PoseError
 from pose.runtime import INPUT, OUTPUT, OnnxNetwork
@@ -21,12 +22,21 @@ EXTERNAL_BYTES = 1 << 30  # of weights; above, they lie beside the .onnx, which 
 BATCH = {"images": {0: torch.export.Dim("batch")}}
 
 
-def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
-    """The model as ONNX, any batch size; images (B, 3, h, w) with B >= 2 show the others."""
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+def trace(model: nn.Module, images: Tensor) -> ExportedProgram:
+    """The model as a graph for any batch size; images (B, 3, h, w), B >= 2, show the other sizes.
+
+    torch.export.save writes it.
+    """
+    with _quiet():
+        return torch.export.export(model, (images,), dynamic_shapes=BATCH)
+
+
+def write_onnx(program: ExportedProgram, images: Tensor, path: Path) -> None:
+    """The graph as ONNX."""
+    weights = sum(tensor.nbytes for tensor in program.state_dict.values())
     with _quiet():
         torch.onnx.export(
-            model,
+            program,
             (images,),
             path,
             dynamo=True,
@@ -37,12 +47,6 @@ def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
             external_data=weights > EXTERNAL_BYTES,
             verbose=False,
         )
-
-
-def write_program(model: nn.Module, images: Tensor, path: Path) -> None:
-    """The model as a torch.export program (.pt2), any batch size."""
-    with _quiet():
-        torch.export.save(torch.export.export(model, (images,), dynamic_shapes=BATCH), path)
 
 
 def verify(model: nn.Module, images: Tensor, onnx: Path, program: Path) -> dict[str, float]:
