@@ -26,6 +26,7 @@ import torch
 
 import stage
 import trained
+from pose.advice import one_line
 from pose.card import DATASETS, front_matter, licence
 from pose.checkpoint import read_provenance
 from pose.errors import PoseError
@@ -119,6 +120,9 @@ if __name__ == "__main__":
     logger.setLevel(logging.INFO)
     logger.addHandler(BarSafeHandler())
     try:
-        main(arguments.model, arguments.out)
+        with one_line(str(arguments.out)):
+            main(arguments.model, arguments.out)
     except PoseError as error:
         sys.exit(f"{NAME}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{NAME}: interrupted")

@@ -29,6 +29,7 @@ import torch
 from tqdm import tqdm
 
 import trained
+from pose.advice import one_line
 from pose.album import Album, FindBoxes, numbers, overlay_paths
 from pose.boxes import BoxFile, whole_image
 from pose.coco import BadImageError
@@ -157,8 +158,10 @@ def _arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     logger.setLevel(logging.INFO)
     logger.addHandler(BarSafeHandler())
+    arguments = _arguments()
     try:
-        sys.exit(main(_arguments()))
+        with one_line(str(arguments.out)):
+            sys.exit(main(arguments))
     except PoseError as error:
         sys.exit(f"{NAME}: {error}")
     except KeyboardInterrupt:
