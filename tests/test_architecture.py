@@ -31,12 +31,23 @@ ROWS = (
         "distributed",
         "category",
     ),
-    ("gaussian", "offsets", "heads", "losses", "coco", "detections", "splits", *RENDERER),
-    ("codec", "augment", "recolour", "model", "checkpoint"),
-    ("cache", "optim", "families", "counting", "parallel"),
+    (
+        "gaussian",
+        "offsets",
+        "heads",
+        "losses",
+        "coco",
+        "detections",
+        "splits",
+        "card",
+        "runtime",
+        *RENDERER,
+    ),
+    ("codec", "augment", "recolour", "model", "checkpoint", "boxes", "pictures", "exporting"),
+    ("cache", "optim", "families", "counting", "parallel", "manifest", "detector"),
     ("dataset", "figures", "coverage"),
     ("engine", "inference"),
-    ("consistency", "evaluation", "kept"),
+    ("consistency", "evaluation", "kept", "predictor", "album"),
     ("breakdown", "mistakes"),
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS, start=1) for name in names}
@@ -103,7 +114,14 @@ def test_names_shadow_no_other_module(name: str) -> None:
 
 
 def test_stages_are_scripts_and_the_rest_is_shared() -> None:
-    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {"stage", "training", "plan"}
+    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {
+        "stage",
+        "training",
+        "plan",
+        "trained",
+        "predict",
+        "export",
+    }
     assert set(CHAIN) <= {path.stem for path in SCRIPTS}
 
 

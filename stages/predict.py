@@ -1,0 +1,168 @@
+"""Find poses in your own pictures and videos: overlays to look at, and COCO results.
+
+    python stages/predict.py photo.jpg holiday/ clip.mp4        # persons by torchvision's detector
+    python stages/predict.py crops/ --whole-image               # one person fills each picture
+    python stages/predict.py val2017/ --boxes person_keypoints_val2017.json
+    python stages/predict.py photo.jpg --model exported --no-flip --out poses
+
+Folders give their own pictures and videos. The model is models/ssl.safetensors with params.yaml and
+data/cache, or --model: a folder of export.py (run by ONNX Runtime), the model.safetensors in it, or
+other weights of params.yaml's model. Boxes: --boxes takes {"a.jpg": [[x, y, w, h], ...]}, COCO
+annotations or COCO results; docs/predict.md tells the forms. The detector's weights are fetched
+once (--detector).
+
+Writes into --out: results.json (COCO results, keypoints as x, y, score), images.json (id, file name
+and size of every picture and frame) and overlays/ (JPEG; videos as MP4 with the same frames).
+What cannot be read is left out, counted and named. Exit code: 0 all was used, 1 something was not,
+2 the command is wrong. No stage of the chain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from itertools import chain
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import trained
+from pose.advice import one_line
+from pose.album import Album, FindBoxes, numbers, overlay_paths
+from pose.boxes import BoxFile, whole_image
+from pose.coco import BadImageError
+from pose.detector import DETECTORS, Detector, weights_path, weights_url
+from pose.errors import PoseError
+from pose.figures import encode_jpeg
+from pose.files import write_atomic
+from pose.log import BarSafeHandler, log, logger
+from pose.manifest import FILE
+from pose.pictures import Video, is_video, list_inputs, read_picture, video_writer
+from pose.predictor import Predictor, torch_network
+
+NAME = "predict"
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Exit code."""
+    paths, faults = list_inputs(arguments.inputs)
+    for fault in faults:
+        log(f"{NAME}: {fault}")
+    failed = len(faults) + (_predict(arguments, paths) if paths else 0)
+    if failed:
+        log(f"{NAME}: {failed} of the inputs failed, see above")
+    return 1 if failed else 0
+
+
+def _predict(arguments: argparse.Namespace, paths: list[Path]) -> int:
+    """How many of the files failed; each is named in the log."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    predictor, out = _predictor(arguments, device), arguments.out
+    album = Album(predictor, _box_source(arguments, predictor, device))
+    upright = arguments.boxes is None  # COCO's boxes count in pixels as stored
+    overlays, ids, failed = overlay_paths(paths, out / "overlays"), numbers(paths), 0
+    for path in tqdm(paths, NAME, disable=None):
+        try:
+            if is_video(path):
+                _add_video_(album, path, overlays[path])
+            else:
+                picture = read_picture(path, upright)
+                drawn = album.add_(picture, ids.get(path), str(path))
+                write_atomic(overlays[path], encode_jpeg(drawn))
+        except BadImageError as error:
+            failed += 1
+            log(f"{NAME}: {path}: {error}")
+    if album.images:
+        album.save(out)
+    log(f"{NAME}: {len(album.results)} poses in {len(album.images)} pictures and frames: {out}")
+    return failed
+
+
+def _predictor(arguments: argparse.Namespace, device: torch.device) -> Predictor:
+    path, size = arguments.model, arguments.batch_size
+    if path is not None and (path.is_dir() or (path.parent / FILE).is_file()):
+        return Predictor.load(path, arguments.flip, size, device)
+    params = trained.params()
+    about = trained.manifest(params)
+    network = torch_network(about, path or trained.weights("ssl"), device)
+    flip = about.flip_test if arguments.flip is None else arguments.flip
+    return Predictor(network, about, flip, size, device, params.train.amp)
+
+
+def _box_source(
+    arguments: argparse.Namespace, predictor: Predictor, device: torch.device
+) -> FindBoxes:
+    if arguments.whole_image:
+        return lambda image, *names: whole_image(image)
+    if arguments.boxes:
+        file = BoxFile(arguments.boxes, predictor.about.category_id)
+        return lambda image, *names: file(*names)
+    if predictor.about.category != "person":
+        raise PoseError(
+            f"the model is of category {predictor.about.category!r}, the detector finds persons; "
+            "give --boxes FILE or --whole-image"
+        )
+    url = weights_url(arguments.detector)
+    try:
+        detector = Detector(arguments.detector, url, arguments.min_score, device)
+    except PoseError as error:
+        raise PoseError(
+            f"{error}; without a network put the file at {weights_path(url)}, or give --boxes FILE "
+            "or --whole-image"
+        ) from None
+    return lambda image, *names: detector(image)
+
+
+def _add_video_(album: Album, path: Path, overlay: Path) -> None:
+    """All frames of a video; its overlay has as many, at the same rate."""
+    video = Video(path)
+    frames = iter(tqdm(video, path.name, video.count or None, leave=False, disable=None))
+    first = next(frames, None)
+    if first is not None:
+        with video_writer(overlay, video.fps, first.shape[1::-1]) as write:
+            for index, frame in enumerate(chain([first], frames)):
+                name = f"{path}/{index}"
+                write(album.add_(frame, None, name, f"{path.name}/{index}", str(path)))
+    if fault := video.fault():
+        raise BadImageError(fault)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a positive integer")
+    return int(text)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="IMAGES", help="files, folders")
+    boxes = parser.add_mutually_exclusive_group()
+    boxes.add_argument("--boxes", type=Path, metavar="FILE", help="JSON of boxes")
+    listed = "; ".join(f"{name} ({what})" for name, what in DETECTORS.items())
+    boxes.add_argument("--detector", choices=DETECTORS, default=next(iter(DETECTORS)), help=listed)
+    boxes.add_argument("--whole-image", action="store_true", help="the picture is the box")
+    parser.add_argument("--min-score", type=float, default=0.5, help="of detected boxes (0.5)")
+    parser.add_argument("--model", type=Path, help="exported folder or .safetensors")
+    parser.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, help="flip test (evaluate.flip_test)"
+    )
+    parser.add_argument("--batch-size", type=_count, default=32, help="persons at once (32)")
+    parser.add_argument("--out", type=Path, default=Path("predicted"), help="folder (predicted)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    logger.setLevel(logging.INFO)
+    logger.addHandler(BarSafeHandler())
+    arguments = _arguments()
+    try:
+        with one_line(str(arguments.out)):
+            sys.exit(main(arguments))
+    except PoseError as error:
+        sys.exit(f"{NAME}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{NAME}: interrupted")
