@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock seeds
+.PHONY: setup repro test check lock seeds pr-report reproduce verify-metrics demo-exp
 setup: .venv/ready
 
 .venv/ready: requirements.txt
@@ -26,6 +26,20 @@ check: setup            ## linters and types
 seeds: setup            ## the default chain over three seeds, into benchmarks/seeds.md
 	$(BIN)/python benchmarks/seeds.py
 
-lock: setup             ## requirements.in -> requirements.txt
-	$(BIN)/python -m uv pip compile --universal --python-version 3.10 --generate-hashes \
-		--no-header --quiet --output-file requirements.txt requirements.in
+# A review needs dvc, not torch: where there is no .venv a small environment is enough.
+REVIEW := $(if $(wildcard .venv/ready),.venv,.venv-review)
+BASE ?= main
+export BASE
+pr-report: $(REVIEW)/ready  ## what this branch changes against BASE, into pr_report/; as CI does
+	$(REVIEW)/bin/python tools/pr_report.py --base "$$BASE"
+
+.venv-review/ready: tools/requirements.txt
+	$(PYTHON) -m venv .venv-review
+	.venv-review/bin/python -m pip install --disable-pip-version-check --require-hashes -r tools/requirements.txt
+	touch $@
+
+COMPILE := uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --quiet
+lock: setup             ## requirements.in -> requirements.txt, and the same of tools/
+	$(BIN)/python -m $(COMPILE) --output-file requirements.txt requirements.in
+	$(BIN)/python -m $(COMPILE) --no-annotate --constraint requirements.txt \
+		--output-file tools/requirements.txt tools/requirements.in

@@ -19,6 +19,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
+RECORDING = ROOT / "tests" / "recording"
 STAGES = (
     "download_coco",
     "fetch_weights",
@@ -60,6 +61,7 @@ class Project:
     root: Path
     workers: int = 1
     processes: int = 1
+    notes: Path | None = None  # a folder for what stages read and write, see tests/recording
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """The command, begun; `python` and `dvc` are those of the tests' environment."""
@@ -95,6 +97,8 @@ class Project:
         hidden = ("GIT_", "DVC_", "NPROC", "PET_", "POSE_", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
         beside = self.root.parent
+        if self.notes:
+            kept |= {"PYTHONPATH": str(RECORDING), "POSE_TEST_NOTES": str(self.notes)}
         return kept | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "GIT_CONFIG_GLOBAL": os.devnull,
@@ -169,6 +173,7 @@ class FirstRun:
     output: str
     changed: set[str]
     ignored: set[str]
+    notes: Path  # <stage>.txt: what it read and wrote, see tests/recording
 
 
 def new_project(folder: Path) -> Project:
