@@ -130,6 +130,10 @@ class Project:
         """The stages of dvc.yaml."""
         return YAML(typ="safe", pure=True).load(self.root / "dvc.yaml")["stages"]
 
+    def params(self) -> dict[str, dict[str, Any]]:
+        """params.yaml."""
+        return YAML(typ="safe", pure=True).load(self.root / "params.yaml")
+
     def json(self, name: str) -> Any:
         """Content of a JSON file."""
         return json.loads((self.root / name).read_text())

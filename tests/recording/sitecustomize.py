@@ -22,6 +22,7 @@ STAGE = os.environ.get("DVC_STAGE")
 NOTES = os.environ.get("POSE_TEST_NOTES")
 ROOT = os.getcwd()
 ASIDE = {".git", ".dvc", "__pycache__"}
+NOT_READING = os.O_WRONLY | os.O_RDWR | os.O_DIRECTORY
 noted: set[str] = set()
 
 
@@ -77,7 +78,7 @@ def watch_params(module: Any) -> None:
 def watch_reads(event: str, arguments: tuple) -> None:
     if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
         path, flags = os.path.abspath(arguments[0]), arguments[2]
-        if path.startswith(ROOT + os.sep) and not flags & (os.O_WRONLY | os.O_RDWR):
+        if path.startswith(ROOT + os.sep) and not flags & NOT_READING:
             relative = os.path.relpath(path, ROOT)
             if not ASIDE & set(relative.split(os.sep)):
                 note(f"read {relative}")
