@@ -38,6 +38,21 @@ pr-report: $(REVIEW)/ready  ## what this branch changes against BASE, into pr_re
 	.venv-review/bin/python -m pip install --disable-pip-version-check --require-hashes -r tools/requirements.txt
 	touch $@
 
+verify-metrics: setup   ## are metrics/ still those of the last commit, to another CPU's rounding?
+	$(BIN)/python tools/verify_metrics.py
+
+reproduce: setup        ## the chain twice, at two places, byte by byte; twice the time of repro
+	$(BIN)/python tools/reproduce.py
+
+# Each point in a folder of its own (--temp): the working tree stays as it is.
+demo-exp: setup         ## two learning rates, shortened, and their table (docs/experiments.md)
+	$(BIN)/python -m dvc repro build_cache
+	for lr in 2.0e-3 4.0e-3; do \
+		$(BIN)/python -m dvc exp run --temp -S train.lr=$$lr -S phase2.epochs=1 -S ssl.epochs=0 || exit 1; \
+	done
+	$(BIN)/python -m dvc exp show --no-pager --only-changed --drop '.*' \
+		--keep 'Experiment|AP$$|train[.]lr|phase2[.]epochs' --sort-by AP --sort-order desc
+
 COMPILE := uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --quiet
 lock: setup             ## requirements.in -> requirements.txt, and the same of tools/
 	$(BIN)/python -m $(COMPILE) --output-file requirements.txt requirements.in
