@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock seeds
+.PHONY: setup repro test check lock seeds pr-report reproduce verify-metrics demo-exp
 setup: .venv/ready
 
 .venv/ready: requirements.txt
@@ -26,6 +26,35 @@ check: setup            ## linters and types
 seeds: setup            ## the default chain over three seeds, into benchmarks/seeds.md
 	$(BIN)/python benchmarks/seeds.py
 
-lock: setup             ## requirements.in -> requirements.txt
-	$(BIN)/python -m uv pip compile --universal --python-version 3.10 --generate-hashes \
-		--no-header --quiet --output-file requirements.txt requirements.in
+# A review needs dvc, not torch: where there is no .venv a small environment is enough.
+REVIEW := $(if $(wildcard .venv/ready),.venv,.venv-review)
+BASE ?= main
+export BASE
+pr-report: $(REVIEW)/ready  ## what this branch changes against BASE, into pr_report/; as CI does
+	$(REVIEW)/bin/python tools/pr_report.py --base "$$BASE"
+
+.venv-review/ready: tools/requirements.txt
+	$(PYTHON) -m venv .venv-review
+	.venv-review/bin/python -m pip install --disable-pip-version-check --require-hashes -r tools/requirements.txt
+	touch $@
+
+verify-metrics: setup   ## are metrics/ still those of the last commit, to another CPU's rounding?
+	$(BIN)/python tools/verify_metrics.py
+
+reproduce: setup        ## the chain twice, at two places, byte by byte; twice the time of repro
+	$(BIN)/python tools/reproduce.py
+
+# Each point in a folder of its own (--temp): the working tree stays as it is.
+demo-exp: setup         ## two learning rates, shortened, and their table (docs/experiments.md)
+	$(BIN)/python -m dvc repro build_cache
+	for lr in 2.0e-3 4.0e-3; do \
+		$(BIN)/python -m dvc exp run --temp -S train.lr=$$lr -S phase2.epochs=1 -S ssl.epochs=0 || exit 1; \
+	done
+	$(BIN)/python -m dvc exp show --no-pager --only-changed --drop '.*' \
+		--keep 'Experiment|AP$$|train[.]lr|phase2[.]epochs' --sort-by AP --sort-order desc
+
+COMPILE := uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --quiet
+lock: setup             ## requirements.in -> requirements.txt, and the same of tools/
+	$(BIN)/python -m $(COMPILE) --output-file requirements.txt requirements.in
+	$(BIN)/python -m $(COMPILE) --no-annotate --constraint requirements.txt \
+		--output-file tools/requirements.txt tools/requirements.in

@@ -53,6 +53,7 @@ ROWS = (
 ROW_OF = {name: row for row, names in enumerate(ROWS, start=1) for name in names}
 SCRIPT_ROW = len(ROWS) + 1
 SCRIPTS = sorted(STAGES.glob("*.py"))
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
 MODULES = sorted(path for path in POSE.glob("*.py") if path.stem != "__init__")
 
 
@@ -105,7 +106,9 @@ def is_installed(name: str) -> bool:
     return importlib.machinery.PathFinder.find_spec(name, elsewhere) is not None
 
 
-@pytest.mark.parametrize("name", [*(path.stem for path in SCRIPTS), "apply", "pose", "imports"])
+@pytest.mark.parametrize(
+    "name", [*(path.stem for path in [*SCRIPTS, *TOOLS]), "apply", "pose", "imports"]
+)
 def test_names_shadow_no_other_module(name: str) -> None:
     """stages/ comes first on sys.path: a script called `profile` would break torch."""
     assert name not in sys.stdlib_module_names

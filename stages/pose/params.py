@@ -342,6 +342,11 @@ class Report(Section):
     examples: Count
 
 
+class Review(Section):
+    max_ap_drop: Probability | None
+    ap_tolerance: Probability
+
+
 class Params(Section):
     """The whole of params.yaml. A stage gets a copy that holds only what it declares."""
 
@@ -359,6 +364,7 @@ class Params(Section):
     ssl: Ssl
     evaluate: Evaluate
     report: Report
+    review: Review
 
     @model_validator(mode="after")
     def _heatmap_fits_model(self) -> Params:

@@ -22,12 +22,13 @@ def first_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> First
         if not notes.exists():
             notes.write_text(json.dumps(_reproduced(folder)))
     root, output, changed, ignored = json.loads(notes.read_text())
-    return FirstRun(Project(Path(root)), output, set(changed), set(ignored))
+    return FirstRun(Project(Path(root)), output, set(changed), set(ignored), folder)
 
 
 def _reproduced(folder: Path) -> list[object]:
     project = new_project(folder)
     project.warm = False
+    project.notes = folder
     output = project.must("dvc", "repro")
     changed = project.changed()
     ignored = project.changed("--ignored=matching") - changed

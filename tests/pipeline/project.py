@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from pipeline.warm import python_folder
 
 ROOT = Path(__file__).resolve().parents[2]
+RECORDING = ROOT / "tests" / "recording"
 STAGES = (
     "download_coco",
     "fetch_weights",
@@ -66,6 +67,7 @@ class Project:
     workers: int = 1
     processes: int = 1
     warm: bool = True
+    notes: Path | None = None  # a folder for what stages read and write, see tests/recording
 
     def start(self, *command: str, warm: bool = False) -> subprocess.Popen[str]:
         """The command, begun; `python` and `dvc` are those of the tests' environment."""
@@ -104,6 +106,8 @@ class Project:
         hidden = ("GIT_", "DVC_", "NPROC", "PET_", "POSE_", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
         beside = self.root.parent
+        if self.notes:
+            kept |= {"PYTHONPATH": str(RECORDING), "POSE_TEST_NOTES": str(self.notes)}
         return kept | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "GIT_CONFIG_GLOBAL": os.devnull,
@@ -134,6 +138,10 @@ class Project:
     def definition(self) -> dict[str, Any]:
         """The stages of dvc.yaml."""
         return YAML(typ="safe", pure=True).load(self.root / "dvc.yaml")["stages"]
+
+    def params(self) -> dict[str, dict[str, Any]]:
+        """params.yaml."""
+        return YAML(typ="safe", pure=True).load(self.root / "params.yaml")
 
     def json(self, name: str) -> Any:
         """Content of a JSON file."""
@@ -178,6 +186,7 @@ class FirstRun:
     output: str
     changed: set[str]
     ignored: set[str]
+    notes: Path  # <stage>.txt: what it read and wrote, see tests/recording
 
 
 def new_project(folder: Path) -> Project:

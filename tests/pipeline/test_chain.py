@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipeline.project import STAGES, FirstRun, Project, ran
+from pipeline.project import ROOT, STAGES, Finished, FirstRun, Project, ran
 
 IGNORED = ("data/", "models/", "report/", ".dvc/", "__pycache__/")
 FROM_TRAINING_ON = list(STAGES[3:])
+HEADLINE = "metrics/evaluate/metrics.json"
+PAGE = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+FIRST, *BLOCKS = re.findall(r"(?ms)^```bash\n(.*?)^```$", PAGE)  # what the page tells to type
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A project after `dvc exp run -S train.lr=1e-5`, its results on a branch of that name."""
+    """A project after the first experiment of docs/experiments.md, on a branch of its name."""
 
     project: Project
     ran: list[str]
@@ -29,7 +33,7 @@ class Experiment:
 @pytest.fixture(scope="module")
 def experiment(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     project = first_run.project.copy(tmp_path_factory.mktemp("experiment"))
-    output = project.must("dvc", "exp", "run", "--name", "slow", "-S", "train.lr=1e-5")
+    output = project.must(*shlex.split(FIRST))
     table = project.must("dvc", "exp", "show", "--csv")
     project.must("git", "switch", "--quiet", "--create", "slow")
     project.commit("train.lr 1e-5")
@@ -56,7 +60,7 @@ def test_every_declared_file_is_there(first_run: FirstRun, kind: str) -> None:
 
 
 def test_headline_is_a_number(first_run: FirstRun) -> None:
-    headline = first_run.project.json("metrics/evaluate/metrics.json")
+    headline = first_run.project.json(HEADLINE)
     assert -1 <= headline["AP"] <= 1
 
 
@@ -109,26 +113,86 @@ def test_going_back_restores_from_the_run_cache(
     )
 
 
-def test_metrics_diff_in_a_clone_without_data(experiment: Experiment) -> None:
-    found = json.loads(experiment.clone.must("dvc", "metrics", "diff", "--json", "origin/main"))
-    loss = found["metrics/train_phase1/metrics.json"]["loss"]
-    assert loss["new"] != loss["old"]
+@pytest.fixture(scope="module")
+def walk(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What each further block of docs/experiments.md printed, in a copy on the branch main."""
+    project = experiment.project.copy(tmp_path_factory.mktemp("walk"))
+    project.must("git", "switch", "--quiet", "main")
+    return [project.must("bash", "-euo", "pipefail", "-c", block) for block in BLOCKS]
 
 
-def test_params_diff_in_a_clone_without_data(experiment: Experiment) -> None:
-    found = json.loads(experiment.clone.must("dvc", "params", "diff", "--json", "origin/main"))
-    assert found["params.yaml"]["train.lr"]["new"] == 1e-5
+def test_the_page_sorts_a_grid_by_ap(walk: list[str]) -> None:
+    _, table, *_ = walk
+    head, *rows = [line.split() for line in table.splitlines() if " " in line.strip()]
+    assert head == ["Experiment", "AP", "evaluate.keypoint_score_thr", "train.lr"]
+    values = {(float(row[-2]), float(row[-1])) for row in rows}
+    assert values == {(0.2, 0.004), (0.1, 0.004), (0.5, 0.004), (0.2, 1e-05)}
+    assert "train.lr" in table.splitlines()[-1] or "slow" in table
 
 
-def test_plots_diff_in_a_clone_without_data(experiment: Experiment, tmp_path: Path) -> None:
-    experiment.clone.must("dvc", "plots", "diff", "origin/main", "--out", str(tmp_path / "page"))
-    page = (tmp_path / "page" / "index.html").read_text()
-    assert "origin/main" in page
+def test_the_page_compares_two(walk: list[str]) -> None:
+    assert re.search(r"params\.yaml +train\.lr +0\.004 +1e-05", walk[1])
+
+
+def test_the_page_goes_back_without_training(walk: list[str]) -> None:
+    assert ran(walk[2]) == []
+    assert "Stage 'train_ssl' is cached" in walk[2]
+
+
+def test_a_colleague_takes_what_is_made(walk: list[str]) -> None:
+    """Through the folder that is a remote: nothing runs in the clone."""
+    *_, pushed, pulled = walk
+    assert re.search(r"\d+ files pushed", pushed)
+    assert ran(pulled) == []
+    assert "up to date" in pulled
+
+
+@dataclass(frozen=True)
+class Review:
+    """tools/pr_report.py in a clone without data: of two commits, and after two mistakes."""
+
+    good: Finished
+    page: str
+    plots: str
+    bad: Finished
+    bad_page: str
+
+
+@pytest.fixture(scope="module")
+def review(experiment: Experiment) -> Review:
+    clone = experiment.clone
+    command = ("python", "tools/pr_report.py", "--base", "origin/main")
+    page, plots = clone.root / "pr_report/pr_report.md", clone.root / "pr_report/plots/index.html"
+    good = clone.run(*command)
+    first = page.read_text(), plots.read_text()
+    assert clone.changed() == set()
+    clone.set(**{"report.examples": 3})
+    lower = re.sub(r'"AP": [^,]+', '"AP": -0.5', (clone.root / HEADLINE).read_text())
+    (clone.root / HEADLINE).write_text(lower)
+    bad = clone.run(*command)
+    second = page.read_text()
+    clone.must("git", "checkout", "--quiet", ".")
+    return Review(good, *first, bad, second)
+
+
+def test_a_reviewer_sees_params_and_metrics(review: Review) -> None:
+    assert review.good.returncode == 0, review.good.stderr
+    assert "- passed: dvc.lock is up to date" in review.page
+    assert "- passed: AP " in review.page
+    assert re.search(r"\| train\.lr +\| 0\.004 +\| 1e-05 +\|", review.page)
+    assert re.search(
+        r"\| metrics/train_phase1/metrics\.json +\| loss +\| \S+ +\| \S+ +\|", review.page
+    )
+
+
+def test_a_reviewer_sees_plots(review: Review) -> None:
     for name in ("train_ssl", "ablation.csv", "keypoints.csv", "poses"):
-        assert name in page
+        assert name in review.plots
 
 
-def test_a_clone_without_data_is_up_to_date(experiment: Experiment) -> None:
-    output = experiment.clone.must("dvc", "repro", "--dry", "--allow-missing")
-    assert ran(output) == []
-    assert "up to date" in output
+def test_a_review_refuses_a_stale_lock_and_a_fallen_ap(review: Review) -> None:
+    assert review.bad.returncode == 1
+    (line,) = review.bad.stderr.splitlines()
+    assert line.startswith("pr_report: dvc.lock is stale from report on; run `make repro`")
+    assert "falls by more than review.max_ap_drop = 0.02" in line
+    assert review.bad_page.count("- **failed**: ") == 2

@@ -11,6 +11,9 @@ import pytest
 
 from pipeline.project import ROOT
 
+TARGETS = ["setup", "repro", "test", "check", "lock", "seeds"]
+TARGETS += ["reproduce", "verify-metrics", "demo-exp"]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -38,7 +41,7 @@ def python_of(version: str) -> str:
     return f'[ "$1" = -c ] || exit 7\nexec "{sys.executable}" -c "{prelude}" "$2"'
 
 
-@pytest.mark.parametrize("target", ["setup", "repro", "test", "check", "lock", "seeds"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_targets_parse(folder: Path, target: str) -> None:
     done = make(folder, "--dry-run", target)
     assert done.returncode == 0, done.stderr
@@ -68,3 +71,18 @@ def test_repro_puts_the_environment_first(folder: Path) -> None:
     done = make(folder, "repro")
     assert done.returncode == 0, done.stderr
     assert f"-m dvc repro with {folder}/.venv/bin:" in done.stdout
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_review_takes_a_small_environment_if_there_is_no_other(folder: Path, whole: bool) -> None:
+    (folder / "tools").mkdir()
+    shutil.copy(ROOT / "tools/requirements.txt", folder / "tools")
+    if whole:
+        (folder / ".venv").mkdir()
+        (folder / ".venv/ready").touch()
+    done = make(folder, "--dry-run", "pr-report", "BASE=$(touch x)")
+    assert done.returncode == 0, done.stderr
+    place = ".venv" if whole else ".venv-review"
+    assert f'{place}/bin/python tools/pr_report.py --base "$BASE"' in done.stdout
+    assert ("--require-hashes -r tools/requirements.txt" in done.stdout) is not whole
+    assert "-r requirements.txt" not in done.stdout

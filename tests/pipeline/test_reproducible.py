@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import reproduce
 from pipeline.project import STAGES, FirstRun, ran
 
 
@@ -15,3 +16,6 @@ def test_another_folder_and_more_workers_give_the_same_lock(
     assert sorted(ran(clone.must("dvc", "repro", "--force"))) == sorted(STAGES)
     assert clone.content("dvc.lock") == first_run.project.content("dvc.lock")
     assert clone.changed() == set()  # the metrics too
+    found = reproduce.digests(clone.root)  # of the files themselves: models, data, the page
+    assert found == reproduce.digests(first_run.project.root)
+    assert {"dvc.lock", "models/ssl.safetensors", "report", "data/cache"} <= set(found)

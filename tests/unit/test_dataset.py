@@ -82,7 +82,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_row(crop_table: CropTable) -> 
     assert (target.shape, target.dtype) == ((17, 3), np.float32)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_worker_count_changes_nothing(crop_table: CropTable, workers: int) -> None:
     samples = samples_of(crop_table)
 

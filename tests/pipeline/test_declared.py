@@ -1,0 +1,154 @@
+"""dvc.yaml tells the truth: what stages read and write, noted while the chain ran, is declared.
+
+tests/recording/sitecustomize.py took the notes.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imports import needed_files
+from pipeline.project import ROOT, STAGES, FirstRun, Project
+
+ASIDE = ("data/resume", "params.yaml", "dvc.yaml", ".gitignore", ".dvcignore")
+
+
+def noted(run: FirstRun, stage: str, kind: str) -> set[str]:
+    """Lines of that kind in the stage's notes."""
+    lines = (run.notes / f"{stage}.txt").read_text().splitlines()
+    found = {line.removeprefix(f"{kind} ") for line in lines if line.startswith(f"{kind} ")}
+    assert found, f"{stage} has no notes of what it {kind}"
+    return found
+
+
+def paths(entries: Iterable[Any]) -> set[str]:
+    """Of dvc.yaml's outs, which are strings or {path: settings}."""
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
+
+
+def outs(entry: dict[str, Any]) -> set[str]:
+    return paths(out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, []))
+
+
+def beyond(found: set[str], declared: Iterable[str]) -> set[str]:
+    """Paths that are neither declared nor below a declared folder. x.tmp is x on its way."""
+    known = set(declared)
+    names = {path.removesuffix(".tmp") for path in found}
+    return {path for path in names if not known & {path, *map(str, Path(path).parents)}}
+
+
+def declared_keys(project: Project, stage: str) -> set[str]:
+    """`section.key` of what dvc.yaml declares for the stage; whole sections spelt out."""
+    params, found = project.params(), set()
+    for name in project.definition()[stage]["params"]:
+        section, _, key = name.partition(".")
+        found |= {name} if key else {f"{section}.{key}" for key in params[section]}
+    return found
+
+
+def named(stage: str) -> set[str]:
+    """Names that the stage's scripts use in any branch: attributes, strings, fields they fill.
+
+    Scripts alone know params (the library gets plain values), so a key that is not among these
+    cannot be read there whatever the other params say.
+    """
+    files = [ROOT / name for name in needed_files(ROOT / "stages" / f"{stage}.py")]
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in files}
+    scripts = [tree for file, tree in trees.items() if file.parent.name == "stages"]
+    nodes = [node for tree in scripts for node in ast.walk(tree)]
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+    calls = [node for node in nodes if isinstance(node, ast.Call) and node.args]
+    picked = {ast.unparse(c.args[0]) for c in calls if ast.unparse(c.func).endswith("pick")}
+    for node in (node for tree in trees.values() for node in ast.walk(tree)):
+        if isinstance(node, ast.ClassDef) and node.name in picked:
+            names |= {ast.unparse(f.target) for f in node.body if isinstance(f, ast.AnnAssign)}
+    return names
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_param_that_is_read_is_declared(first_run: FirstRun, stage: str) -> None:
+    assert noted(first_run, stage, "param") <= declared_keys(first_run.project, stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_declared_param_is_read(first_run: FirstRun, stage: str) -> None:
+    """In this run, or by a branch that this run's params do not take."""
+    left = declared_keys(first_run.project, stage) - noted(first_run, stage, "param")
+    names = named(stage)
+    assert {key for key in left if key.split(".")[1] not in names} == set()
+
+
+def test_every_param_is_some_stages(first_run: FirstRun) -> None:
+    """But for review's, which are about runs; tools/ reads those."""
+    project = first_run.project
+    declared = {key for stage in STAGES for key in declared_keys(project, stage)}
+    every = {f"{section}.{key}" for section, keys in project.params().items() for key in keys}
+    rest = every - declared
+    assert {key.split(".")[0] for key in rest} == {"review"}
+    tools = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "tools").glob("*.py"))
+    assert all(f".{key}" in tools for key in rest)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_writes_what_it_declares_and_no_more(first_run: FirstRun, stage: str) -> None:
+    declared = outs(first_run.project.definition()[stage])
+    written = noted(first_run, stage, "wrote")
+    assert beyond(written, {*declared, "data/resume"}) == set()
+    ancestors = {str(parent) for path in written for parent in (Path(path), *Path(path).parents)}
+    assert declared <= ancestors
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_what_it_declares_and_no_more(first_run: FirstRun, stage: str) -> None:
+    entry = first_run.project.definition()[stage]
+    known = {*entry["deps"], *outs(entry), *ASIDE}
+    assert beyond(noted(first_run, stage, "read"), known) == set()
+
+
+def test_every_out_has_one_stage(first_run: FirstRun) -> None:
+    found = [Path(out) for entry in first_run.project.definition().values() for out in outs(entry)]
+    assert [path for path, count in Counter(found).items() if count > 1] == []
+    assert [path for path in found if set(path.parents) & set(found)] == []
+
+
+def users(sources: list[Path]) -> dict[str, set[str]]:
+    """Stages that import each file or, if it is no module, name it."""
+    needed = {stage: needed_files(ROOT / "stages" / f"{stage}.py") for stage in STAGES}
+    texts = {
+        stage: " ".join((ROOT / name).read_text(encoding="utf-8") for name in names)
+        for stage, names in needed.items()
+    }
+    found = {}
+    for source in sources:
+        path = source.relative_to(ROOT).as_posix()
+        named = {stage for stage in STAGES if f'"{source.name}"' in texts[stage]}
+        imported = {stage for stage in STAGES if path in needed[stage]}
+        found[path] = imported if source.suffix == ".py" else named
+    return found
+
+
+def test_editing_a_file_reruns_exactly_the_stages_that_use_it(project: Project) -> None:
+    """dvc names the changed files of each stage, so all are edited at once."""
+    below = (ROOT / "stages").rglob("*.*")
+    sources = [path for path in sorted(below) if path.parent.name != "__pycache__"]
+    assert len(sources) > 50
+    for source in sources:
+        with (project.root / source.relative_to(ROOT)).open("a") as stream:
+            stream.write("\n")
+    status = json.loads(project.must("dvc", "status", "--json"))
+    changed = {
+        stage: {path for reason in reasons for path in reason.get("changed deps", {})}
+        for stage, reasons in status.items()
+    }
+    expected = users(sources)
+    found = {path: {stage for stage in changed if path in changed[stage]} for path in expected}
+    assert found == expected
+    assert set.union(*changed.values()) <= set(expected)
