@@ -31,12 +31,12 @@ ROWS = (
         "distributed",
         "category",
     ),
-    ("gaussian", "offsets", "heads", "losses", "coco", "detections", "splits", *RENDERER),
-    ("codec", "augment", "recolour", "model", "checkpoint"),
-    ("cache", "optim", "families", "counting", "parallel"),
+    ("gaussian", "offsets", "heads", "losses", "pseudo", "coco", "detections", "splits", *RENDERER),
+    ("codec", "augment", "recolour", "model", "checkpoint", "randaugment"),
+    ("cache", "optim", "families", "counting", "parallel", "networks", "views"),
     ("dataset", "figures", "coverage"),
     ("engine", "inference"),
-    ("consistency", "evaluation"),
+    ("consistency", "evaluation", "gallery"),
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS, start=1) for name in names}
 SCRIPT_ROW = len(ROWS) + 1

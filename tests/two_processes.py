@@ -17,7 +17,7 @@ import torch
 
 from pose import checkpoint, distributed, parallel
 from pose.codec import UdpCodec
-from pose.consistency import PathSpec, consistency_step
+from pose.consistency import Consistency, network_teacher
 from pose.engine import (
     FitSettings,
     Gradients,
@@ -31,12 +31,15 @@ from pose.engine import (
 from pose.errors import PoseError
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
+from pose.pseudo import TargetLaw
 from pose.skeleton import COCO_17
+from pose.views import PathSpec
 
 CPU = torch.device("cpu")
 STEPS, KILL_AT, BATCH = 6, 4, 4
 CODEC = UdpCodec("gaussian", (24, 32), (12, 16), 1.0, 0.0546875, COCO_17.flip_indices)
-PATHS = PathSpec(20.0, 0.15, 0.8, 2, 2, 1, 2, -1e9)
+PATHS = PathSpec(("joco", "jccm"), 20.0, 0.15, 0.8, 2, 2, 1, 2, 2, 20, -1e9)
+TARGET = TargetLaw("multiaugs", 0.5, 0.5, 0.4, 0.0, 0.1, 1.0)
 SPEC = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, "sapiens", (8, 8), (8,), False, 1, 17)
 
 
@@ -79,9 +82,9 @@ def train(
         state.restore_(start)
     gradients = Gradients(accumulate, scaler)
     if ssl:
-        step = consistency_step(
-            network, PATHS, CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
-        )
+        teacher = network_teacher(network, CODEC, CPU, amp, gradients)
+        law = CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
+        step = Consistency([network], [teacher], PATHS, TARGET, *law)
         batches = ((persons(n), persons(50 + n)) for n in range(state.step, stop))
     else:
         step = supervised_step(network, CODEC, CPU, amp, gradients)

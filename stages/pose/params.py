@@ -29,6 +29,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 SizeWH = tuple[Count, Count]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Names = tuple[str, ...]
+PathName = Literal["jc", "jo", "co", "cm", "mu", "randaugment", "joco", "jccm"]
 
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -274,7 +275,19 @@ class Ssl(Section):
     joint_occlude: Natural
     cutout: Natural
     cutmix: Natural
+    randaugment_ops: Natural
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)]
     min_peak: Probability
+    loss: Literal["multiaugs", "ensemble"]
+    paths: Annotated[tuple[PathName, ...], Field(min_length=1)]
+    teacher_weight: Probability
+    temperature: Annotated[float, Field(gt=0, le=1)]
+    confidence_thr: Probability
+    kl_weight: NonNegative
+    kl_temperature: Positive
+    networks: Annotated[int, Field(ge=1, le=2)]
+    ema_decay: BelowOne
+    pictures: Count
 
 
 class Evaluate(Section):
@@ -305,6 +318,15 @@ class Params(Section):
     ssl: Ssl
     evaluate: Evaluate
     report: Report
+
+    @model_validator(mode="after")
+    def _ensemble_needs_gaussians(self) -> Params:
+        if self.ssl.loss == "ensemble" and self.codec.type != "gaussian":
+            raise ValueError(
+                f"ssl.loss = 'ensemble', expected multiaugs for codec.type = '{self.codec.type}': "
+                "its sharpening keeps the width of gaussians"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heatmap_fits_model(self) -> Params:
