@@ -1,12 +1,12 @@
 """What unlabelled persons earn over supervised controls of the same steps, with few labels.
 
-    python benchmarks/ssl.py [--seeds 0 1 2] [--jobs 2] [--steps 400] [--work data/benchmark_ssl]
+    python benchmarks/unlabelled.py [--seeds 0 1 2] [--jobs 2] [--steps 400] [--work data/benchmark_unlabelled]
 
 Each seed renders its own people, labels 5 % of them, and trains phases 1 and 2 once; every arm goes
 on from there. People are shown at 48 x 64 to a network of 0.36 M parameters, so that a table takes
 an hour or two and not a day. One thread a process: jobs arms run side by side. A finished arm is a
 row of WORK/rows.csv and is not run again; the table of the rows that are there goes to
-benchmarks/ssl.md. In the quiet about 1.5 minutes of one core an arm.
+benchmarks/unlabelled.md. In the quiet about 1.5 minutes of one core an arm.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--work", type=Path, default=ROOT / "data" / "benchmark_ssl")
+    parser.add_argument("--work", type=Path, default=ROOT / "data" / "benchmark_unlabelled")
     options = parser.parse_args()
     work = options.work.resolve()
     rows = work / "rows.csv"
@@ -255,10 +255,10 @@ def _append(rows: Path, row: dict[str, Any]) -> None:
 
 
 def write_table(rows: Path) -> None:
-    """benchmarks/ssl.md of the rows that are there."""
+    """benchmarks/unlabelled.md of the rows that are there."""
     if rows.exists():
         text = to_markdown(pd.read_csv(rows))
-        write_atomic(ROOT / "benchmarks" / "ssl.md", text.encode())
+        write_atomic(ROOT / "benchmarks" / "unlabelled.md", text.encode())
 
 
 def to_markdown(rows: pd.DataFrame) -> str:
@@ -271,7 +271,7 @@ def to_markdown(rows: pd.DataFrame) -> str:
     lines = [
         "# What unlabelled persons earn",
         "",
-        f"`python benchmarks/ssl.py --steps {int(rows['steps'].iloc[0])}`: embedded people at",
+        f"`python benchmarks/unlabelled.py --steps {int(rows['steps'].iloc[0])}`: embedded people at",
         "48 x 64, 5 % of them labelled (about 110), the rest and the boxes unlabelled (about",
         "2,800); AP on held-out people, flip test and DARK. Each seed renders its own people. All",
         "arms go on from the same phase 2 for the same steps at the same lr; a step has",
