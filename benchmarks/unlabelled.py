@@ -1,6 +1,6 @@
 """What unlabelled persons earn over supervised controls of the same steps, with few labels.
 
-    python benchmarks/unlabelled.py [--seeds 0 1 2] [--jobs 2] [--steps 400] [--work data/benchmark_unlabelled]
+    python benchmarks/unlabelled.py [--seeds 0 1 2] [--jobs 2] [--steps 400] [--work FOLDER]
 
 Each seed renders its own people, labels 5 % of them, and trains phases 1 and 2 once; every arm goes
 on from there. People are shown at 48 x 64 to a network of 0.36 M parameters, so that a table takes
@@ -271,8 +271,8 @@ def to_markdown(rows: pd.DataFrame) -> str:
     lines = [
         "# What unlabelled persons earn",
         "",
-        f"`python benchmarks/unlabelled.py --steps {int(rows['steps'].iloc[0])}`: embedded people at",
-        "48 x 64, 5 % of them labelled (about 110), the rest and the boxes unlabelled (about",
+        f"`python benchmarks/unlabelled.py --steps {int(rows['steps'].iloc[0])}`: embedded people",
+        "at 48 x 64, 5 % of them labelled (about 110), the rest and the boxes unlabelled (about",
         "2,800); AP on held-out people, flip test and DARK. Each seed renders its own people. All",
         "arms go on from the same phase 2 for the same steps at the same lr; a step has",
         f"{LABELLED} labelled and",
