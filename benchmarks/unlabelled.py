@@ -109,8 +109,7 @@ def main() -> None:
         prepare(work / f"seed-{seed}", seed)
     todo = [(arm, seed) for arm in options.arms for seed in options.seeds]
     todo = [pair for pair in todo if not _is_done(rows, *pair)]
-    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1)
-    with pool:
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         started = {
             pool.submit(run_arm, work / f"seed-{seed}", arm, options.steps): (arm, seed)
             for arm, seed in todo
@@ -143,7 +142,8 @@ def prepare(folder: Path, seed: int) -> None:
 def run_arm(folder: Path, arm: str, steps: int) -> dict[str, float]:
     """AP and AP50 on val with flip test and DARK, and the CPU seconds of training."""
     logger.setLevel(logging.INFO)
-    logger.addHandler(BarSafeHandler())
+    if not logger.handlers:
+        logger.addHandler(BarSafeHandler())
     os.chdir(folder)
     params = load_params(Path("params.yaml"))
     ssl = params.ssl.model_copy(update={**ARMS[arm], "batch_size": OTHERS})
