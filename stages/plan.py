@@ -134,7 +134,7 @@ def _rendered(images: int, fraction: float) -> Persons:
 
 def phases(params: Params, found: Persons, flops: Flops) -> list[Phase]:
     """Steps by the stages' own rule. An unlabelled person costs the teacher's two views forward
-    and two paths of training (consistency.py)."""
+    and each path's training, an ensemble each path's forward besides (consistency.py)."""
     train, ssl = params.train, params.ssl
     per_epoch = steps_per_epoch(found.labelled, train.batch_size)
     image = flops.training + flops.recomputed * params.model.grad_checkpointing
@@ -147,8 +147,9 @@ def phases(params: Params, found: Persons, flops: Flops) -> list[Phase]:
         return [*rows, Phase("ssl", 0, 0)]
     others = steps_per_epoch(found.unlabelled, ssl.batch_size, "ssl.batch_size")
     steps = ssl.epochs * max(per_epoch, others)
-    unlabelled = 2 * flops.forward + 2 * image
-    step = train.batch_size * image + ssl.batch_size * unlabelled
+    views = 2 + len(ssl.paths) * (ssl.loss == "ensemble")
+    unlabelled = views * flops.forward + len(ssl.paths) * image
+    step = ssl.networks * (train.batch_size * image + ssl.batch_size * unlabelled)
     return [*rows, Phase("ssl", steps, steps * step)]
 
 

@@ -2,28 +2,50 @@
 
     python stages/train_ssl.py
 
-Reads data/cache, models/phase2.safetensors; writes models/ssl.safetensors and metrics/train_ssl.
-About 2 minutes on two cores with the embedded default.
+Reads data/cache, models/phase2.safetensors; writes models/ssl.safetensors, its second network
+models/ssl_second.safetensors (the same weights if `ssl.networks` is 1) and metrics/train_ssl.
+About 2 minutes on two cores with the embedded default. See docs/ssl.md.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
+from dvclive import Live
+from torch import nn
+from torch.utils.data import default_collate
 
 import stage
 import training
 from pose import distributed
 from pose.cache import CropTable
 from pose.checkpoint import load_model, read_provenance
-from pose.consistency import PathSpec, consistency_step
-from pose.dataset import steps_per_epoch
+from pose.consistency import Consistency, network_teacher
+from pose.dataset import TrainingSamples, steps_per_epoch
+from pose.engine import AT_ONCE, Gradients, Losses, moved
+from pose.errors import PoseError
+from pose.figures import Image, encode_jpeg
+from pose.files import replacing, write_atomic
+from pose.gallery import no_picture, picture_views
+from pose.log import log
+from pose.model import PoseModel
+from pose.networks import Learners
 from pose.params import Params
+from pose.pseudo import TargetLaw
+from pose.skeleton import Skeleton
+from pose.views import PathSpec
 
 NAME = "train_ssl"
 STREAM, STREAM_UNLABELLED = 3, 4  # keep the phases' random draws apart
+SECOND = stage.MODELS / "ssl_second.safetensors"
+PICTURE = "views.jpg"
+EMPTY_STEPS = 500  # a mask empty for so long is worth a warning
+FALLEN = 0.5  # of the first row's peak
 
 
 def main(params: Params) -> None:
@@ -34,16 +56,10 @@ def main(params: Params) -> None:
     load_model(model, start_weights)
     model.to(device)
     if params.ssl.epochs == 0:
-        return training.hand_on(NAME, model, start_weights)
-    table, more = CropTable(stage.CACHE / "train"), CropTable(stage.CACHE / "unlabelled")
-    seed, size, law = params.run.seed, params.train.batch_size, params.ssl
-    labelled = training.training_samples(
-        params, skeleton, table, table.labelled(), params.augment.min_keypoints, (seed, STREAM)
-    )
-    others = training.training_samples(  # their targets are empty: nothing to demand
-        params, skeleton, more, np.arange(len(more)), 0, (seed, STREAM_UNLABELLED)
-    )
-    accumulate = params.train.accumulate
+        training.hand_on(NAME, model, start_weights)
+        return _hand_on_the_rest()
+    labelled, others = samples(params, skeleton)
+    size, law, accumulate = params.train.batch_size, params.ssl, params.train.accumulate
     distributed.share_of(size, "train.batch_size", accumulate)
     distributed.share_of(law.batch_size, "ssl.batch_size", accumulate)
     per_epoch = max(
@@ -51,19 +67,16 @@ def main(params: Params) -> None:
         steps_per_epoch(len(others), law.batch_size, "ssl.batch_size"),
     )
     schedule = training.build_schedule(params, law.epochs, per_epoch, law.lr)
-    ramp_steps = max(1, round(law.ramp_fraction * schedule.steps))
+    students = [model, *second_networks(params, skeleton, model)]
+    learners = Learners(students, law.ema_decay).to(device)
     gradients = training.step_gradients(params, device)
-    network = training.prepare(params, model, device)
-    step_loss = consistency_step(
-        network,
-        stage.pick(PathSpec, law),
-        training.codec(params, skeleton),
-        device,
-        params.train.amp,
-        (seed, STREAM_UNLABELLED),
-        lambda step: law.unlabelled_weight * min(1.0, (step + 1) / ramp_steps),
-        gradients,
-    )
+    networks = [training.prepare(params, student, device) for student in students]
+    build = partial(build_consistency, params, skeleton, learners, networks, device, schedule.steps)
+    consistency = build(gradients)
+
+    def step(batch: Any, number: int) -> Losses:
+        learners.average_()  # the weights that the last step left
+        return consistency(batch, number)
 
     def batches(start: int) -> Iterable[Any]:
         return zip(
@@ -72,8 +85,131 @@ def main(params: Params) -> None:
             strict=True,
         )
 
-    provenance = read_provenance(start_weights)
-    training.train(NAME, params, model, schedule, batches, step_loss, gradients, provenance)
+    def finish(live: Any) -> None:
+        chosen = default_collate([others[0, i] for i in range(min(law.pictures, len(others)))])
+        picture = picture_views(build(AT_ONCE), *moved(chosen, device), schedule.steps)
+        _log_picture(live, picture)
+
+    training.train(
+        NAME,
+        params,
+        learners if len(students) > 1 or law.ema_decay else model,
+        schedule,
+        batches,
+        step,
+        gradients,
+        read_provenance(start_weights),
+        outputs={training.model_path(NAME): students[0], SECOND: students[-1]},
+        watch=Watch(),
+        finish=finish,
+    )
+
+
+def samples(params: Params, skeleton: Skeleton) -> tuple[TrainingSamples, TrainingSamples]:
+    """Labelled persons, and unlabelled ones, whose targets are empty: nothing to demand of them."""
+    table, more = CropTable(stage.CACHE / "train"), CropTable(stage.CACHE / "unlabelled")
+    few, seed = params.augment.min_keypoints, params.run.seed
+    draw = partial(training.training_samples, params, skeleton)
+    return (
+        draw(table, table.labelled(), few, (seed, STREAM)),
+        draw(more, np.arange(len(more)), 0, (seed, STREAM_UNLABELLED)),
+    )
+
+
+def second_networks(params: Params, skeleton: Skeleton, first: PoseModel) -> list[PoseModel]:
+    """None, or the second of two: the first one's backbone under a fresh head.
+
+    Equal networks would teach each other what they know already; until the second one's peaks
+    reach ssl.min_peak it teaches nothing.
+    """
+    if params.ssl.networks == 1:
+        return []
+    second = training.build_model(params, skeleton)
+    second.backbone.load_state_dict(first.backbone.state_dict())
+    return [second.to(next(first.parameters()).device)]
+
+
+def build_consistency(
+    params: Params,
+    skeleton: Skeleton,
+    learners: Learners,
+    networks: list[nn.Module],
+    device: torch.device,
+    steps: int,
+    gradients: Gradients,
+) -> Consistency:
+    """The step's losses over `steps` steps; networks are the students as parallel.spread gave them.
+
+    Raises PoseError for an average of sharded weights.
+    """
+    law, amp, codec = params.ssl, params.train.amp, training.codec(params, skeleton)
+    if law.ema_decay and params.train.parallel == "fsdp" and distributed.world_size() > 1:
+        raise PoseError(
+            f"params.yaml: ssl.ema_decay = {law.ema_decay}, but train.parallel: fsdp holds weights "
+            "in shards; use ddp, or ema_decay: 0"
+        )
+    teaching = list(learners.averages) if law.ema_decay else networks
+    ramp_steps = max(1, round(law.ramp_fraction * steps))
+    return Consistency(
+        students=networks,
+        teachers=[network_teacher(n, codec, device, amp, gradients) for n in reversed(teaching)],
+        spec=stage.pick(PathSpec, law),
+        law=stage.pick(TargetLaw, law, sigma=params.codec.sigma),
+        codec=codec,
+        device=device,
+        amp=amp,
+        seed=(params.run.seed, STREAM_UNLABELLED),
+        weight_at=lambda step: law.unlabelled_weight * min(1.0, (step + 1) / ramp_steps),
+        gradients=gradients,
+    )
+
+
+class Watch:
+    """Warns of a run that learns nothing from its unlabelled persons, or unlearns.
+
+    Called with each logged row. Says each thing once.
+    """
+
+    def __init__(self) -> None:
+        self.first_peak: float | None = None
+        self.used_at, self.said = 0.0, set[str]()
+
+    def __call__(self, row: dict[str, float]) -> None:
+        if self.first_peak is None:
+            self.first_peak = row["peak"]
+        if row["mask"] > 0:
+            self.used_at = row["step"]
+        if row["step"] - self.used_at >= EMPTY_STEPS:
+            self._say(
+                f"no unlabelled keypoint was sure enough in {EMPTY_STEPS} steps; lower "
+                "ssl.min_peak (multiaugs) or ssl.confidence_thr (ensemble), or train phase 2 longer"
+            )
+        if row["peak"] < FALLEN * self.first_peak:
+            self._say(
+                f"the easy view's peaks fell from {self.first_peak:.3f} to {row['peak']:.3f}; "
+                "lower ssl.lr or ssl.unlabelled_weight"
+            )
+
+    def _say(self, text: str) -> None:
+        subject = text.split()[0]
+        if subject not in self.said and distributed.is_first():
+            log(f"{NAME}: warning: {text}")
+        self.said.add(subject)
+
+
+def _log_picture(live: Live | None, picture: Image) -> None:
+    if live:
+        live.log_image(PICTURE, np.ascontiguousarray(picture[..., ::-1]))  # it takes RGB
+
+
+def _hand_on_the_rest() -> None:
+    """What a stage of no epochs also owes to dvc.yaml."""
+    if not distributed.is_first():
+        return
+    with replacing(SECOND) as beside:
+        shutil.copyfile(training.model_path(NAME), beside)
+    picture = encode_jpeg(no_picture("ssl.epochs is 0: no views"))
+    write_atomic(stage.METRICS / NAME / "plots" / "images" / PICTURE, picture)
 
 
 if __name__ == "__main__":

@@ -204,16 +204,21 @@ def hand_on(name: str, model: PoseModel, start_weights: Path) -> None:
 def train(
     name: str,
     params: Params,
-    model: PoseModel,
+    model: nn.Module,
     schedule: Schedule,
     batches: Callable[[int], Iterable[Any]],
     step_loss: StepLoss,
     gradients: Gradients,
     provenance: dict[str, Any],
+    outputs: dict[Path, nn.Module] | None = None,
+    watch: Callable[[dict[str, float]], None] = lambda row: None,
+    finish: Callable[[Any], None] = lambda live: None,
 ) -> None:
     """Train `model` to models/<name>.safetensors, going on from a killed run's checkpoint.
 
     batches(start) gives the batches from step `start` on. Files are the first process's alone.
+    outputs: files and the parts of `model` they get instead. watch sees each logged row, also those
+    of an earlier, killed run; finish gets the Live (None in other processes) when all is trained.
     """
     law = params.train
     optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
@@ -225,20 +230,27 @@ def train(
         stage.live(name) if first else nullcontext() as live,
     ):
         _restore_(state, name, folder)
-        for row in state.history:
+
+        def seen(row: dict[str, float]) -> None:
             _log_row(live, row)
+            watch(row)
+
+        for row in state.history:
+            seen(row)
         fit(
             state,
             batches(state.step),
             step_loss,
             schedule,
             settings,
-            on_row=lambda row: _log_row(live, row),
+            on_row=seen,
             save=lambda state: _save(state, folder),
         )
-        weights = model_weights(model)
-        if first:
-            save_weights(model_path(name), weights, provenance)
+        for path, network in (outputs or {model_path(name): model}).items():
+            weights = model_weights(network)
+            if first:
+                save_weights(path, weights, provenance)
+        finish(live)
 
 
 def _restore_(state: TrainState, name: str, folder: Path | None) -> None:

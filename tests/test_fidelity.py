@@ -99,6 +99,22 @@ def test_a_softmaxed_map_is_never_confident() -> None:
     assert float((gaussian.flatten() / 0.5).softmax(0).max()) < 1e-3
 
 
+def test_the_reproduction_in_this_page_runs() -> None:
+    """Ten lines of docs/fidelity.md: views 50 cells apart, a loss and a gradient of zero."""
+    (block,) = re.findall(r"```python\n(.*?)```", DOC, re.S)
+    assert len(block.splitlines()) <= 11
+    found: dict = {}
+    exec(block, found)
+    assert float(found["loss"]) == 0
+    assert torch.equal(found["student"].grad, torch.zeros(128, 96))
+    assert float(found["bound"]) == pytest.approx(6.01e-4, rel=1e-3)
+    assert float(found["pseudo"].max()) < found["bound"] < 0.7
+    assert 0.7 / found["bound"] == pytest.approx(1165, abs=1)
+    assert float(found["pseudo"].max()) == pytest.approx(2.2e-4, rel=0.02)
+    alone = (found["paths"][0].flatten() / 0.5).softmax(0)
+    assert float(alone.max()) == pytest.approx(5.97e-4, rel=1e-3)
+
+
 def test_position_embeddings_are_resized_without_antialiasing() -> None:
     rows = torch.randn(1, 64, 8, generator=torch.Generator().manual_seed(0))
     planes = rows.transpose(1, 2).unflatten(2, (8, 8))

@@ -17,7 +17,7 @@ import torch
 
 from pose import checkpoint, distributed, parallel
 from pose.codec import UdpCodec
-from pose.consistency import PathSpec, consistency_step
+from pose.consistency import Consistency, network_teacher
 from pose.engine import (
     FitSettings,
     Gradients,
@@ -30,13 +30,18 @@ from pose.engine import (
 )
 from pose.errors import PoseError
 from pose.model import ModelSpec, PoseModel
+from pose.networks import Learners
 from pose.optim import Schedule, build_adamw
+from pose.pseudo import TargetLaw
 from pose.skeleton import COCO_17
+from pose.views import PathSpec
 
 CPU = torch.device("cpu")
 STEPS, KILL_AT, BATCH = 6, 4, 4
 CODEC = UdpCodec("gaussian", (24, 32), (12, 16), 1.0, 0.0546875, COCO_17.flip_indices)
-PATHS = PathSpec(20.0, 0.15, 0.8, 2, 2, 1, 2, -1e9)
+PATHS = PathSpec(("joco", "jccm"), 20.0, 0.15, 0.8, 2, 2, 1, 2, 2, 20, -1e9)
+TARGET = TargetLaw("multiaugs", 0.5, 0.5, 0.4, 0.0, 0.1, 1.0)
+ENSEMBLE = replace(TARGET, loss="ensemble", confidence_thr=0.0)
 SPEC = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, "sapiens", (8, 8), (8,), False, 1, 17)
 
 
@@ -56,6 +61,7 @@ def train(
     accumulate: int = 1,
     amp: str = "none",
     ssl: bool = False,
+    pair: bool = False,
     frozen: bool = False,
     compiled: bool = False,
     drop_path: float = 0.0,
@@ -71,17 +77,24 @@ def train(
         freeze_backbone_(model)
     for block in model.backbone.blocks if compiled else ():
         block.compile(backend="aot_eager")
-    network = parallel.spread(model, kind, CPU)
+    students = [model]
+    if pair:
+        students.append(PoseModel(SPEC))
+        torch.nn.init.normal_(students[1].head.final_layer.weight, std=0.1)
+    learning = Learners(students, 0.0) if pair else model
+    network, *other = (parallel.spread(one, kind, CPU) for one in students)
     torch.manual_seed(distributed.rank())
     scaler = loss_scaler(CPU, amp)
-    state = TrainState(model, build_adamw(model, 0.1, 0.9, (0.9, 0.999)), scaler)
+    state = TrainState(learning, build_adamw(learning, 0.1, 0.9, (0.9, 0.999)), scaler)
     if resume:
         state.restore_(start)
     gradients = Gradients(accumulate, scaler)
-    if ssl:
-        step = consistency_step(
-            network, PATHS, CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
-        )
+    if ssl or pair:
+        networks = [network, *other]
+        teachers = [network_teacher(n, CODEC, CPU, amp, gradients) for n in reversed(networks)]
+        law = CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
+        target = ENSEMBLE if pair else TARGET
+        step = Consistency(networks, teachers, PATHS, target, *law)
         batches = ((persons(n), persons(50 + n)) for n in range(state.step, stop))
     else:
         step = supervised_step(network, CODEC, CPU, amp, gradients)
@@ -96,7 +109,7 @@ def train(
         on_row=lambda row: None,
         save=lambda state: saved.append(deepcopy(state.to_dict())),  # they share memory
     )
-    weights = {name: tensor.clone() for name, tensor in model_weights(model).items()}
+    weights = {name: tensor.clone() for name, tensor in model_weights(learning).items()}
     return {"weights": weights, "rows": state.history, "saved": saved}
 
 
@@ -151,6 +164,8 @@ def main(folder: Path) -> None:
         "fsdp accumulate": train("fsdp", accumulate=2),
         "ddp ssl": train(ssl=True),
         "fsdp ssl": train("fsdp", ssl=True),
+        "ddp pair": train(pair=True),
+        "fsdp pair": train("fsdp", pair=True),
         "ddp frozen": train(frozen=True),
         "fsdp frozen": train("fsdp", frozen=True),
         "fsdp fp16": train("fsdp", amp="fp16"),

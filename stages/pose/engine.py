@@ -31,7 +31,7 @@ AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class TrainState:
     """Model, optimiser, fp16's loss scale, steps done, logged rows, losses since the last row."""
 
-    model: PoseModel
+    model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
     step: int = 0
@@ -270,6 +270,6 @@ def freeze_backbone_(model: PoseModel) -> None:
     model.backbone.eval()
 
 
-def model_weights(model: PoseModel) -> State:
+def model_weights(model: nn.Module) -> State:
     """Float32 weights to save; all processes must call, the first one's are whole."""
     return parallel.full_weights(model)

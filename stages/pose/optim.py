@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from pose.model import PoseModel
 
@@ -78,10 +79,11 @@ def parameter_groups(
 
 
 def build_adamw(
-    model: PoseModel, weight_decay: float, layer_decay: float, betas: tuple[float, float]
+    model: nn.Module, weight_decay: float, layer_decay: float, betas: tuple[float, float]
 ) -> torch.optim.AdamW:
-    """Fused AdamW over parameter_groups; set_lr gives the rate of each step."""
-    groups = parameter_groups(model, weight_decay, layer_decay)
+    """Fused AdamW over parameter_groups of each network that learns; set_lr gives the rates."""
+    networks = [part for part in model.modules() if isinstance(part, PoseModel)]
+    groups = [g for one in networks for g in parameter_groups(one, weight_decay, layer_decay)]
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 

@@ -30,6 +30,7 @@ SizeWH = tuple[Count, Count]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Names = tuple[str, ...]
 TTAS = ("none", "flip", "multiscale")  # test-time views, see inference.py
+PathName = Literal["jc", "jo", "co", "cm", "mu", "randaugment", "joco", "jccm"]
 
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -275,7 +276,19 @@ class Ssl(Section):
     joint_occlude: Natural
     cutout: Natural
     cutmix: Natural
+    randaugment_ops: Natural
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)]
     min_peak: Probability
+    loss: Literal["multiaugs", "ensemble"]
+    paths: Annotated[tuple[PathName, ...], Field(min_length=1)]
+    teacher_weight: Probability
+    temperature: Annotated[float, Field(gt=0, le=1)]
+    confidence_thr: Probability
+    kl_weight: NonNegative
+    kl_temperature: Positive
+    networks: Annotated[int, Field(ge=1, le=2)]
+    ema_decay: BelowOne
+    pictures: Count
 
 
 class Evaluate(Section):
@@ -365,6 +378,15 @@ class Params(Section):
     evaluate: Evaluate
     report: Report
     review: Review
+
+    @model_validator(mode="after")
+    def _ensemble_needs_gaussians(self) -> Params:
+        if self.ssl.loss == "ensemble" and self.codec.type != "gaussian":
+            raise ValueError(
+                f"ssl.loss = 'ensemble', expected multiaugs for codec.type = '{self.codec.type}': "
+                "its sharpening keeps the width of gaussians"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heatmap_fits_model(self) -> Params:

@@ -15,6 +15,8 @@ from pipeline.project import Finished, FirstRun, Project, assert_refused, wait_f
 from tiny import SPLIT, TinyCoco
 
 OFTEN = {"train.checkpoint_steps": 5, "train.log_steps": 3}
+SECOND = "models/ssl_second.safetensors"
+PAIR = {"ssl.networks": 2, "ssl.ema_decay": 0.9}  # all that stage 2 can have to remember
 MODELS = {
     "train_phase1": "models/phase1.safetensors",
     "train_phase2": "models/phase2.safetensors",
@@ -46,8 +48,8 @@ def outlived(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("stage", MODELS)
 def test_killed_training_ends_with_the_same_bits(project: Project, stage: str) -> None:
-    results = (MODELS[stage], f"metrics/{stage}")
-    project.set(**OFTEN, **{f"{stage.removeprefix('train_')}.epochs": 15})
+    results = (MODELS[stage], SECOND, f"metrics/{stage}")
+    project.set(**OFTEN, **PAIR, **{f"{stage.removeprefix('train_')}.epochs": 15})
     project.must_stage(stage)
     expected = project.content(*results)
     assert project.json(f"metrics/{stage}/metrics.json")["step"] >= 30

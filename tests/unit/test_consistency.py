@@ -1,209 +1,27 @@
-"""The hard paths: warps that are rigid, boxes at their joints, gradients where they belong."""
+"""The step of stage 2: gradients where they belong, one path at a time, whoever teaches."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.amp import GradScaler
 
-from pose import gaussian, geometry, losses
+from pose import gaussian, losses
 from pose.codec import UdpCodec
-from pose.consistency import (
-    HardViews,
-    PathSpec,
-    consistency_step,
-    draw_box,
-    draw_theta,
-    rigid_theta,
-    warp_maps,
-)
+from pose.consistency import Consistency, label_teacher, network_teacher
 from pose.engine import Gradients
 from pose.inference import predict_maps
 from pose.model import ModelSpec, PoseModel, normalise
+from pose.networks import Learners, MeanOfNetworks
+from pose.pseudo import Target, TargetLaw, ensemble_target, path_loss
 from pose.skeleton import COCO_17
+from pose.views import HardViews, PathSpec, draw_theta, stays_inside, warp_maps
 
 CPU = torch.device("cpu")
-INPUT_WH, MAP_WH = (72, 96), (36, 48)
-SPEC = PathSpec(
-    rotate_deg=20.0,
-    scale_factor=0.15,
-    affine_prob=0.8,
-    joint_cutout=1,
-    joint_occlude=1,
-    cutout=1,
-    cutmix=1,
-    min_peak=0.3,
-)
-
-
-def theta_of(angle: float, scale: float, size_wh=INPUT_WH) -> torch.Tensor:
-    return rigid_theta(torch.tensor([angle]), torch.tensor([scale]), size_wh)
-
-
-def moved(points: np.ndarray, angle: float, scale: float) -> np.ndarray:
-    """Where input points go: about the centre, by the udp affine of a box `scale` times as big."""
-    span = np.array(INPUT_WH) - 1.0
-    affine = geometry.udp_affine(span / 2, span * scale, angle, INPUT_WH)
-    return geometry.apply_affine(affine, points)
-
-
-@pytest.mark.parametrize("size_wh", [INPUT_WH, MAP_WH, (7, 3)])
-def test_no_turn_and_no_zoom_is_identity(size_wh) -> None:
-    theta = theta_of(0.0, 1.0, size_wh)
-    assert torch.equal(theta, torch.eye(2, 3)[None])
-    maps = torch.randn(1, 2, size_wh[1], size_wh[0])
-    torch.testing.assert_close(warp_maps(maps, theta), maps, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("angle", "scale"), [(0.0, 1.2), (0.0, 0.7), (30.0, 1.0), (-25.0, 1.15), (90.0, 1.3)]
-)
-def test_a_gaussian_goes_where_its_joint_goes(angle: float, scale: float) -> None:
-    """One theta, made for the input, serves the heatmap: the UDP factor stays exact."""
-    rng = np.random.default_rng(0)
-    points = np.array([36.0, 48.0]) + rng.uniform(-14, 14, (8, 2))
-    factor = geometry.input_to_heatmap_factor(INPUT_WH, MAP_WH)
-    targets = np.concatenate([points * factor, np.ones((8, 1))], axis=1).astype(np.float32)
-    maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, 2.5)
-    found, _ = gaussian.dark_decode(warp_maps(maps, theta_of(angle, scale)), gaussian.Blur(11))
-    expected = moved(points, angle, scale) * factor
-    np.testing.assert_allclose(found[0].numpy(), expected, atol=0.05)
-
-
-@pytest.mark.parametrize(("angle", "scale"), [(35.0, 1.0), (-20.0, 1.2), (0.0, 0.8)])
-def test_image_and_heatmap_share_theta(angle: float, scale: float) -> None:
-    """A dot of the image and a dot of the map at the same joint stay together."""
-    joint = np.array([25.0, 60.0])
-    factor = geometry.input_to_heatmap_factor(INPUT_WH, MAP_WH)
-    theta = theta_of(angle, scale)
-    peaks = []
-    for center, size_wh, sigma in ((joint, INPUT_WH, 4.0), (joint * factor, MAP_WH, 2.0)):
-        target = torch.tensor([[[*center, 1.0]]], dtype=torch.float32)
-        warped = warp_maps(gaussian.render_heatmaps(target, size_wh, sigma), theta)
-        peaks.append(gaussian.dark_decode(warped, gaussian.Blur(11))[0][0, 0].numpy())
-    np.testing.assert_allclose(peaks[0] * factor, peaks[1], atol=0.05)
-    np.testing.assert_allclose(peaks[0], moved(joint, angle, scale), atol=0.1)
-
-
-def test_draw_theta_laws() -> None:
-    """Share, spread and clip of turns and zooms, read back from theta."""
-    theta = draw_theta(np.random.default_rng(0), SPEC, 4000, INPUT_WH).double().numpy()
-    applied = np.abs(theta - np.eye(2, 3)).max(axis=(1, 2)) > 1e-6
-    assert applied.mean() == pytest.approx(0.8, abs=0.03)
-    aspect = 95 / 71
-    c, s = theta[applied, 0, 0], theta[applied, 0, 1] / aspect
-    angle, zoom = np.degrees(np.arctan2(s, c)), np.hypot(c, s)
-    np.testing.assert_allclose(theta[applied, 1, 0], -s / aspect, atol=1e-6)
-    assert np.abs(angle).max() == pytest.approx(40, abs=0.01)
-    assert angle.std() == pytest.approx(19.3, abs=0.8)  # normal of 20, clipped at 40
-    assert zoom.std() == pytest.approx(0.15, abs=0.008)
-    assert zoom.mean() == pytest.approx(1, abs=0.01)
-    assert zoom.min() > 0.499
-    assert zoom.max() < 1.501
-
-
-def test_boxes_scale_with_the_input_and_stay_inside() -> None:
-    rng = np.random.default_rng(0)
-    for width, low, high in ((192, 20, 38), (72, 7, 15), (384, 40, 76)):
-        size = (width, width * 4 // 3)
-        boxes = [draw_box(rng, np.array(size) / 2, size) for _ in range(300)]
-        heights = [rows.stop - rows.start for rows, _ in boxes]
-        widths = [columns.stop - columns.start for _, columns in boxes]
-        assert low <= min(heights + widths) <= low + 2
-        assert high - 2 <= max(heights + widths) <= high
-    for corner in ((0, 0), (71, 95), (-50, 300)):
-        for _ in range(20):
-            rows, columns = draw_box(rng, np.array(corner, float), INPUT_WH)
-            assert 0 <= rows.start <= rows.stop <= 96
-            assert 0 <= columns.start <= columns.stop <= 72
-
-
-def views(seed: int, joints, usable=None, spec: PathSpec = SPEC) -> HardViews:
-    joints = np.array(joints, float)
-    usable = np.ones(joints.shape[:2], bool) if usable is None else np.array(usable)
-    return HardViews(np.random.default_rng(seed), spec, joints, usable, INPUT_WH)
-
-
-@pytest.mark.parametrize("joint", [(20.0, 80.0), (50.0, 30.0), (36.0, 48.0)])
-def test_joint_cutout_blanks_around_x_y(joint) -> None:
-    """Also below row 72, which a box with width and height swapped never reaches."""
-    holes = []
-    for seed in range(150):
-        out = views(seed, [[joint]]).joint_cutout(torch.ones(1, 3, 96, 72))
-        y, x = np.nonzero((out[0] == 0).all(0).numpy())
-        assert len(y) == (np.ptp(y) + 1) * (np.ptp(x) + 1)
-        assert np.ptp(x) + 1 <= 15
-        assert np.ptp(y) + 1 <= 15
-        holes.append(((x.min() + x.max()) / 2, (y.min() + y.max()) / 2))
-    # a box is [rint(c - half), rint(c + half)) - its last pixel lies half a pixel short of c
-    np.testing.assert_allclose(np.mean(holes, axis=0), np.array(joint) - 0.5, atol=0.9)
-    np.testing.assert_allclose(np.std(holes, axis=0), 3.75, atol=0.6)  # 10 px at width 192
-
-
-def test_only_usable_joints_are_cut_and_each_once() -> None:
-    joints = [[(10, 10), (60, 10), (10, 80), (60, 80)]]
-    usable = [[False, True, True, False]]
-    spec = PathSpec(20, 0.1, 1, joint_cutout=4, joint_occlude=0, cutout=0, cutmix=0, min_peak=0.3)
-    out = views(0, joints, usable, spec).joint_cutout(torch.ones(1, 3, 96, 72))[0, 0]
-    assert (out[:48, 36:] == 0).any()
-    assert (out[48:, :36] == 0).any()
-    assert (out[:48, :36] == 1).all()
-    assert (out[48:, 36:] == 1).all()
-
-
-def coded(batch: int) -> torch.Tensor:
-    """Images whose pixels say who and where they are: 10000 i + 100 y + x."""
-    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(72.0), indexing="ij")
-    return torch.stack([(10000 * i + 100 * y + x).expand(3, -1, -1) for i in range(batch)])
-
-
-def test_joint_occlude_pastes_the_others_joint_here() -> None:
-    joints = [[(20.0, 75.0)], [(50.0, 25.0)]]
-    images, pasted = coded(2), 0
-    for seed in range(60):
-        out = views(seed, joints).joint_occlude(images)
-        for i, other in ((0, 1), (1, 0)):
-            y, x = (out[i, 0] != images[i, 0]).nonzero(as_tuple=True)
-            if not len(y):
-                continue  # the sample drew itself
-            pasted += 1
-            dx, dy = (int(joints[other][0][axis] - joints[i][0][axis]) for axis in (0, 1))
-            expected = 10000 * other + 100 * (y + dy).clamp(0, 95) + (x + dx).clamp(0, 71)
-            assert torch.equal(out[i, 0, y, x], expected.float())
-            assert abs(float(x.float().mean()) - joints[i][0][0]) < 15
-            assert abs(float(y.float().mean()) - joints[i][0][1]) < 15
-    assert 40 < pasted < 80
-
-
-def test_cutout_and_cutmix() -> None:
-    images = coded(3) + 1
-    blank = views(0, np.zeros((3, 1, 2))).cutout(images)
-    for i in range(3):
-        hole = blank[i, 0] == 0
-        assert 0 < hole.sum() <= 15 * 15
-        assert torch.equal(blank[i][:, ~hole], images[i][:, ~hole])
-    mixed = [views(seed, np.zeros((3, 1, 2))).cutmix(images) for seed in range(10)]
-    changed = 0
-    for out in mixed:
-        for i in range(3):
-            here = out[i, 0] != images[i, 0]
-            changed += int(here.any())
-            assert torch.equal(out[i, 0] % 10000, images[i, 0] % 10000)  # the same place
-    assert changed > 5
-
-
-def test_views_return_new_tensors() -> None:
-    images = coded(2) + 1
-    kept = images.clone()
-    for name in ("joco", "jccm", "joint_cutout", "joint_occlude", "cutout", "cutmix"):
-        out = getattr(views(1, [[(20.0, 75.0)], [(50.0, 25.0)]]), name)(images)
-        assert out.shape == images.shape
-        assert torch.equal(images, kept)
-    joco = views(1, [[(20.0, 75.0)], [(50.0, 25.0)]]).joco(images)
-    assert not torch.equal(joco, images)
-
-
 SMALL_WH, SEED, WEIGHT = (12, 16), (3, 4), 0.7
 CODEC = UdpCodec("gaussian", (24, 32), SMALL_WH, 1.0, 0.0546875, COCO_17.flip_indices)
 
@@ -219,22 +37,42 @@ def setup(spec: ModelSpec) -> tuple[PoseModel, list]:
     return model, [labelled, others]
 
 
-def step_of(model: PoseModel, spec: PathSpec, weight: float = WEIGHT):
-    return consistency_step(
-        model, spec, CODEC, CPU, "none", SEED, lambda step: weight * (step + 1) / 6
-    )
+MULTIAUGS = TargetLaw("multiaugs", 0.5, 0.5, 0.4, 0.0, 0.1, 1.0)
+ENSEMBLE = replace(MULTIAUGS, loss="ensemble")
 
 
-def test_micro_batches_add_up(tiny_model_spec: ModelSpec) -> None:
+def paths(cut: int, occlude: int, out: int, mix: int, min_peak: float, *names: str) -> PathSpec:
+    """Counts of boxes by path; without names joco and jccm."""
+    names = names or ("joco", "jccm")
+    return PathSpec(names, 20.0, 0.15, 1.0, cut, occlude, out, mix, 2, 20, min_peak)
+
+
+SPEC = paths(1, 1, 1, 1, 0.3)
+
+
+def step_of(
+    model: PoseModel,
+    spec: PathSpec,
+    weight: float = WEIGHT,
+    law: TargetLaw = MULTIAUGS,
+    gradients: Gradients | None = None,
+) -> Consistency:
+    """Of one network that teaches itself; its weight rises over six steps."""
+    gradients = gradients or Gradients(1, GradScaler(enabled=False))
+    teacher = network_teacher(model, CODEC, CPU, "none", gradients)
+    rise = lambda step: weight * (step + 1) / 6  # noqa: E731
+    return Consistency([model], [teacher], spec, law, CODEC, CPU, "none", SEED, rise, gradients)
+
+
+@pytest.mark.parametrize("law", [MULTIAUGS, ENSEMBLE], ids=lambda law: law.loss)
+def test_micro_batches_add_up(tiny_model_spec: ModelSpec, law: TargetLaw) -> None:
     """Persons of one micro-batch are covered by those of the other, as if there were one."""
-    spec = PathSpec(20, 0.15, 1.0, 2, 2, 1, 2, -1e9)
+    spec = paths(2, 2, 1, 2, -1e9)
     found = []
     for accumulate in (1, 2):
         model, batch = setup(tiny_model_spec)
         parts = Gradients(accumulate, GradScaler(enabled=False))
-        rows = consistency_step(model, spec, CODEC, CPU, "none", SEED, lambda step: 1.0, parts)(
-            batch, 2
-        )
+        rows = step_of(model, spec, 2.0, law, parts)(batch, 2)
         found.append((gradients(model), {name: float(value) for name, value in rows.items()}))
     (whole, row), (parts, other) = found
     assert other == pytest.approx(row, rel=1e-5)
@@ -263,7 +101,7 @@ def summed_loss(model: PoseModel, batch, spec: PathSpec, step: int, attached: bo
     target = warp_maps(teacher, theta)
     paths = [
         losses.keypoint_mse(model(warp_maps(path(inputs), theta)), target, usable.float())
-        for path in (hard.joco, hard.jccm)
+        for path in (partial(hard.along, name) for name in spec.paths)
     ]
     return supervised, sum(paths), WEIGHT * (step + 1) / 6
 
@@ -273,7 +111,7 @@ def test_the_gradient_is_that_of_the_sum_with_a_fixed_teacher(
     tiny_model_spec: ModelSpec, min_peak: float
 ) -> None:
     model, batch = setup(tiny_model_spec)
-    spec = PathSpec(20, 0.15, 1.0, 2, 1, 1, 1, min_peak)
+    spec = paths(2, 1, 1, 1, min_peak)
     rows = step_of(model, spec)(batch, 2)
     found = gradients(model)
 
@@ -298,7 +136,7 @@ def test_unusable_joints_get_no_gradient(tiny_model_spec: ModelSpec) -> None:
     with torch.no_grad():
         heights = predict_maps(model, CODEC, normalise(batch[1][0]), True).amax((2, 3))
     middle = float(heights.amax(0).median())
-    rows = step_of(model, PathSpec(20, 0.15, 1.0, 2, 1, 1, 1, middle))(batch, 0)
+    rows = step_of(model, paths(2, 1, 1, 1, middle))(batch, 0)
     usable = (heights > middle).any(0)
     assert 0 < usable.sum() < 17
     by_joint = model.head.final_layer.weight.grad.abs().amax((1, 2, 3))
@@ -315,3 +153,146 @@ def test_a_weight_of_zero_leaves_the_labelled_loss_alone(tiny_model_spec: ModelS
     summed_loss(model, batch, SPEC, 0, False)[0].backward()
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(found[name], gradient, atol=1e-7, rtol=1e-5)
+
+
+def test_the_labels_as_teacher(tiny_model_spec: ModelSpec) -> None:
+    """The control: hard views of labelled persons are held to their own labels."""
+    model, (labelled, others) = setup(tiny_model_spec)
+    others[1] = labelled[1].clone()
+    others[1][:, 3:, 2] = 0
+    step = replace(step_of(model, SPEC), teachers=[label_teacher(CODEC)])
+    scene = step.scene(0, *others, 1)
+    torch.testing.assert_close(scene.easy, CODEC.render(others[1]))
+    assert scene.usable[:, :3].all()
+    assert not scene.usable[:, 3:].any()
+
+
+def two_students(spec: ModelSpec, ema_decay: float = 0.0) -> tuple[Learners, Consistency, list]:
+    first, batch = setup(spec)
+    torch.manual_seed(1)
+    second = PoseModel(spec)
+    torch.nn.init.normal_(second.head.final_layer.weight)
+    learners = Learners([first, second], ema_decay)
+    teaching = learners.averages if ema_decay else learners.students
+    teachers = [network_teacher(one, CODEC, CPU, "none") for one in reversed(teaching)]
+    step = replace(step_of(first, paths(1, 1, 1, 1, -1e9)), students=[first, second])
+    return learners, replace(step, teachers=teachers), batch
+
+
+def test_each_of_two_networks_is_taught_by_the_other(tiny_model_spec: ModelSpec) -> None:
+    learners, step, batch = two_students(tiny_model_spec)
+    images = normalise(batch[1][0])
+    for i in (0, 1):
+        easy = step.scene(i, *batch[1], 4).easy
+        with torch.no_grad():
+            expected = predict_maps(learners.students[1 - i], CODEC, images, flip=True)
+        torch.testing.assert_close(easy, expected)
+    rows = step(batch, 4)
+    assert rows.keys() == {"loss", "loss_u", "mask", "confidence", "peak", "peak_joco", "peak_jccm"}
+    for student in learners.students:
+        assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
+
+
+def test_two_networks_see_different_hard_views(tiny_model_spec: ModelSpec) -> None:
+    _, step, batch = two_students(tiny_model_spec)
+    thetas = [step.scene(i, *batch[1], 4).theta for i in (0, 1)]
+    assert not torch.equal(*thetas)
+    assert torch.equal(thetas[0], step.scene(0, *batch[1], 4).theta)
+
+
+def test_averages_follow_and_are_part_of_the_state(tiny_model_spec: ModelSpec) -> None:
+    learners, step, batch = two_students(tiny_model_spec, ema_decay=0.75)
+    learners.average_()
+    name = "head.final_layer.weight"
+    start = [s.head.final_layer.weight.detach().clone() for s in learners.students]
+    with torch.no_grad():
+        for student in learners.students:
+            student.head.final_layer.weight += 1
+    learners.average_()
+    for i, weight in enumerate(start):
+        found = learners.averages[i].module.head.final_layer.weight
+        torch.testing.assert_close(found, weight + 0.25)
+        assert f"averages.{i}.module.{name}" in learners.state_dict()
+    assert not learners.train().averages[0].module.training
+    assert learners.students[0].training
+    step(batch, 0)
+    assert all(p.grad is None for p in learners.averages.parameters())
+
+
+def test_without_decay_there_are_no_averages(tiny_model_spec: ModelSpec) -> None:
+    learners = Learners([PoseModel(tiny_model_spec)], 0.0)
+    learners.average_()
+    assert {name.split(".")[0] for name in learners.state_dict()} == {"students"}
+
+
+def test_the_mean_of_networks_answers_as_one(tiny_model_spec: ModelSpec) -> None:
+    learners, _, batch = two_students(tiny_model_spec)
+    images = normalise(batch[1][0])
+    maps = [student(images) for student in learners.students]
+    torch.testing.assert_close(MeanOfNetworks(list(learners.students))(images), sum(maps) / 2)
+
+
+def reference_ensemble(model: PoseModel, batch, spec: PathSpec, step: int) -> Target:
+    """The target by hand: every path's maps at once."""
+    scene = step_of(model, spec).scene(0, *batch[1], step)
+    with torch.no_grad():
+        maps = [
+            model(warp_maps(scene.views.along(name, scene.everyone), scene.theta))
+            for name in spec.paths
+        ]
+    inside = stays_inside(scene.peaks, scene.theta, SMALL_WH)
+    return ensemble_target(scene.warped, torch.stack(maps).mean(0), inside, ENSEMBLE)
+
+
+def test_the_ensemble_is_of_the_views_that_are_then_learnt_from(tiny_model_spec: ModelSpec) -> None:
+    model, batch = setup(tiny_model_spec)
+    spec = paths(2, 1, 1, 1, -1e9, "joco", "jccm", "mu", "randaugment")
+    rows = step_of(model, spec, law=ENSEMBLE)(batch, 2)
+    found = gradients(model)
+    target = reference_ensemble(model, batch, spec, 2)
+    model.zero_grad(set_to_none=True)
+    scene = step_of(model, spec).scene(0, *batch[1], 2)
+    total = torch.zeros(())
+    for name in spec.paths:
+        heatmaps = model(warp_maps(scene.views.along(name, scene.everyone), scene.theta))
+        total = total + path_loss(heatmaps, target, ENSEMBLE)
+    (images, targets), _ = batch
+    expected = gaussian.render_heatmaps(targets, SMALL_WH, 1.0)
+    supervised = losses.keypoint_mse(model(normalise(images)), expected, targets[..., 2])
+    (supervised + WEIGHT / 2 * total).backward()
+    assert float(rows["loss_u"]) == pytest.approx(float(total.detach()), rel=1e-5)
+    assert float(rows["confidence"]) == pytest.approx(float(target.confidence.mean()), rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def kept_at_once(model: PoseModel, batch, step: Consistency) -> int:
+    """The most bytes that autograd holds for backward at one time."""
+    held, most = 0, 0
+
+    class Box:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            nonlocal held, most
+            self.tensor, self.size = tensor, tensor.nbytes
+            held += self.size
+            most = max(most, held)
+
+        def __del__(self) -> None:
+            nonlocal held
+            held -= self.size
+
+    with torch.autograd.graph.saved_tensors_hooks(Box, lambda box: box.tensor):
+        step(batch, 0)
+    assert held == 0
+    return most
+
+
+@pytest.mark.parametrize("law", [MULTIAUGS, ENSEMBLE], ids=lambda law: law.loss)
+def test_memory_does_not_grow_with_paths(tiny_model_spec: ModelSpec, law: TargetLaw) -> None:
+    model, batch = setup(tiny_model_spec)
+    names = ("jc", "jo", "joco", "jccm")
+    found = [
+        kept_at_once(model, batch, step_of(model, paths(1, 1, 1, 1, 0.3, *names[:count]), law=law))
+        for count in (1, 2, 4)
+    ]
+    assert found[0] == found[1] == found[2] > 0

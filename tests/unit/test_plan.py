@@ -121,6 +121,13 @@ def test_steps_and_flops_of_the_phases(default: Params) -> None:
     ]
 
 
+def test_paths_ensembles_and_two_networks_cost(default: Params) -> None:
+    """16 labelled and 8 unlabelled a step, three paths: their forwards come twice."""
+    params = bent(default, "ssl", paths=["jc", "jo", "co"], loss="ensemble", networks=2)
+    ssl = plan.phases(params, plan.Persons(2171, 701, ""), FLOPS)[2]
+    assert ssl.flops == 270 * 2 * (16 * 30 + 8 * ((2 + 3) * 10 + 3 * 30))
+
+
 def test_checkpointing_computes_the_blocks_twice(default: Params) -> None:
     params = bent(default, "model", grad_checkpointing=True)
     head, everything, ssl = plan.phases(params, plan.Persons(160, 8000, ""), FLOPS)

@@ -41,7 +41,13 @@ VITPOSE = {  # (embed_dim, depth, heads), drop path, layer decay, head parameter
 SAPIENS_NAMES = {size: f"sapiens_{size}_coco_1024x768" for size in SAPIENS}
 VITPOSE_NAMES = {size: f"vitpose_{size}_coco_256x192" for size in VITPOSE}
 OFFICIAL = [*SAPIENS_NAMES.values(), *VITPOSE_NAMES.values()]
-NAMES = ["coco_512x384", *OFFICIAL]
+SSL = {  # labelled persons, epochs of stage 2, AP of one and of two networks (ResNet18)
+    "1k": (1000, 30, 45.5, 49.7),
+    "5k": (5000, 70, 56.2, 58.8),
+    "10k": (10000, 100, 59.9, 61.8),
+}
+SSL_NAMES = {size: f"ssl_coco_{size}" for size in (*SSL, "full")}
+NAMES = ["coco_512x384", *OFFICIAL, *SSL_NAMES.values()]
 PER_EPOCH = 2340  # steps: COCO's 149,813 persons in batches of 64
 
 
@@ -339,6 +345,45 @@ def test_vitpose_changes_no_colours(name: str) -> None:
     assert law.contrast_range == law.saturation_range == (1.0, 1.0)
     assert (law.blur_prob, law.median_blur_prob, law.dropout_prob) == (0.0, 0.0, 0.0)
     assert law.min_keypoints == 1
+
+
+@pytest.mark.parametrize("size", SSL)
+def test_the_protocol_of_few_labels(size: str) -> None:
+    persons, epochs, single, dual = SSL[size]
+    params, said = resolved(SSL_NAMES[size]), header(SSL_NAMES[size])
+    data, law = params.data, params.ssl
+    assert (data.labelled_persons, data.unlabelled, data.unlabelled_images) == (
+        persons,
+        ("rest",),
+        False,
+    )
+    assert (law.epochs, law.paths) == (epochs, ("jc", "jo", "joco", "jccm"))
+    assert f"{single} (+" in said
+    assert f"{dual} (+" in said
+
+
+def test_every_label_and_images_without_any() -> None:
+    params = resolved(SSL_NAMES["full"])
+    data = params.data
+    assert data.labelled_persons is None
+    assert data.unlabelled_images
+    assert data.unlabelled_detections is not None
+    assert params.ssl.paths == ("joco", "jccm")
+
+
+@pytest.mark.parametrize("name", ["coco_512x384", *SSL_NAMES.values()])
+def test_stage_2_has_the_papers_views(name: str) -> None:
+    law = resolved(name).ssl
+    assert (law.joint_cutout, law.joint_occlude, law.cutout, law.cutmix) == (5, 2, 5, 2)
+    assert (law.rotate_deg, law.scale_factor, law.affine_prob) == (30.0, 0.25, 0.8)
+    assert (law.unlabelled_weight, law.loss, law.networks) == (1.0, "multiaugs", 1)
+
+
+@pytest.mark.parametrize("name", SSL_NAMES.values())
+def test_stage_2_trains_vitpose_b(name: str) -> None:
+    params, official = resolved(name), resolved(VITPOSE_NAMES["b"])
+    assert (params.codec, params.model) == (official.codec, official.model)
+    assert (params.augment, params.weights) == (official.augment, official.weights)
 
 
 def test_the_reports_numbers() -> None:

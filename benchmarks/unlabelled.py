@@ -1,0 +1,298 @@
+"""What unlabelled persons earn over supervised controls of the same steps, with few labels.
+
+    python benchmarks/unlabelled.py [--seeds 0 1 2] [--jobs 2] [--steps 400] [--work FOLDER]
+
+Each seed renders its own people, labels 5 % of them, and trains phases 1 and 2 once; every arm goes
+on from there. People are shown at 48 x 64 to a network of 0.36 M parameters, so that a table takes
+an hour or two and not a day. One thread a process: jobs arms run side by side. A finished arm is a
+row of WORK/rows.csv and is not run again; the table of the rows that are there goes to
+benchmarks/unlabelled.md. In the quiet about 1.5 minutes of one core an arm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ruamel.yaml import YAML
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+import stage
+import train_ssl
+import training
+from pose import geometry
+from pose.cache import CropTable
+from pose.checkpoint import load_model
+from pose.consistency import label_teacher
+from pose.dataset import TestSamples, test_loader
+from pose.engine import AT_ONCE, FitSettings, StepLoss, TrainState, fit, supervised_step
+from pose.evaluation import coco_eval, to_results
+from pose.files import read_json, write_atomic
+from pose.gaussian import Blur
+from pose.inference import Predictions, predict_maps
+from pose.log import BarSafeHandler, logger
+from pose.model import PoseModel, normalise
+from pose.networks import Learners, MeanOfNetworks
+from pose.optim import build_adamw
+from pose.params import Params, load_params
+from pose.skeleton import Skeleton, oks_sigmas
+
+ROOT = Path(__file__).resolve().parents[1]
+PEOPLE = {  # what differs from params.yaml, for all arms
+    "run.threads": 1,
+    "data.labelled_fraction": 0.05,
+    "data.unlabelled": ["boxes", "rest"],
+    "codec.input_size": [48, 64],
+    "codec.heatmap_size": [24, 32],
+    "codec.sigma": 1.0,
+    "model.embed_dim": 96,
+    "model.depth": 3,
+    "model.num_heads": 3,
+    "model.deconv_channels": [48, 32],
+    "train.warmup_iters": 30,
+    "phase1.epochs": 10,
+    "phase2.epochs": 100,
+    "ssl.lr": 1.5e-3,
+    "ssl.unlabelled_weight": 1.0,
+}
+CHAIN = ("download_coco", "fetch_weights", "build_cache", "train_phase1", "train_phase2")
+LABELLED, OTHERS = 8, 16  # persons a step; the light control has both of labelled ones
+SUPERVISED, LIGHT, HARD = "supervised", "control", "control, hard views"
+ARMS: dict[str, dict[str, Any]] = {  # changes of ssl; in the order of what is told first
+    SUPERVISED: {},
+    LIGHT: {},
+    HARD: {"paths": ("joco", "jccm")},
+    "multiaugs, K = 2": {"paths": ("joco", "jccm")},
+    "ensemble, K = 2": {"paths": ("joco", "jccm"), "loss": "ensemble"},
+    "multiaugs, K = 1": {"paths": ("joco",)},
+    "multiaugs, K = 4": {"paths": ("jc", "jo", "joco", "jccm")},
+    "multiaugs, K = 2, two networks": {"paths": ("joco", "jccm"), "networks": 2},
+    "multiaugs, K = 2, averaged teacher": {"paths": ("joco", "jccm"), "ema_decay": 0.99},
+}
+TEXT = {
+    SUPERVISED: "phases 1 and 2 on the labelled persons",
+    LIGHT: f"goes on with {LABELLED + OTHERS} labelled persons a step",
+    HARD: f"goes on with {LABELLED}, and {OTHERS} under both hard views and their labels",
+}
+
+
+def main() -> None:
+    """Parse, prepare each seed, run what is missing, write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--work", type=Path, default=ROOT / "data" / "benchmark_unlabelled")
+    options = parser.parse_args()
+    work = options.work.resolve()
+    rows = work / "rows.csv"
+    for seed in options.seeds:
+        prepare(work / f"seed-{seed}", seed)
+    todo = [(arm, seed) for arm in options.arms for seed in options.seeds]
+    todo = [pair for pair in todo if not _is_done(rows, *pair)]
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        started = {
+            pool.submit(run_arm, work / f"seed-{seed}", arm, options.steps): (arm, seed)
+            for arm, seed in todo
+        }
+        for done in as_completed(started):
+            arm, seed = started[done]
+            _append(rows, {"arm": arm, "seed": seed, "steps": options.steps, **done.result()})
+            write_table(rows)
+    write_table(rows)
+
+
+def prepare(folder: Path, seed: int) -> None:
+    """A copy of the checkout with this seed's people and its weights after phase 2."""
+    if (folder / "models" / "phase2.safetensors").exists():
+        return
+    files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
+    for name in filter(None, files.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    for key, value in {**PEOPLE, "run.seed": seed, "synthetic.seed": seed}.items():
+        section, name = key.split(".")
+        params[section][name] = value
+    yaml.dump(params, folder / "params.yaml")
+    for name in CHAIN:
+        subprocess.run([sys.executable, f"stages/{name}.py"], cwd=folder, check=True)
+
+
+def run_arm(folder: Path, arm: str, steps: int) -> dict[str, float]:
+    """AP and AP50 on val with flip test and DARK, and the CPU seconds of training."""
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(BarSafeHandler())
+    os.chdir(folder)
+    params = load_params(Path("params.yaml"))
+    ssl = params.ssl.model_copy(update={**ARMS[arm], "batch_size": OTHERS})
+    train = params.train.model_copy(update={"batch_size": LABELLED, "log_steps": 50})
+    params = params.model_copy(update={"ssl": ssl, "train": train})
+    device = training.setup_torch(params)
+    skeleton = stage.skeleton()
+    first = training.build_model(params, skeleton).to(device)
+    load_model(first, Path("models/phase2.safetensors"))
+    students = [first, *train_ssl.second_networks(params, skeleton, first)]
+    started = time.process_time()
+    if arm != SUPERVISED:
+        train_arm(params, skeleton, arm, students, steps)
+    seconds = time.process_time() - started
+    found = {"cpu_s": round(seconds), **evaluate(params, skeleton, first, device)}
+    if len(students) == 2:
+        both = evaluate(params, skeleton, MeanOfNetworks(students), device)
+        found |= {f"both_{name}": value for name, value in both.items()}
+    return found
+
+
+def train_arm(
+    params: Params, skeleton: Skeleton, arm: str, students: list[PoseModel], steps: int
+) -> None:
+    """`steps` steps of an arm, with one schedule for all."""
+    device = next(students[0].parameters()).device
+    learners = Learners(students, params.ssl.ema_decay)
+    step, batches = build_arm(params, skeleton, arm, learners, device, steps)
+    law = params.train
+
+    def averaging(batch: Any, number: int) -> Any:
+        learners.average_()
+        return step(batch, number)
+
+    optimizer = build_adamw(learners, law.weight_decay, law.layer_decay, law.betas)
+    fit(
+        TrainState(learners, optimizer),
+        batches,
+        averaging,
+        training.build_schedule(params, 1, steps, params.ssl.lr),
+        stage.pick(FitSettings, law, name=f"{Path.cwd().name}, {arm}", checkpoint_steps=10**9),
+        on_row=lambda row: None,
+        save=lambda state: None,
+    )
+
+
+def build_arm(
+    params: Params,
+    skeleton: Skeleton,
+    arm: str,
+    learners: Learners,
+    device: torch.device,
+    steps: int,
+) -> tuple[StepLoss, Iterable[Any]]:
+    """The losses of an arm and its batches."""
+    labelled, others = train_ssl.samples(params, skeleton)
+    codec, networks = training.codec(params, skeleton), list(learners.students)
+    if arm == LIGHT:
+        batches = training.loader(labelled, LABELLED + OTHERS, 0, steps)
+        return supervised_step(networks[0], codec, device, params.train.amp), batches
+    build = train_ssl.build_consistency
+    step = build(params, skeleton, learners, networks, device, steps, AT_ONCE)
+    if arm == HARD:
+        step = replace(step, teachers=[label_teacher(codec)])
+        few, seed = params.augment.min_keypoints, (params.run.seed, 5)  # draws of their own
+        rows = labelled.rows
+        others = training.training_samples(params, skeleton, labelled.table, rows, few, seed)
+    parts = ((labelled, LABELLED), (others, OTHERS))
+    return step, zip(*(training.loader(one, size, 0, steps) for one, size in parts), strict=True)
+
+
+@torch.no_grad()
+def evaluate(
+    params: Params, skeleton: Skeleton, network: nn.Module, device: torch.device
+) -> dict[str, float]:
+    """AP and AP50 in the true boxes of val."""
+    network.eval()
+    codec, table = training.codec(params, skeleton), CropTable(stage.CACHE / "val")
+    samples = TestSamples(table, table.labelled(), params.augment.bbox_padding, codec)
+    parts = []
+    for batch in test_loader(samples, params.evaluate.batch_size):
+        maps = predict_maps(network, codec, normalise(batch["image"].to(device)), flip=True)
+        cells, scores = codec.decode(maps, stage.pick(Blur, params.codec), refine=True)
+        center, scale = batch["center"].numpy(), batch["scale"].numpy()
+        points = geometry.heatmap_to_image(
+            cells.double().numpy(), center, scale, codec.heatmap_size
+        )
+        parts.append((points, scores.double().numpy(), batch["row"].numpy()))
+    found = Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
+    areas = np.array([np.prod(samples.box(int(row))[1]) for row in found.rows])
+    truth, law = read_json(stage.CACHE / "ground_truth.json"), params.evaluate
+    thresholds = law.keypoint_score_thr, law.oks_nms_thr
+    category = truth["categories"][0]["id"]
+    stats = coco_eval(truth, to_results(table, found, areas, *thresholds, sigmas, category), sigmas)
+    return {name: round(stats[name], 4) for name in ("AP", "AP50")}
+
+
+def _is_done(rows: Path, arm: str, seed: int) -> bool:
+    if not rows.exists():
+        return False
+    return not pd.read_csv(rows).query("arm == @arm and seed == @seed").empty
+
+
+def _append(rows: Path, row: dict[str, Any]) -> None:
+    old = pd.read_csv(rows) if rows.exists() else pd.DataFrame()
+    table = pd.concat([old, pd.DataFrame([row])])
+    write_atomic(rows, table.to_csv(index=False).encode())
+
+
+def write_table(rows: Path) -> None:
+    """benchmarks/unlabelled.md of the rows that are there."""
+    if rows.exists():
+        text = to_markdown(pd.read_csv(rows))
+        write_atomic(ROOT / "benchmarks" / "unlabelled.md", text.encode())
+
+
+def to_markdown(rows: pd.DataFrame) -> str:
+    """A row an arm, a column a seed; each arm's difference to the better control, seed by seed."""
+    ap = rows.pivot_table(index="arm", columns="seed", values="AP")
+    cpu = rows.groupby("arm")["cpu_s"].mean()
+    controls = [arm for arm in (LIGHT, HARD) if arm in ap.index]
+    better = ap.loc[controls].max() if controls else ap.max() * np.nan
+    seeds = list(ap.columns)
+    lines = [
+        "# What unlabelled persons earn",
+        "",
+        f"`python benchmarks/unlabelled.py --steps {int(rows['steps'].iloc[0])}`: embedded people",
+        "at 48 x 64, 5 % of them labelled (about 110), the rest and the boxes unlabelled (about",
+        "2,800); AP on held-out people, flip test and DARK. Each seed renders its own people. All",
+        "arms go on from the same phase 2 for the same steps at the same lr; a step has",
+        f"{LABELLED} labelled and",
+        f'{OTHERS} other persons. "Gain" is over the better control of the same seed; spread is',
+        "the standard deviation over seeds. CPU seconds depend on what else the machine did.",
+        "",
+        "| arm | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | gain | spread | CPU s |",
+        "|---" * (len(seeds) + 5) + "|",
+    ]
+    for arm in (arm for arm in ARMS if arm in ap.index):
+        gain = (ap.loc[arm] - better).dropna()
+        cells = ["" if np.isnan(v) else f"{v:.3f}" for v in ap.loc[arm]]
+        spread = f"{gain.std():.3f}" if len(gain) > 1 else ""
+        ended = [f"{ap.loc[arm].mean():.3f}", f"{gain.mean():+.3f}" if len(gain) else "", spread]
+        lines.append(f"| {' | '.join([arm, *cells, *ended, f'{cpu[arm]:.0f}'])} |")
+    if "both_AP" in rows and len(both := rows.dropna(subset=["both_AP"])):
+        lines += ["", f"Both networks averaged: {both['both_AP'].mean():.3f} ({len(both)} seeds)."]
+    lines += ["", *(f"- {arm}: {text}" for arm, text in TEXT.items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Several networks as one module: what stage 2 trains, and what answers with the mean of maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pose.model import PoseModel
+
+
+class Learners(nn.Module):
+    """Stage 2's networks under one state_dict, so that a resumed run has them all.
+
+    averages[i] follows students[i] by ema_decay; without (0) there are none.
+    """
+
+    def __init__(self, students: list[PoseModel], ema_decay: float) -> None:
+        super().__init__()
+        self.students = nn.ModuleList(students)
+        average = get_ema_multi_avg_fn(ema_decay)
+        copies = [AveragedModel(one, multi_avg_fn=average) for one in students if ema_decay]
+        self.averages = nn.ModuleList(copies).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Learners:
+        """The students' mode; averages answer as in evaluation, always."""
+        self.students.train(mode)
+        return self
+
+    def average_(self) -> None:
+        """Take the students' present weights into the averages; the first time, as they are."""
+        for average, student in zip(self.averages, self.students, strict=False):
+            assert isinstance(average, AveragedModel)
+            average.update_parameters(student)
+
+
+class MeanOfNetworks(nn.Module):
+    """images (B, 3, h, w) -> mean of the networks' maps, float32; serves wherever one does."""
+
+    def __init__(self, networks: list[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([network(images).float() for network in self.networks]).mean(0)
