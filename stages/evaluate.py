@@ -254,7 +254,7 @@ def _shown(params: Params, val: Val, found: Predictions) -> tuple[Predictions, N
     if table is val.persons:
         return found, scores
     index = partners(val.persons, table, found)
-    return assign(val.persons, table, found), np.where(index >= 0, scores[index], 0.0)
+    return assign(val.persons, table, found), np.append(scores, 0.0)[index]  # -1: nobody's
 
 
 def _tables(

@@ -187,13 +187,13 @@ def test_oks_table() -> None:
 def test_calibration_by_hand() -> None:
     """Of four results two are in one bin, one scores above 1; the third is taken for nobody."""
     results = [{"score": score} for score in (0.72, 0.78, 0.1, 1.4)]
-    matches = [Match(0, 5, 0.6), Match(1, 6, 0.8), Match(2, None, 0.0), Match(3, 7, 0.9)]
+    matches = [Match(0, 5, 0.9), Match(1, 6, 0.8), Match(2, None, 0.0), Match(3, 7, 0.9)]
     table = breakdown.calibration_table(results, matches)
     assert table["bin"].tolist() == ["0.1-0.2", "0.7-0.8", "0.9-1.0"]
     assert table["count"].tolist() == [1, 2, 1]
     assert table["score"].tolist() == pytest.approx([0.1, 0.75, 1.4])
-    assert table["oks"].tolist() == pytest.approx([0.0, 0.7, 0.9])
-    expected = (0.1 + 2 * 0.05 + 0.5) / 4
+    assert table["oks"].tolist() == pytest.approx([0.0, 0.85, 0.9])
+    expected = (0.1 + 2 * 0.1 + 0.5) / 4
     assert breakdown.calibration_error(table) == pytest.approx(expected)
 
 

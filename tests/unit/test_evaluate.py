@@ -142,3 +142,11 @@ def test_networks_and_their_checkpoints(at_home: Path, bent_params) -> None:
     values |= {"evaluate.ensemble": "[ssl, lost]", "evaluate.ablation": "full"}
     with pytest.raises(PoseError, match=r"evaluate.ensemble: 'lost' is no model and no file"):
         evaluate._networks(load_params(bent_params(values)))
+
+
+def test_a_missing_dependency_is_one_line(at_home: Path, params_text: str) -> None:
+    (at_home / "params.yaml").write_text(params_text)
+    (at_home / "dvc.yaml").write_text("stages: {evaluate: {params: [run], deps: [models/lost]}}")
+    said = "models/lost: no such file; the stage that makes it has to run first"
+    with pytest.raises(PoseError, match=said), stage.resume_folder("evaluate"):
+        pass
