@@ -84,7 +84,7 @@ def _card(title: str, params: Params, about: Manifest, facts: dict[str, Any]) ->
         loader=jinja2.FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True
     )
     return environment.get_template(TEMPLATE).render(
-        front_matter=front_matter(title, licence_id, dataset, scores),
+        front_matter=front_matter(title, licence_id, params.data.source, scores),
         title=title,
         about=about,
         dataset=dataset,

@@ -24,13 +24,13 @@ def licence(provenance: dict[str, Any]) -> tuple[str | None, str]:
     return "other", "The licence of the starting weights binds these as well; see their source."
 
 
-def front_matter(name: str, licence_id: str | None, dataset: str, scores: dict[str, float]) -> str:
-    """YAML of the card's head; scores by COCO's names (AP, AP50, ...), none if not measured."""
+def front_matter(name: str, licence_id: str | None, source: str, scores: dict[str, float]) -> str:
+    """YAML of the card's head; source: data.source, scores by COCO's names, none if unknown."""
     results = [
         EvalResult(
             task_type="keypoint-detection",
-            dataset_type="coco",
-            dataset_name=dataset,
+            dataset_type=source,
+            dataset_name=DATASETS[source],
             metric_type=metric,
             metric_value=round(value, 4),
         )

@@ -29,17 +29,20 @@ def read(text: str) -> dict:
 
 
 def test_scores_are_the_hubs_results() -> None:
-    head = read(front_matter("mine", "cc-by-nc-4.0", "COCO 2017", {"AP": 0.71234, "AR": 0.8}))
+    head = read(front_matter("mine", "cc-by-nc-4.0", "coco", {"AP": 0.71234, "AR": 0.8}))
     assert head["license"] == "cc-by-nc-4.0"
     assert head["pipeline_tag"] == "keypoint-detection"
     (model,) = head["model-index"]
     (result,) = model["results"]
-    assert result["dataset"]["name"] == "COCO 2017"
+    assert result["dataset"] == {"name": "COCO 2017", "type": "coco"}
     found = {metric["type"]: metric["value"] for metric in result["metrics"]}
     assert found == {"AP": 0.7123, "AR": 0.8}
 
 
 def test_without_scores_and_licence_nothing_is_claimed() -> None:
-    head = read(front_matter("mine", None, "COCO 2017", {}))
+    head = read(front_matter("mine", None, "coco", {}))
     assert not {"license", "license_name", "model-index"} & set(head)
-    assert read(front_matter("mine", "other", "x", {}))["license_name"] == "as-the-starting-weights"
+    assert (
+        read(front_matter("mine", "other", "local", {}))["license_name"]
+        == "as-the-starting-weights"
+    )
