@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock seeds pr-report reproduce verify-metrics demo-exp
+.PHONY: setup repro test test-long coverage mutants check lock seeds pr-report reproduce
+.PHONY: verify-metrics demo-exp
 setup: .venv/ready
 
 .venv/ready: requirements.txt
@@ -17,6 +18,16 @@ repro: setup            ## rebuild everything that changed, end to end
 
 test: setup             ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-long: setup
+	$(BIN)/python -m pytest -m long -n 2
+
+coverage: setup         ## lines and branches of stages/pose that tests without processes reach
+	$(BIN)/python -m pytest tests/unit tests/property tests/golden tests/fuzz --cov=stages/pose \
+		--cov-branch --cov-report=term --cov-fail-under=90
+
+mutants: setup          ## a sample of small changes to the code, each of which a test has to notice
+	$(BIN)/python tests/mutate.py 150
 
 check: setup            ## linters and types
 	$(BIN)/python -m ruff check .

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -49,6 +50,10 @@ from pose.splits import SplitLaw, training_persons
 
 NAME = "build_cache"
 MAX_LISTED = 10
+CATEGORY_KEYS = frozenset(("id", "name", "keypoints", "skeleton"))
+ANNOTATION_KEYS = frozenset(
+    ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "keypoints", "num_keypoints")
+)
 
 
 @dataclass(frozen=True)
@@ -210,9 +215,9 @@ def _write_tables(
     kept = {image["id"] for image in val.images if image["file_name"] not in names}
     truth = {
         "images": [{"id": i} for i in sorted(kept)],
-        "categories": [val.category.entry],
+        "categories": [_kept(val.category.entry, CATEGORY_KEYS)],
         "annotations": [
-            {key: value for key, value in annotation.items() if key != "segmentation"}
+            _kept(annotation, ANNOTATION_KEYS)
             for annotation in val.annotations
             if annotation["image_id"] in kept
         ],
@@ -230,6 +235,11 @@ def _write_tables(
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
     with stage.live(NAME) as live:
         live.summary.update(counts)
+
+
+def _kept(entry: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+    """What COCOeval reads, which was checked; nobody knows what else a file may hold."""
+    return {key: value for key, value in entry.items() if key in keys}
 
 
 def _write_coverage(names: tuple[str, ...], train: Coverage, val: Coverage) -> None:

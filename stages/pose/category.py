@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ def require_same_names(
 def _named(categories: list[Any], wanted: str, file: str) -> dict[str, Any]:
     found = [one for one in categories if isinstance(one, dict) and one.get("name") == wanted]
     if len(found) != 1 or type(found[0].get("id")) is not int:
-        listed = some([str(one.get("name")) for one in categories if isinstance(one, dict)])
+        listed = some([_printed(one.get("name")) for one in categories if isinstance(one, dict)])
         raise PoseError(
             f"{file}: {len(found)} categories are named {wanted!r}, expected one with an integer "
             f"id; there are: {listed or 'none'}; set data.category"
@@ -70,11 +71,15 @@ def _named(categories: list[Any], wanted: str, file: str) -> dict[str, Any]:
     return found[0]
 
 
+def _printed(name: Any) -> str:
+    return name if isinstance(name, str) and name.isprintable() else reprlib.repr(name)
+
+
 def _names_fault(names: Any) -> str | None:
     """Why names cannot serve, or None. Continues a sentence."""
     if not isinstance(names, list) or not names:
-        return f"{names!r}, expected a list of names"
-    if not all(isinstance(name, str) and name for name in names):
+        return f"{reprlib.repr(names)}, expected a list of names"
+    if not all(isinstance(name, str) and name and name.isprintable() for name in names):
         return "with a name that is no text"
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     return f"with {some(twice)} more than once" if twice else None
@@ -83,12 +88,13 @@ def _names_fault(names: Any) -> str | None:
 def _limbs(entry: dict[str, Any], count: int, file: str) -> Pairs:
     """The category's `skeleton`, which counts from 1, counted from 0; () if there is none."""
     limbs = []
-    for limb in entry.get("skeleton") or []:
+    skeleton = entry.get("skeleton") or []
+    for limb in skeleton if isinstance(skeleton, list) else [skeleton]:
         is_pair = isinstance(limb, list) and len(limb) == 2
         if not is_pair or not all(type(k) is int and 1 <= k <= count for k in limb):
             raise PoseError(
-                f"{file}: category {entry['name']!r} has {limb} in 'skeleton', expected two "
-                f"numbers from 1 to {count} (COCO counts keypoints from 1)"
+                f"{file}: category {entry['name']!r} has {reprlib.repr(limb)} in 'skeleton', "
+                f"expected two numbers from 1 to {count} (COCO counts keypoints from 1)"
             )
         limbs.append((limb[0] - 1, limb[1] - 1))
     return tuple(limbs)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import reprlib
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,9 @@ UNREADABLE = (
     TypeError,
     OverflowError,
     MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
 )
 
 # What the metadata of real checkpoints is known to hold besides plain containers. An object of such
@@ -82,7 +87,10 @@ def save_weights(path: Path, state: State, provenance: dict[str, Any]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
     with replacing(path) as beside:
-        safetensors.torch.save_file(tensors, beside, metadata)
+        try:
+            safetensors.torch.save_file(tensors, beside, metadata)
+        except SafetensorError as error:  # a full disk, told in its own words
+            raise OSError(str(error)) from None
 
 
 def read_weights(path: Path) -> State:
@@ -94,6 +102,8 @@ def read_weights(path: Path) -> State:
             return dict(safetensors.torch.load_file(path))
         with torch.serialization.safe_globals([(Inert, name) for name in HARMLESS]):
             mapped = zipfile.is_zipfile(path)  # then the file is not copied into memory as well
+            if mapped:
+                _require_unpacked(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
             return _tensors(content, path)
     except UNREADABLE as error:
@@ -121,13 +131,30 @@ def _reason(path: Path, error: Exception) -> str:
         text = found[1]
     elif start.startswith(b"PK") and "TorchScript" not in text:
         return "it is cut off or damaged"
-    return text.split("\n")[0].split(". ")[0] if start and text else "it is empty or cut off"
+    text = text.split("\n")[0].split(". ")[0][:200]
+    if not start or not text:
+        return "it is empty or cut off"
+    return text if text.isprintable() else repr(text)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """The provenance that save_weights stored."""
-    with safe_open(path, framework="pt") as stream:
-        return json.loads((stream.metadata() or {}).get("provenance", "{}"))
+    try:
+        with safe_open(path, framework="pt") as stream:
+            found = json.loads((stream.metadata() or {}).get("provenance", "{}"))
+    except (*UNREADABLE, RecursionError) as error:
+        raise PoseError(
+            f"{path}: not a readable checkpoint ({_reason(path, error)}); rerun the stage before"
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _require_unpacked(path: Path) -> None:
+    """torch packs no tensors; in a hostile file a thousand times its size may be packed."""
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(member.file_size for member in archive.infolist())
+    if claimed > 4 * path.stat().st_size + (1 << 20):
+        raise zipfile.BadZipFile("more is packed in it than torch would")
 
 
 def _tensors(content: Any, path: Path) -> State:
@@ -136,10 +163,18 @@ def _tensors(content: Any, path: Path) -> State:
         content = inner
     items = content.items() if isinstance(content, dict) else ()
     state = {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
+    state = {k: v for k, v in state.items() if v.layout == torch.strided}
     if not state:
-        keys = f" (keys: {some([str(key) for key, _ in items])})" if items else ""
+        keys = f" (keys: {some([_key(key) for key, _ in items])})" if items else ""
         raise PoseError(f"{path}: holds no tensors{keys}; is it a checkpoint?")
+    if vast := [k for k, v in state.items() if v.nbytes > v.untyped_storage().nbytes()]:
+        raise PoseError(f"{path}: {some(vast)} repeat what is stored; save them contiguous")
     return state
+
+
+def _key(key: object) -> str:
+    """A key of whatever type, in few characters: one that nests may have millions."""
+    return key if isinstance(key, str) else reprlib.repr(key)
 
 
 def _wrapped(content: Any) -> Any:
@@ -181,7 +216,8 @@ def _maps_hint(name: str, tensor: Tensor, expected: Tensor) -> str:
 
 def some(names: list[str]) -> str:
     """The first three names, and how many more."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    shown = [name if name.isprintable() else repr(name) for name in (n[:100] for n in names[:3])]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def load_model(model: torch.nn.Module, path: Path) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
+import reprlib
+import struct
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 import cv2
 import numpy as np
@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from pose import geometry
 from pose.category import Category, read_category
 from pose.errors import PoseError
+from pose.files import BAD_ZIP, parse_json
 
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 UNLABELLED_SPLIT = "unlabeled2017"
 MAX_IMAGE_BYTES, MAX_JSON_BYTES = 1 << 27, 1 << 32  # of zip members; COCO's largest: 1 MB, 0.5 GB
-UNREADABLE_MEMBER = (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, EOFError)
+STRANGE_HEADER = (OSError, ValueError, SyntaxError, LookupError, TypeError, struct.error)  # of PIL
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -107,11 +109,19 @@ class Images:
         try:
             if self._zip is not None:
                 return _member(self._zip, f"{self.split}/{file_name}", MAX_IMAGE_BYTES)
-            return (self.folder / file_name).read_bytes()
+            return _loose(self.folder / file_name)
         except (KeyError, FileNotFoundError):
             raise BadImageError("is named in the annotations but absent") from None
-        except UNREADABLE_MEMBER as error:
-            raise BadImageError(f"cannot be read: {error}") from None
+        except BAD_ZIP as error:
+            raise BadImageError(f"cannot be read: {error or type(error).__name__}") from None
+
+
+def _loose(path: Path) -> bytes:
+    """A plain file's content, bounded as a zip's member is."""
+    size = path.stat().st_size
+    if not path.is_file() or size > MAX_IMAGE_BYTES:
+        raise OSError(f"it is no plain file, or has more than {MAX_IMAGE_BYTES:,} bytes")
+    return path.read_bytes()
 
 
 def image_split(split: str) -> str:
@@ -133,11 +143,18 @@ def decode_image(content: bytes, image_wh: tuple[int, int]) -> NDArray[np.uint8]
     if (found := _header_size(content)) not in (None, image_wh):
         wrong = f"is {found[0]} x {found[1]}"
         raise BadImageError(f"{wrong}, the annotations say {image_wh[0]} x {image_wh[1]}")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if found else None
-    if image is None:
+    image = _pixels(content) if found else None
+    if image is None or image.shape[1::-1] != image_wh:
         raise BadImageError("is not a readable image")
     return image.astype(np.uint8, copy=False)
+
+
+def _pixels(content: bytes) -> NDArray[Any] | None:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:  # more pixels than OpenCV allows
+        return None
 
 
 def _header_size(content: bytes) -> tuple[int, int] | None:
@@ -145,7 +162,7 @@ def _header_size(content: bytes) -> tuple[int, int] | None:
     try:
         with PIL.Image.open(io.BytesIO(content)) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+    except (*STRANGE_HEADER, PIL.Image.DecompressionBombError):
         return None
 
 
@@ -162,12 +179,17 @@ def read_annotations(
     images = _checked_images(raw["images"], name)
     known = {image["id"]: image for image in images}
     good, persons, bad, outside = [], [], [], 0
-    for annotation in raw["annotations"]:
+    seen_ids: set[int] = set()
+    for place, annotation in enumerate(raw["annotations"]):
+        if not isinstance(annotation, dict):
+            bad.append(BadRecord(name, f"annotation at place {place}", "has no keys"))
+            continue
         if annotation.get("category_id") != kind.id:
             continue
-        if reason := annotation_fault(annotation, known, len(kind.names)):
-            bad.append(BadRecord(name, f"annotation {annotation.get('id')}", reason))
+        if reason := annotation_fault(annotation, known, len(kind.names), seen_ids):
+            bad.append(BadRecord(name, f"annotation {_shown(annotation.get('id'))}", reason))
             continue
+        seen_ids.add(annotation["id"])
         person = _person(annotation, known[annotation["image_id"]])
         annotation.setdefault("iscrowd", 0)  # COCOeval reads both
         annotation.setdefault("num_keypoints", person.num_keypoints)
@@ -203,25 +225,54 @@ def read_unannotated(root: Path, split: str, category: Category) -> Annotations:
 
 
 def annotation_fault(
-    annotation: dict[str, Any], images: dict[int, Any], num_keypoints: int
+    annotation: dict[str, Any], images: dict[int, Any], num_keypoints: int, others: set[int]
 ) -> str | None:
-    """Why an annotation cannot serve, or None. Continues a sentence that names the annotation."""
-    if not isinstance(annotation.get("id"), int):
+    """Why an annotation cannot serve, or None. Continues a sentence that names the annotation.
+
+    others: ids of those before it.
+    """
+    number, image_id = annotation.get("id"), annotation.get("image_id")
+    if not _is_whole(number, INT64_MAX):
         return "has no integer 'id'"
-    if annotation.get("image_id") not in images:
-        return f"names image {annotation.get('image_id')}, which is not in 'images'"
-    return _box_fault(annotation) or _keypoints_fault(annotation.get("keypoints"), num_keypoints)
+    if number in others:
+        return "has the 'id' of another"
+    if type(image_id) is not int or image_id not in images:
+        return f"names image {_shown(image_id)}, which is not in 'images'"
+    return (
+        _box_fault(annotation)
+        or _keypoints_fault(annotation.get("keypoints"), num_keypoints)
+        or _count_fault(annotation)
+    )
+
+
+def _count_fault(annotation: dict[str, Any]) -> str | None:
+    """COCOeval reads both; where they are absent they are filled in."""
+    for key, most in (("iscrowd", 1), ("num_keypoints", INT64_MAX)):
+        value = annotation.get(key, 0)
+        if not _is_whole(value, most) or value < 0:
+            return f"has {key} {_shown(value)}, expected an integer from 0"
+    return None
+
+
+def _is_whole(value: Any, largest: int) -> TypeGuard[int]:
+    """Whether value is an integer that the tables can hold."""
+    return type(value) is int and abs(value) <= largest
+
+
+def _shown(value: Any) -> str:
+    """A value out of a file, in few characters that can be printed."""
+    return reprlib.repr(value)
 
 
 def _box_fault(annotation: dict[str, Any]) -> str | None:
     bbox: Any = annotation.get("bbox")
     area: Any = annotation.get("area")
     if not finite_numbers(bbox, 4):
-        return f"has bbox {bbox}, expected 4 finite numbers"
+        return f"has bbox {_shown(bbox)}, expected 4 finite numbers"
     if bbox[2] <= 0 or bbox[3] <= 0:
         return f"has a box of {bbox[2]} x {bbox[3]} pixels"
     if not finite_numbers([area], 1) or area < 0:
-        return f"has area {area}, expected a finite number >= 0"
+        return f"has area {_shown(area)}, expected a finite number >= 0"
     return None
 
 
@@ -296,12 +347,12 @@ def _annotation_bytes(root: Path, name: str, zip_name: str = ANNOTATIONS_ZIP) ->
             return _member(archive, f"annotations/{name}", MAX_JSON_BYTES)
         except KeyError:
             raise PoseError(f"{archive.filename}: holds no annotations/{name}") from None
-        except UNREADABLE_MEMBER as error:
+        except BAD_ZIP as error:
             raise PoseError(f"{archive.filename}: {error}; fetch it again") from None
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """A member's content; a name serves as a key alone, never as a path. See UNREADABLE_MEMBER."""
+    """A member's content; a name serves as a key alone, never as a path. Raises BAD_ZIP."""
     info = archive.getinfo(name)
     if info.flag_bits & 1:
         raise zipfile.BadZipFile("it is encrypted")
@@ -315,7 +366,7 @@ def _open_zip(path: Path, alternative: str) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise PoseError(f"neither {alternative} nor {path} exists; check data.root") from None
-    except zipfile.BadZipFile as error:
+    except BAD_ZIP as error:
         raise PoseError(f"{path}: {error}; fetch it again") from None
     names = Counter(archive.namelist())
     if twice := [name for name, count in names.items() if count > 1]:
@@ -326,10 +377,7 @@ def _open_zip(path: Path, alternative: str) -> zipfile.ZipFile:
 def _parse(
     content: bytes, name: str, keys: tuple[str, ...] = ("images", "annotations", "categories")
 ) -> dict[str, Any]:
-    try:
-        raw = json.loads(content)
-    except ValueError as error:
-        raise PoseError(f"{name}: not valid JSON ({error}); is it cut off?") from None
+    raw = parse_json(content, name)
     for key in keys:
         if not isinstance(raw, dict) or not isinstance(raw.get(key), list):
             raise PoseError(f"{name}: expected a list under {key!r}; is it a COCO keypoint file?")
@@ -337,11 +385,23 @@ def _parse(
 
 
 def _checked_images(images: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    for image in images:
-        file_name = str(image.get("file_name", ""))
-        sizes = (image.get("id"), image.get("width"), image.get("height"))
-        if not all(isinstance(value, int) for value in sizes):
-            raise PoseError(f"{name}: image {image.get('id')} lacks an integer id, width or height")
-        if not file_name or Path(file_name).name != file_name:
-            raise PoseError(f"{name}: image {image['id']} has file_name {file_name!r}, not a name")
+    seen_ids: set[int] = set()
+    for place, image in enumerate(images):
+        if not isinstance(image, dict):
+            raise PoseError(f"{name}: image at place {place} has no keys; is it a COCO file?")
+        number, file_name = image.get("id"), image.get("file_name")
+        sides = (image.get("width"), image.get("height"))
+        wide = all(_is_whole(side, INT32_MAX) and side > 0 for side in sides)
+        if not _is_whole(number, INT64_MAX) or not wide:
+            raise PoseError(f"{name}: image {_shown(number)} lacks an integer id, width or height")
+        if not isinstance(file_name, str) or not _is_name(file_name):
+            raise PoseError(f"{name}: image {number} has file_name {_shown(file_name)}, not a name")
+        if number in seen_ids:
+            raise PoseError(f"{name}: two images have the id {number}; leave one")
+        seen_ids.add(number)
     return images
+
+
+def _is_name(text: str) -> bool:
+    """Of a file in a folder: no path, nothing that a file system or a log cannot take."""
+    return bool(text) and text.isprintable() and Path(text).name == text and text != ".."

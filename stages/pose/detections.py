@@ -7,7 +7,6 @@ well and then divides by zero; here they are left out and counted.
 
 from __future__ import annotations
 
-import json
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from pose.category import Category
 from pose.coco import Person, finite_numbers
 from pose.errors import PoseError
+from pose.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,7 @@ def read_detections(path: Path, images: list[dict[str, Any]], category: Category
 
 def parse_detections(content: bytes, name: str) -> list[dict[str, Any]]:
     """The records of a results file. Raises PoseError, one line, that counts what cannot serve."""
-    try:
-        records = json.loads(content)
-    except ValueError as error:
-        raise PoseError(f"{name}: not valid JSON ({error}); is it cut off?") from None
+    records = parse_json(content, name)
     if not isinstance(records, list):
         found = type(records).__name__
         raise PoseError(f"{name}: expected a list of boxes, found {found}; is it COCO results?")

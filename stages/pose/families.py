@@ -61,6 +61,9 @@ NOT_OURS = re.compile(  # what other projects keep beside a backbone's own tenso
 )
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 @dataclass
 class LoadReport:
     """What became of each tensor, by name; `notes` says what was found out on the way."""
@@ -96,6 +99,7 @@ def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, Loa
             kept[name] = tensor
         else:
             report.dropped.append(name)
+    _require_floats(kept)
     expected = {k: v for k, v in model.state_dict().items() if keep_head or k[:5] != "head."}
     report.missing = [k for k in model.state_dict() if k not in expected]
     _fit_embeddings(kept, model, adds_class_row, report)
@@ -106,6 +110,13 @@ def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, Loa
     require_finite(kept)
     report.loaded = sorted(kept)
     return kept, report
+
+
+def _require_floats(state: State) -> None:
+    """Raises PoseError for weights in types that arithmetic here does not know."""
+    odd = [k for k, v in state.items() if v.dtype not in FLOATS and not k.endswith("_tracked")]
+    if odd:
+        raise PoseError(f"{some(odd)} are {state[odd[0]].dtype}; convert them to float32")
 
 
 def _require_part(part: str, expected: State, state: State, note: str) -> None:
@@ -138,14 +149,14 @@ def _merged_qkv(state: State) -> State:
             block, role, kind = match.groups()
             parts.setdefault(f"{block}.attn.qkv.{kind}", {})[role] = tensor
     for name, roles in parts.items():
-        if len(roles) == 3 and len({tensor.shape for tensor in roles.values()}) == 1:
+        if len(roles) == 3 and len({(t.shape, t.dtype) for t in roles.values()}) == 1:
             merged[name] = torch.cat([roles[role] for role in ("query", "key", "value")])
     return merged
 
 
 def _named_final(state: State) -> State:
     """mmpose 0.x's sequential final_layer.N: the last is the final one, those before are 1x1s."""
-    pattern = re.compile(r"^head\.final_layer\.(\d+)\.")
+    pattern = re.compile(r"^head\.final_layer\.(\d{1,4})\.")
     last = max((int(m[1]) for name in state if (m := pattern.match(name))), default=0)
 
     def ours(match: re.Match[str]) -> str:
@@ -158,7 +169,9 @@ def _named_final(state: State) -> State:
 def describe_backbone(state: State) -> str:
     """One line: which backbone a file (under our names) holds, as values of params.yaml's model."""
     kernel = state.get("backbone.patch_embed.proj.weight")
-    blocks = [int(m[1]) for name in state if (m := re.match(r"backbone\.blocks\.(\d+)\.", name))]
+    blocks = [
+        int(m[1]) for name in state if (m := re.match(r"backbone\.blocks\.(\d{1,4})\.", name))
+    ]
     if kernel is None or kernel.ndim != 4 or not blocks:
         return "backbone in the file: none"
     return (
@@ -186,7 +199,7 @@ def describe_head(state: State) -> str:
 
 
 def _channels(state: State, part: str, axis: int) -> list[int]:
-    pattern = re.compile(rf"^head\.{part}\.(\d+)\.weight$")
+    pattern = re.compile(rf"^head\.{part}\.(\d{{1,4}})\.weight$")
     found = {int(m.group(1)): t for n, t in state.items() if (m := pattern.match(n))}
     return [found[i].shape[axis] for i in sorted(found) if found[i].ndim == 4]
 

@@ -6,7 +6,11 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import lzma
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,20 @@ from typing import Any
 from pose.errors import PoseError
 
 CHUNK = 1 << 20  # bytes
+
+# What zipfile raises on archives that are damaged, encrypted or hostile, and on their members.
+BAD_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    RuntimeError,  # and NotImplementedError
+    ValueError,
+    struct.error,
+    OverflowError,
+    MemoryError,
+)
 
 
 @contextlib.contextmanager
@@ -50,11 +68,17 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Parsed JSON. Raises PoseError naming the file if it is absent or broken."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise PoseError(f"{path}: no such file; the stage that makes it has to run first") from None
-    except ValueError as error:
-        raise PoseError(f"{path}: not valid JSON ({error}); is it cut off?") from None
+
+
+def parse_json(content: bytes, name: str) -> Any:
+    """Raises PoseError naming the file for what is cut off, no text, or nested without end."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise PoseError(f"{name}: not valid JSON ({error}); is it cut off?") from None
 
 
 def size_of(path: Path) -> int:

@@ -32,6 +32,10 @@ Names = tuple[str, ...]
 TTAS = ("none", "flip", "multiscale")  # test-time views, see inference.py
 PathName = Literal["jc", "jo", "co", "cm", "mu", "randaugment", "joco", "jccm"]
 
+MAX_BYTES, MAX_VALUES = 1 << 20, 10_000  # of params.yaml
+MAX_SHOWN = 300  # characters of a value in a message
+STRANGE_YAML = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # of its reader
+
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
     if list(values) != sorted(values):
@@ -419,19 +423,24 @@ def load_params(path: Path, declared: list[str] | None = None) -> Params:
 
 def _read_yaml(path: Path) -> Any:
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PoseError(f"{path.name}: more than {MAX_BYTES:,} bytes; is it the right file?")
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PoseError(
             f"{path.name}: no such file; `git checkout {path.name}` restores it"
         ) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+    except OSError as error:
+        raise PoseError(f"{path.name}: cannot be read: {error.strerror}") from None
+    except (YAMLError, *STRANGE_YAML) as error:
+        reason = _shortened(_printable(" ".join(str(error).split())))
         raise PoseError(f"{path.name}: not valid YAML: {reason}") from None
 
 
 def _validate(raw: Any, name: str) -> Params:
     if not isinstance(raw, dict):
         raise PoseError(f"{name}: expected sections with keys, found {type(raw).__name__}")
+    _require_plain(raw, name)
     try:
         return Params.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
@@ -440,15 +449,50 @@ def _validate(raw: Any, name: str) -> Params:
 
 def _line(name: str, item: Any) -> str:
     """`params.yaml: train.batch_size = 0, expected: input should be greater than 0`."""
-    key = ".".join(str(part) for part in item["loc"])
+    key = _shortened(_printable(".".join(str(part) for part in item["loc"])))
     if item["type"] == "missing":
         return f"{name}: {key} is missing; add it (`git diff {name}` shows what was there)"
     if item["type"] == "extra_forbidden":
-        return f"{name}: {key} = {item['input']!r} is not a known key; check its spelling"
+        return f"{name}: {key} = {_shown(item['input'])} is not a known key; check its spelling"
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "json_invalid":  # ours, of what YAML gave: nested too deeply, half a letter
+        return f"{name}: {message}"
     if item["type"] == "value_error":
         return f"{name}: {key + '.' if key else ''}{message}"
-    return f"{name}: {key} = {json.dumps(item['input'])}, expected: {message.lower()}"
+    return f"{name}: {key} = {_shown(item['input'])}, expected: {message.lower()}"
+
+
+def _require_plain(raw: Any, name: str) -> None:
+    """Raises PoseError for what flat numbers and names never are: aliases grow without bound."""
+    waiting, seen = [raw], 0
+    while waiting:
+        value, seen = waiting.pop(), seen + 1
+        if seen > MAX_VALUES:
+            raise PoseError(f"{name}: more than {MAX_VALUES:,} values; write it without aliases")
+        if isinstance(value, dict):
+            if strange := [key for key in value if not isinstance(key, str)]:
+                raise PoseError(f"{name}: the key {_shown(strange[0])} is no text; correct it")
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+
+
+def _shown(value: Any) -> str:
+    """As JSON, at most a line of a terminal or two."""
+    return _shortened(json.dumps(value, default=str) if _is_json(value) else repr(value))
+
+
+def _is_json(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | list | dict)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def _printable(text: str) -> str:
+    """The same with escapes for what would break a line or is not to be seen."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _restrict(params: Params, declared: list[str]) -> Params:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pose.files import digest
+from pose.files import BAD_ZIP, digest
 from pose.log import log
 
 
@@ -93,6 +92,6 @@ def _zip_fault(path: Path, folder: str) -> str | None:
             if strange or not names:
                 return f"is not the zip wanted: {strange[:1] or 'no'} member outside {folder}/"
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error) as error:
+    except BAD_ZIP as error:
         return f"is not a whole zip ({error})"
     return f"is damaged at {damaged}" if damaged else None

@@ -1,0 +1,202 @@
+"""Checkpoints spoilt in any way, well made ones of odd tensors, and malicious ones."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import warnings
+import zipfile
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import strategies as st
+
+from fuzz.spoil import fuzz, inputs, refused, refused_or_fine, spoilt_bytes, spoilt_json
+from layouts import hugging_face, random_state, sapiens_clean, sapiens_pose, vitpose
+from pose.checkpoint import read_provenance, read_training_state, read_weights
+from pose.families import convert
+from pose.model import ModelSpec, PoseModel, build_on_meta
+
+KINDS = {
+    "zip.pth": sapiens_clean,
+    "old.pth": vitpose,
+    "x.safetensors": hugging_face,
+}
+
+
+def written(folder: Path, name: str, state: dict[str, Any]) -> bytes:
+    path = folder / name
+    if name.endswith(".safetensors"):
+        tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+        safetensors.torch.save_file(tensors, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=name.startswith("zip"))
+    return path.read_bytes()
+
+
+def use(path: Path, model: PoseModel) -> None:
+    """What fetch_weights does with a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = read_weights(path)
+        for keep in (False, True):
+            with refused_or_fine():
+                convert(dict(state), model, keep)
+
+
+@pytest.fixture
+def spec(tiny_model_spec: ModelSpec) -> ModelSpec:
+    """Of a model that all families know."""
+    return replace(tiny_model_spec, head="classic", conv_channels=())
+
+
+@pytest.mark.parametrize("name", KINDS)
+@inputs(8, 1500)
+def test_bytes_of_checkpoints(bounded: Path, spec: ModelSpec, name: str, examples: int) -> None:
+    good = written(bounded, name, KINDS[name](random_state(spec)))
+    path, model = bounded / name, build_on_meta(spec)
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        with refused_or_fine():
+            use(path, model)
+        with warnings.catch_warnings(), refused_or_fine():
+            warnings.simplefilter("ignore")
+            read_training_state(path)
+        if name.endswith("safetensors"):
+            with refused_or_fine():
+                read_provenance(path)
+
+    # where the structure is: the beginning and the end
+    parts = [(good[:3000], b"", good[3000:]), (good[-3000:], good[:-3000], b"")]
+    spoilt = [
+        spoilt_bytes(part).map(lambda new, a=before, b=after: a + new + b)
+        for part, before, after in parts
+    ]
+    fuzz(examples, st.one_of(*spoilt), check)
+
+
+@inputs(15, 2000)
+def test_headers_of_safetensors(bounded: Path, spec: ModelSpec, examples: int) -> None:
+    good = written(bounded, "x.safetensors", sapiens_pose(random_state(spec)))
+    size = struct.unpack("<Q", good[:8])[0]
+    header, path = json.loads(good[8 : 8 + size]), bounded / "x.safetensors"
+    model = build_on_meta(spec)
+
+    def check(value: Any) -> None:
+        text = json.dumps(value).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + good[8 + size :])
+        with refused_or_fine():
+            use(path, model)
+        with refused_or_fine():
+            read_provenance(path)
+
+    fuzz(examples, spoilt_json(header), check)
+
+
+DTYPES = [
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.int64,
+    torch.uint8,
+    torch.bool,
+    torch.complex64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.uint16,
+]
+SHAPES = [(), (0,), (1,), (1, 0, 16), (0, 12, 16), (2, 12, 16), (1, 13, 16), (1, 13, 0), (1, 2)]
+SHAPES += [(16, 3, 8, 8), (16, 3, 6, 6), (16, 3, 0, 0), (16, 1, 8, 8), (17, 8, 1, 1), (16, 3, 8, 6)]
+NAMES = ["pos_embed", "patch_embed.proj.weight", "head.final_layer.weight", "layers.0.ln1.weight"]
+NAMES += ["backbone.pos_embed", "blocks.99999999999999999999.norm1.weight", "\n", "a\ud7ff", ""]
+NAMES += ["keypoint_head.final_layer.7.weight", "blocks." + "9" * 5000 + ".norm1.weight"]
+NAMES += ["encoder.layer.0.attention.attention.query.weight", "head.deconv_layers.0.weight"]
+
+
+@st.composite
+def odd_states(draw: st.DrawFn, good: dict[str, torch.Tensor]) -> dict[Any, Any]:
+    """A sound file's tensors, some of another name, shape or kind."""
+    state: dict[Any, Any] = dict(good)
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from([*good, *NAMES]))
+        shape = draw(st.sampled_from([*SHAPES, *(tuple(t.shape) for t in good.values())]))
+        tensor = torch.zeros(shape).to(draw(st.sampled_from(DTYPES)))
+        kind = draw(st.sampled_from(["odd", "odd", "odd", "none", "vast", "nan", "lose", "sparse"]))
+        if kind == "lose":
+            state.pop(name, None)
+        elif kind == "none":
+            state[name] = draw(st.sampled_from([None, 3, "x", {"a": tensor}, [tensor]]))
+        elif kind == "vast":
+            state[name] = torch.zeros(1).expand(1, 10**7, 16)
+        elif kind == "sparse":
+            state[name] = torch.zeros(shape or (1,)).to_sparse()
+        elif kind == "nan":
+            state[name] = torch.full(shape, float("nan"))
+        else:
+            state[name] = tensor
+    return state
+
+
+@pytest.mark.parametrize("layout", [sapiens_pose, vitpose, hugging_face])
+@inputs(12, 1000)
+def test_odd_tensors(bounded: Path, spec: ModelSpec, layout: Any, examples: int) -> None:
+    path, model = bounded / "x.pth", build_on_meta(spec)
+    good = layout(random_state(spec))
+
+    def check(state: dict[Any, Any]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.save(state, path)
+        with refused_or_fine():
+            use(path, model)
+
+    fuzz(examples, odd_states(good), check)
+
+
+def test_a_packed_checkpoint_is_refused(bounded: Path) -> None:
+    """torch packs nothing; a gigabyte of zeros would be a megabyte on the disk."""
+    good, path = written(bounded, "zip.pth", {"a": torch.ones(4)}), bounded / "bomb.pth"
+    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w", 8) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + bytes(2_000_000 * name.endswith("data/0")))
+    assert "bomb.pth" in refused(read_weights, path)
+
+
+def test_a_header_of_exabytes(bounded: Path) -> None:
+    path = bounded / "x.safetensors"
+    for size in (2**63 - 1, 2**64 - 1, 10**9, 0):
+        path.write_bytes(struct.pack("<Q", size) + b"{}")
+        assert "x.safetensors" in refused(read_weights, path)
+
+
+def test_nested_keys(bounded: Path) -> None:
+    """Some metadata key that a million leaves share is not written out."""
+    key: Any = "x"
+    for _ in range(14):
+        key = (key, key)
+    path = bounded / "x.pth"
+    torch.save({key: 1}, path)
+    assert "holds no tensors" in refused(read_weights, path)
+
+
+class Trap:
+    def __reduce__(self) -> Any:
+        return open, ("/tmp/pose-was-here", "w")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors", ".ckpt"])
+def test_a_plain_pickle_runs_nothing(bounded: Path, suffix: str, protocol: int) -> None:
+    path = bounded / f"x{suffix}"
+    path.write_bytes(pickle.dumps({"a": Trap(), "b": OrderedDict()}, protocol))
+    for read in (read_weights, read_training_state):
+        assert path.name in refused(read, path)
