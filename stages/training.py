@@ -5,27 +5,37 @@ No stage itself.
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 import stage
 from pose import distributed, parallel
 from pose.augment import BoxLaw, ColourLaw
+from pose.average import Average
 from pose.cache import CropTable
-from pose.checkpoint import read_provenance, read_training_state, save_training_state, save_weights
+from pose.checkpoint import (
+    State,
+    newest_training_state,
+    read_provenance,
+    save_training_state,
+    save_weights,
+)
 from pose.codec import UdpCodec
 from pose.dataset import StepBatches, TrainingSamples, steps_per_epoch, training_loader
 from pose.engine import (
     FitSettings,
     Gradients,
+    Row,
     StepLoss,
     TrainState,
     fit,
@@ -39,7 +49,9 @@ from pose.log import log
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
 from pose.params import Params
+from pose.processes import sigterm_noted
 from pose.skeleton import Skeleton
+from watching import Watch
 
 STATE = "state.pt"
 
@@ -193,7 +205,8 @@ def hand_on(name: str, model: PoseModel, start_weights: Path) -> None:
         live.summary["step"] = 0
     plot = stage.METRICS / name / "plots" / "metrics" / "loss.tsv"
     write_atomic(plot, b"step\tloss\n")
-    save_weights(model_path(name), model_weights(model), read_provenance(start_weights))
+    weights = model_weights(model)
+    _save_kept(name, weights, weights, read_provenance(start_weights))
     log(f"{name}: no epochs, the weights are handed on")
 
 
@@ -210,19 +223,25 @@ def train(
     """Train `model` to models/<name>.safetensors, going on from a killed run's checkpoint.
 
     batches(start) gives the batches from step `start` on. Files are the first process's alone.
+    Raises PoseError if the device's memory does not do, Stopped after SIGTERM.
     """
     law = params.train
     optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
-    state = TrainState(model, optimizer, gradients.scaler)
+    average = Average(model, law.ema_decay) if law.ema_decay else None
+    state = TrainState(model, optimizer, gradients.scaler, average=average)
     settings = stage.pick(FitSettings, law, name=name)
     first = distributed.is_first()
     with (
         stage.resume_folder(name) if first else nullcontext() as folder,
         stage.live(name) if first else nullcontext() as live,
+        sigterm_noted() as asked,
+        enough_memory(params),
     ):
         _restore_(state, name, folder)
         for row in state.history:
             _log_row(live, row)
+        for step, jpeg in state.pictures.items():
+            _log_picture(live, step, jpeg)
         fit(
             state,
             batches(state.step),
@@ -231,15 +250,54 @@ def train(
             settings,
             on_row=lambda row: _log_row(live, row),
             save=lambda state: _save(state, folder),
+            watch=watching(name, params, schedule, lambda *seen: _log_picture(live, *seen)),
+            stop=lambda: distributed.anyone(asked()),
         )
-        weights = model_weights(model)
-        if first:
-            save_weights(model_path(name), weights, provenance)
+        with average.in_place() if average else nullcontext():
+            last = model_weights(model)
+            if first:
+                _publish(name, law.keep, state, last, provenance)
+
+
+def watching(
+    name: str, params: Params, schedule: Schedule, on_picture: Callable[[int, torch.Tensor], None]
+) -> Watch:
+    """What params look at after an epoch."""
+    skeleton = stage.skeleton()
+    laws = params.train, codec(params, skeleton), params.augment.bbox_padding
+    return Watch(name, *laws, skeleton, schedule, on_picture)
+
+
+@contextmanager
+def enough_memory(params: Params) -> Iterator[None]:
+    """Turns out-of-memory errors into a PoseError that names the dials and their values."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
+            raise
+        said = " ".join(str(error).split(". ")[:2])
+        raise PoseError(f"params.yaml: {said}; {_dials(params)}") from None
+
+
+def _dials(params: Params) -> str:
+    """What takes less memory, with the present values; those at their end are left out."""
+    law, model = params.train, params.model
+    per_step = law.batch_size // distributed.world_size()
+    dials = [
+        f"train.accumulate = {law.accumulate} (more)" if law.accumulate < per_step else "",
+        "" if model.grad_checkpointing else "model.grad_checkpointing = false (true)",
+        "train.amp = none (bf16)" if law.amp == "none" else "",
+        "train.parallel = ddp (fsdp, with NPROC)" if law.parallel == "ddp" else "",
+        f"train.ema_decay = {law.ema_decay} (0)" if law.ema_decay else "",
+        f"train.batch_size = {law.batch_size} (less)",
+    ]
+    return "turn one of " + ", ".join(dial for dial in dials if dial)
 
 
 def _restore_(state: TrainState, name: str, folder: Path | None) -> None:
     """Go on from the state in the first process's folder, if there is one."""
-    found = read_training_state(folder / STATE) if folder else None
+    found = newest_training_state(folder / STATE) if folder else None
     if distributed.from_first(found is not None):
         state.restore_(found)
         log(f"{name} goes on from step {state.step}")
@@ -251,12 +309,30 @@ def _save(state: TrainState, folder: Path | None) -> None:
         save_training_state(folder / STATE, content)
 
 
+def _publish(
+    name: str, keep: str, state: TrainState, last: State, provenance: dict[str, Any]
+) -> None:
+    """The weights that go on, and of best and last the others."""
+    best = state.best.get("weights", last)
+    if state.best:
+        where = f"step {state.best['step']:.0f}, val_AP {state.best['val_AP']:.3f}"
+        log(f"{name}: best by val_AP: {where}; {keep} goes on")
+    chosen, other = (best, last) if keep == "best" else (last, best)
+    _save_kept(name, chosen, other, provenance)
+
+
+def _save_kept(name: str, chosen: State, other: State, provenance: dict[str, Any]) -> None:
+    path = model_path(name)
+    save_weights(path, chosen, provenance)
+    save_weights(path.with_stem(f"{path.stem}_other"), other, provenance)
+
+
 def model_path(name: str) -> Path:
     """models/phase1.safetensors for stage train_phase1."""
     return stage.MODELS / f"{name.removeprefix('train_')}.safetensors"
 
 
-def _log_row(live: Any, row: dict[str, float]) -> None:
+def _log_row(live: Any, row: Row) -> None:
     if not distributed.is_first():
         return
     live.step = int(row["step"])
@@ -264,6 +340,12 @@ def _log_row(live: Any, row: dict[str, float]) -> None:
         if key != "step":
             live.log_metric(key, value)
     live.next_step()
+
+
+def _log_picture(live: Any, step: int, jpeg: torch.Tensor) -> None:
+    if distributed.is_first():
+        picture = Image.open(io.BytesIO(jpeg.numpy().tobytes()))
+        live.log_image(f"persons/{step}.jpg", picture)
 
 
 def build_schedule(params: Params, epochs: int, per_epoch: int, lr: float) -> Schedule:

@@ -33,8 +33,8 @@ ROWS = (
     ),
     ("gaussian", "offsets", "heads", "losses", "coco", "detections", "splits", *RENDERER),
     ("codec", "augment", "recolour", "model", "checkpoint"),
-    ("cache", "optim", "families", "counting", "parallel"),
-    ("dataset", "figures", "coverage"),
+    ("cache", "optim", "families", "counting", "parallel", "guards"),
+    ("dataset", "figures", "coverage", "average"),
     ("engine", "inference"),
     ("consistency", "evaluation"),
 )
@@ -102,7 +102,7 @@ def test_names_shadow_no_other_module(name: str) -> None:
 
 
 def test_stages_are_scripts_and_the_rest_is_shared() -> None:
-    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {"stage", "training", "plan"}
+    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {"stage", "training", "watching", "plan"}
     assert set(CHAIN) <= {path.stem for path in SCRIPTS}
 
 

@@ -92,7 +92,7 @@ def train(
         batches,
         step,
         Schedule("cosine", 1e-2, STEPS, STEPS, 2, 1e-5, (9,), 0.1),
-        FitSettings("train_x", 1.0, 3, KILL_AT, BATCH),
+        FitSettings("train_x", 1.0, 3, KILL_AT, BATCH, "stop", 20),
         on_row=lambda row: None,
         save=lambda state: saved.append(deepcopy(state.to_dict())),  # they share memory
     )
