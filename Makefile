@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock seeds
+.PHONY: setup repro test test-long check lock seeds
 setup: .venv/ready
 
 .venv/ready: requirements.txt
@@ -17,6 +17,9 @@ repro: setup            ## rebuild everything that changed, end to end
 
 test: setup             ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-long: setup        ## what takes minutes a test: a storm of kills
+	$(BIN)/python -m pytest -m long
 
 check: setup            ## linters and types
 	$(BIN)/python -m ruff check .

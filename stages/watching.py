@@ -166,6 +166,7 @@ def evaluating(model: PoseModel) -> Iterator[None]:
         module.training = mode
 
 
+@torch.no_grad()
 def predict_peaks(model: PoseModel, samples: TestSamples, batch_size: int, amp: str) -> Predictions:
     """Highest cells of the samples, each once and in order, in all processes.
 
