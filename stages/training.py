@@ -250,7 +250,7 @@ def train(
             settings,
             on_row=lambda row: _log_row(live, row),
             save=lambda state: _save(state, folder),
-            watch=watching(name, params, schedule, lambda *seen: _log_picture(live, *seen)),
+            watch=watching(name, params, model, schedule, lambda *seen: _log_picture(live, *seen)),
             stop=lambda: distributed.anyone(asked()),
         )
         with average.in_place() if average else nullcontext():
@@ -260,12 +260,16 @@ def train(
 
 
 def watching(
-    name: str, params: Params, schedule: Schedule, on_picture: Callable[[int, torch.Tensor], None]
+    name: str,
+    params: Params,
+    model: PoseModel,
+    schedule: Schedule,
+    on_picture: Callable[[int, torch.Tensor], None],
 ) -> Watch:
     """What params look at after an epoch."""
     skeleton = stage.skeleton()
     laws = params.train, codec(params, skeleton), params.augment.bbox_padding
-    return Watch(name, *laws, skeleton, schedule, on_picture)
+    return Watch(name, model, *laws, skeleton, schedule, on_picture)
 
 
 @contextmanager
@@ -276,7 +280,7 @@ def enough_memory(params: Params) -> Iterator[None]:
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
             raise
-        said = " ".join(str(error).split(". ")[:2])
+        said = ". ".join(str(error).split(". ")[:2]).rstrip(".")
         raise PoseError(f"params.yaml: {said}; {_dials(params)}") from None
 
 

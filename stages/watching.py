@@ -38,11 +38,14 @@ PEAKS = (False, "argmax")  # of plain images, as inference.predict names it
 
 
 class Watch:
-    """Looks at the weights that would be handed on (the average, if one is kept) after an epoch."""
+    """Looks at `model` after an epoch, with the weights that would be handed on: the average's, if
+    one is kept.
+    """
 
     def __init__(
         self,
         name: str,
+        model: PoseModel,
         law: Train,
         codec: UdpCodec,
         bbox_padding: float,
@@ -50,7 +53,7 @@ class Watch:
         schedule: Schedule,
         on_picture: Callable[[int, Tensor], None],
     ) -> None:
-        self.on_picture = on_picture
+        self.model, self.on_picture = model, on_picture
         self.name, self.law, self.schedule, self.skeleton = name, law, schedule, skeleton
         table = CropTable(stage.CACHE / "val")
         rows = first_rows(table, law.val_persons)
@@ -64,12 +67,12 @@ class Watch:
             return {}
         row: Row = {}
         average = state.average.in_place() if state.average else contextlib.nullcontext()
-        with average, evaluating(state.model):
+        with average, evaluating(self.model):
             if validates:
-                row = {"step": float(state.step), "val_AP": self._ap(state.model)}
+                row = {"step": float(state.step), "val_AP": self._ap()}
                 self._note_best_(state, row)
             if pictures:
-                state.pictures[state.step] = self._picture(state.model)
+                state.pictures[state.step] = self._picture()
                 self.on_picture(state.step, state.pictures[state.step])
         return row
 
@@ -79,14 +82,14 @@ class Watch:
             return False
         return step % (every * self.schedule.steps_per_epoch) == 0 or step == self.schedule.steps
 
-    def _ap(self, model: PoseModel) -> float:
+    def _ap(self) -> float:
         """COCO's AP of the first persons in their annotated boxes; the same in all processes.
 
         Highest cells of the plain image's maps: no mirrored image, no refinement, no NMS.
         """
         law = self.law
         size = law.batch_size // (law.accumulate * distributed.world_size())
-        found = predict_peaks(model, self.samples, size, law.amp)
+        found = predict_peaks(self.model, self.samples, size, law.amp)
         if not distributed.is_first():
             return distributed.from_first(0.0)
         table, rows = self.samples.table, self.samples.rows
@@ -105,19 +108,19 @@ class Watch:
         better = row["val_AP"] >= state.best.get("val_AP", -2.0)
         if not distributed.from_first(better):
             return
-        weights = model_weights(state.model)
+        weights = model_weights(self.model)
         if distributed.is_first():
             copies = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
             state.best = {**row, "weights": copies}
 
-    def _picture(self, model: PoseModel) -> Tensor:
+    def _picture(self) -> Tensor:
         """JPEG bytes (N,): persons in rows; truth, its maps, predicted maps, predicted pose."""
         spread = np.linspace(0, len(self.samples) - 1, min(PICTURED, len(self.samples)))
         people = [self.samples[int(index)] for index in spread]
         images = np.stack([person["image"] for person in people])
-        codec, device = self.samples.codec, next(model.parameters()).device
+        codec, device = self.samples.codec, next(self.model.parameters()).device
         with autocast(device, self.law.amp):
-            maps = model(normalise(torch.from_numpy(images).to(device)))
+            maps = self.model(normalise(torch.from_numpy(images).to(device)))
         found = codec.heights(maps.float()).cpu()
         wanted = torch.from_numpy(np.stack([person["target"] for person in people]))
         rendered = codec.heights(codec.render(wanted))

@@ -75,7 +75,7 @@ def test_too_little_memory_names_the_dials(bent_params, error: RuntimeError) -> 
         raise error
     said = str(caught.value)
     assert "\n" not in said
-    assert "out of memory Tried to allocate 2.00 GiB;" in said or "can't allocate memory;" in said
+    assert "out of memory. Tried to allocate 2.00 GiB;" in said or "can't allocate memory;" in said
     assert (
         "turn one of train.accumulate = 4 (more), train.amp = none (bf16), train.parallel" in said
     )

@@ -61,9 +61,13 @@ def spec(tiny_model_spec: ModelSpec) -> ModelSpec:
     return replace(tiny_model_spec, input_wh=(48, 64), **changes)
 
 
-def watch(law: Train, codec: UdpCodec, pictures: list | None = None) -> watching.Watch:
+def watch(
+    state: TrainState, law: Train, codec: UdpCodec, pictures: list | None = None
+) -> watching.Watch:
     seen = pictures if pictures is not None else []
-    return watching.Watch("x", law, codec, 1.25, COCO_17, SCHEDULE, lambda *one: seen.append(one))
+    return watching.Watch(
+        "x", state.model, law, codec, 1.25, COCO_17, SCHEDULE, lambda *one: seen.append(one)
+    )
 
 
 def fresh(spec: ModelSpec, decay: float = 0.0) -> TrainState:
@@ -100,7 +104,7 @@ def test_a_watched_run_ends_with_the_same_bits(val, law, codec, spec, decay: flo
     alone, watched, pictures = fresh(spec, decay), fresh(spec, decay), []
     train(alone, codec)
     draws = torch.get_rng_state()
-    train(watched, codec, watch=watch(law, codec, pictures))
+    train(watched, codec, watch=watch(watched, law, codec, pictures))
     assert torch.equal(torch.get_rng_state(), draws)
     for (name, a), b in zip(
         alone.model.state_dict().items(), watched.model.state_dict().values(), strict=True
@@ -117,7 +121,7 @@ def test_a_frozen_part_stays_in_its_mode(val, law, codec, spec) -> None:
     state = fresh(spec)
     state.model.backbone.eval()
     state.step = PER_EPOCH
-    assert "val_AP" in watch(law, codec)(state)
+    assert "val_AP" in watch(state, law, codec)(state)
     assert (state.model.training, state.model.backbone.training) == (True, False)
     assert torch.is_grad_enabled()
 
@@ -126,7 +130,7 @@ def test_off_is_off(val, law, codec, spec) -> None:
     state = fresh(spec)
     state.step = STEPS
     off = law.model_copy(update={"val_epochs": 0, "picture_epochs": 0})
-    assert watch(off, codec)(state) == {}
+    assert watch(state, off, codec)(state) == {}
     assert (state.best, state.pictures) == ({}, {})
 
 
@@ -147,7 +151,7 @@ def test_val_ap_is_cocos_of_the_highest_cells(val, law, codec, spec, monkeypatch
     monkeypatch.setattr(watching, "predict_peaks", lambda *_: made_up)
     state = fresh(spec)
     state.step = PER_EPOCH
-    row = watch(law, codec)(state)
+    row = watch(state, law, codec)(state)
     sigmas = oks_sigmas(COCO_17.names, None)
     areas = np.array([np.prod(samples.box(int(r))[1]) for r in rows])
     truth = json.loads((tmp_path / "ground_truth.json").read_text())
@@ -170,13 +174,14 @@ def test_the_first_persons_and_their_company(val) -> None:
 
 
 def test_the_best_are_kept_and_of_equals_the_later(val, law, codec, spec, monkeypatch) -> None:
-    state, eye = fresh(spec), watch(law, codec)
+    state = fresh(spec)
+    eye = watch(state, law, codec)
     bias = state.model.head.final_layer.bias
     for step, ap in ((2, 0.3), (4, 0.5), (6, 0.5), (8, 0.4)):
         state.step = step
         with torch.no_grad():
             bias.fill_(step)
-        monkeypatch.setattr(eye, "_ap", lambda model, ap=ap: ap)
+        monkeypatch.setattr(eye, "_ap", lambda ap=ap: ap)
         eye(state)
     assert (state.best["step"], state.best["val_AP"]) == (6, 0.5)
     assert state.best["weights"]["head.final_layer.bias"].eq(6).all()
@@ -187,7 +192,7 @@ def test_the_average_is_what_is_seen(val, law, codec, spec) -> None:
     with torch.no_grad():
         state.model.head.final_layer.bias.fill_(7.0)
     state.step = PER_EPOCH
-    watch(law, codec)(state)
+    watch(state, law, codec)(state)
     assert not state.best["weights"]["head.final_layer.bias"].eq(7).any()
     assert state.model.head.final_layer.bias.eq(7).all()
 
@@ -195,8 +200,8 @@ def test_the_average_is_what_is_seen(val, law, codec, spec) -> None:
 def test_a_picture_is_the_same_bytes_each_time(val, law, codec, spec) -> None:
     state, (one, other) = fresh(spec), ([], [])
     state.step = STEPS
-    watch(law, codec, one)(state)
-    watch(law, codec, other)(state)
+    watch(state, law, codec, one)(state)
+    watch(state, law, codec, other)(state)
     assert torch.equal(one[0][1], other[0][1])
     image = cv2.imdecode(one[0][1].numpy(), cv2.IMREAD_COLOR)
     assert image.shape == (3 * (144 + 6), 8 * (108 + 6), 3)  # five persons of four views, two a row
