@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 import stage
+from dials import enough_memory
 from pose import distributed, parallel
 from pose.augment import BoxLaw, ColourLaw
 from pose.average import Average
@@ -270,33 +271,6 @@ def watching(
     skeleton = stage.skeleton()
     laws = params.train, codec(params, skeleton), params.augment.bbox_padding
     return Watch(name, model, *laws, skeleton, schedule, on_picture)
-
-
-@contextmanager
-def enough_memory(params: Params) -> Iterator[None]:
-    """Turns out-of-memory errors into a PoseError that names the dials and their values."""
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
-            raise
-        said = ". ".join(str(error).split(". ")[:2]).rstrip(".")
-        raise PoseError(f"params.yaml: {said}; {_dials(params)}") from None
-
-
-def _dials(params: Params) -> str:
-    """What takes less memory, with the present values; those at their end are left out."""
-    law, model = params.train, params.model
-    per_step = law.batch_size // distributed.world_size()
-    dials = [
-        f"train.accumulate = {law.accumulate} (more)" if law.accumulate < per_step else "",
-        "" if model.grad_checkpointing else "model.grad_checkpointing = false (true)",
-        "train.amp = none (bf16)" if law.amp == "none" else "",
-        "train.parallel = ddp (fsdp, with NPROC)" if law.parallel == "ddp" else "",
-        f"train.ema_decay = {law.ema_decay} (0)" if law.ema_decay else "",
-        f"train.batch_size = {law.batch_size} (less)",
-    ]
-    return "turn one of " + ", ".join(dial for dial in dials if dial)
 
 
 def _restore_(state: TrainState, name: str, folder: Path | None) -> None:

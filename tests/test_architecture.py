@@ -102,7 +102,13 @@ def test_names_shadow_no_other_module(name: str) -> None:
 
 
 def test_stages_are_scripts_and_the_rest_is_shared() -> None:
-    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {"stage", "training", "watching", "plan"}
+    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {
+        "stage",
+        "training",
+        "watching",
+        "dials",
+        "plan",
+    }
     assert set(CHAIN) <= {path.stem for path in SCRIPTS}
 
 

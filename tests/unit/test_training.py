@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dials
 import stage
 import training
 from pose.checkpoint import read_provenance, read_weights
@@ -71,7 +72,7 @@ def test_too_little_memory_names_the_dials(bent_params, error: RuntimeError) -> 
         "train.ema_decay": "0.9",
     }
     params = load_params(bent_params(changes))
-    with pytest.raises(PoseError) as caught, training.enough_memory(params):
+    with pytest.raises(PoseError) as caught, dials.enough_memory(params):
         raise error
     said = str(caught.value)
     assert "\n" not in said
@@ -86,7 +87,7 @@ def test_too_little_memory_names_the_dials(bent_params, error: RuntimeError) -> 
 def test_other_errors_pass(bent_params) -> None:
     with (
         pytest.raises(RuntimeError, match="shapes"),
-        training.enough_memory(load_params(bent_params({}))),
+        dials.enough_memory(load_params(bent_params({}))),
     ):
         raise RuntimeError("shapes do not match")
 
