@@ -19,7 +19,7 @@ repro: setup            ## rebuild everything that changed, end to end
 test: setup             ## the whole test suite
 	$(BIN)/python -m pytest
 
-test-long: setup
+test-long: setup        ## what takes minutes to hours a test: a storm of kills, long fuzzing
 	$(BIN)/python -m pytest -m long -n 2
 
 coverage: setup         ## lines and branches of stages/pose that tests without processes reach

@@ -5,10 +5,10 @@
 No stage and no run: shapes alone, on any machine, seconds. Reads params.yaml, the counts of
 data/cache if it was built, and benchmarks/achieved.csv; writes nothing.
 
-Memory is what the step keeps: weights, gradients and AdamW in float32, and the activations that
-wait for backward. Kernels' workspace comes on top. Hours are arithmetic over the rate that
-benchmarks/train.py measured on a device, or else over an assumed one, and are marked so: training
-alone, one device, data never late.
+Memory is what the step keeps: weights (their average too, if one is kept), gradients and AdamW in
+float32, and the activations that wait for backward; bf16 and fp16 take the same. Kernels' workspace
+comes on top. Hours are arithmetic over the rate that benchmarks/train.py measured on a device, or
+else over an assumed one, and are marked so: training and val_AP, one device, data never late.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import csv
 import sys
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import stage
@@ -25,7 +26,7 @@ from pose.dataset import steps_per_epoch
 from pose.errors import PoseError
 from pose.files import read_json
 from pose.model import ModelSpec, build_on_meta
-from pose.params import Params
+from pose.params import Params, Synthetic
 from pose.skeleton import COCO_17
 from training import model_spec
 
@@ -36,10 +37,13 @@ import apply
 ACHIEVED = stage.ROOT / "benchmarks" / "achieved.csv"
 COCO_LABELLED = 149_813  # persons of train2017 with keypoints
 COCO_UNLABELLED = 113_000  # about: 43 % of its persons have a box only
+COCO_VAL = 6_352  # persons of val2017 with keypoints
 DEFAULT_IMAGES, DEFAULT_LABELLED, DEFAULT_UNLABELLED = 1900, 2171, 701  # what the default renders
 DEFAULT_FRACTION = 0.25  # synthetic.unlabelled_fraction of these
+DEFAULT_VAL_IMAGES, DEFAULT_VAL = 240, 361  # of val, none unlabelled
 STATE_BYTES = {"weights": 4, "gradients": 4, "AdamW": 8}  # a parameter, float32
-TYPES = {"none": "float32", "bf16": "bf16"}
+AVERAGE_BYTES = 4  # a parameter: train.ema_decay
+TYPES = {"none": "float32", "bf16": "bf16"}  # by count fp16 is as bf16
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Persons:
 
     labelled: int
     unlabelled: int
+    val: int
     source: str
 
 
@@ -81,6 +86,7 @@ class Plan:
     persons: Persons
     phases: list[Phase]
     held: dict[tuple[str, bool], Held]  # by amp and grad_checkpointing
+    state: int = sum(STATE_BYTES.values())  # bytes a parameter
 
 
 def plan(params: Params, cache: Path | None) -> Plan:
@@ -96,6 +102,7 @@ def plan(params: Params, cache: Path | None) -> Plan:
         persons=found,
         phases=phases(params, found, flops),
         held={(amp, on): _held(spec, amp, on) for amp in TYPES for on in (False, True)},
+        state=sum(state_bytes(params).values()),
     )
 
 
@@ -111,30 +118,50 @@ def persons(params: Params, cache: Path | None) -> Persons:
     summary = cache and cache / "summary.json"
     if summary and summary.is_file():
         counts = read_json(summary)
-        return Persons(counts["train"], counts["unlabelled"], "data/cache")
+        val = counts["val_labelled"]
+        return Persons(counts["train"], counts["unlabelled"], val, "data/cache")
     if params.data.source == "coco":
-        return Persons(COCO_LABELLED, COCO_UNLABELLED, "COCO's train2017, the second about")
+        return Persons(COCO_LABELLED, COCO_UNLABELLED, COCO_VAL, "COCO 2017, the second about")
     if params.data.source == "synthetic":
-        return _rendered(params.synthetic.train_images, params.synthetic.unlabelled_fraction)
+        return _rendered(params.synthetic)
     raise PoseError(
         f"params.yaml: data.source = {params.data.source!r}, whose persons are not counted yet; "
         "`dvc repro build_cache` counts them"
     )
 
 
-def _rendered(images: int, fraction: float) -> Persons:
+def _rendered(law: Synthetic) -> Persons:
     """In proportion to the default's; seeds and sizes move the counts by a few."""
-    share = images / DEFAULT_IMAGES
+    share, fraction = law.train_images / DEFAULT_IMAGES, law.unlabelled_fraction
     return Persons(
         round(DEFAULT_LABELLED * share * (1 - fraction) / (1 - DEFAULT_FRACTION)),
         round(DEFAULT_UNLABELLED * share * fraction / DEFAULT_FRACTION),
+        round(DEFAULT_VAL * law.val_images / DEFAULT_VAL_IMAGES),
         "rendered, in proportion to the default's",
     )
 
 
 def phases(params: Params, found: Persons, flops: Flops) -> list[Phase]:
     """Steps by the stages' own rule. An unlabelled person costs the teacher's two views forward
-    and each path's training, an ensemble each path's forward besides (consistency.py)."""
+    and each path's training, an ensemble each path's forward besides (consistency.py). The last row
+    is val_AP of all phases, its steps the forward passes of a person."""
+    rows = _training(params, found, flops)
+    validated = sum(_validations(params, n) for n in _epochs(params))
+    images = validated * min(found.val, params.train.val_persons)
+    return [*rows, Phase("val_AP", images, images * flops.forward)]
+
+
+def _epochs(params: Params) -> tuple[int, int, int]:
+    return params.phase1.epochs, params.phase2.epochs, params.ssl.epochs
+
+
+def _validations(params: Params, epochs: int) -> int:
+    """Every val_epochs epochs, and after the last."""
+    every = params.train.val_epochs
+    return ceil(epochs / every) if every else 0
+
+
+def _training(params: Params, found: Persons, flops: Flops) -> list[Phase]:
     train, ssl = params.train, params.ssl
     per_epoch = steps_per_epoch(found.labelled, train.batch_size)
     image = flops.training + flops.recomputed * params.model.grad_checkpointing
@@ -153,10 +180,15 @@ def phases(params: Params, found: Persons, flops: Flops) -> list[Phase]:
     return [*rows, Phase("ssl", steps, steps * step)]
 
 
+def state_bytes(params: Params) -> dict[str, int]:
+    """What is kept of each parameter between two steps, and its gradient."""
+    return STATE_BYTES | ({"average": AVERAGE_BYTES} if params.train.ema_decay else {})
+
+
 def total_bytes(found: Plan, amp: str, checkpointing: bool, batch: int) -> int:
     """Of a training step of the whole model."""
     held = found.held[amp, checkpointing]
-    state = sum(STATE_BYTES.values()) * (found.backbone + found.head)
+    state = found.state * (found.backbone + found.head)
     return state + held.fixed + held.sample * batch
 
 
@@ -188,11 +220,14 @@ def _size(name: str, params: Params, found: Plan) -> str:
 def _steps(found: Plan) -> str:
     people = found.persons
     lines = [
-        f"persons      {people.labelled:,} labelled, {people.unlabelled:,} without keypoints "
-        f"({people.source})"
+        f"persons      {people.labelled:,} labelled, {people.unlabelled:,} without keypoints, "
+        f"{people.val:,} of val ({people.source})"
     ]
-    for phase in found.phases:
+    *trained, validated = found.phases
+    for phase in trained:
         lines.append(f"{phase.name:12} {phase.steps:,} steps, {phase.flops / 1e12:,.1f} TFLOP")
+    seen, work = validated.steps, validated.flops / 1e12
+    lines.append(f"{validated.name:12} {seen:,} persons forward, {work:,.1f} TFLOP")
     return "\n".join(lines)
 
 
@@ -200,12 +235,13 @@ def _memory(params: Params, found: Plan) -> str:
     """This run's parts, then what the dials give."""
     batch, own = params.train.batch_size // params.train.accumulate, _own(params)
     numbers, held = found.backbone + found.head, found.held[own]
-    parts = [f"{part} {size * numbers / 1e9:.2f}" for part, size in STATE_BYTES.items()]
+    parts = [f"{part} {size * numbers / 1e9:.2f}" for part, size in state_bytes(params).items()]
     parts += [f"activations {(held.fixed + held.sample * batch) / 1e9:.2f}"]
+    label = TYPES.get(params.train.amp, params.train.amp)
     lines = [
         f"memory, GB   {' + '.join(parts)} = {total_bytes(found, *own, batch) / 1e9:.2f}"
-        f"  (batch {batch}, {TYPES[own[0]]}{', grad_checkpointing' * own[1]})",
-        f"the dials    {'':34}" + "".join(f"{label:>10}" for label in TYPES.values()),
+        f"  (batch {batch}, {label}{', grad_checkpointing' * own[1]})",
+        f"the dials    {'':34}" + "".join(f"{label:>10}" for label in ("float32", "16 bit")),
     ]
     for checkpointing in (False, True):
         for size in (batch, max(1, batch // 2)):

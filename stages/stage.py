@@ -1,6 +1,6 @@
 """What every stage script shares: params of the stage, paths, Live, exit codes, resume folder.
 
-No stage itself. `run` turns a PoseError into one line and exit code 1.
+No stage itself. `run` turns a PoseError into one line and exit code 1, a stop by SIGTERM into 143.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -23,9 +24,9 @@ from dvclive import Live
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from pose.errors import PoseError
+from pose.errors import PoseError, Stopped
 from pose.files import digest, locked, read_json
-from pose.log import BarSafeHandler, logger
+from pose.log import BarSafeHandler, log, logger
 from pose.params import Params, Section, load_params
 from pose.processes import die_with
 from pose.skeleton import Skeleton
@@ -43,6 +44,7 @@ MODELS = Path("models")
 PREDICTIONS = Path("data/predictions")
 METRICS = Path("metrics")
 REPORT = Path("report")
+GRACE = 30.0  # seconds a trainer has to end its step and save once dvc is gone; torchrun's too
 
 
 def run(name: str, description: str | None, main: Callable[[Params], None]) -> None:
@@ -59,6 +61,9 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
         main(load_params(Path("params.yaml"), definition(name).get("params", [])))
     except PoseError as error:
         sys.exit(f"{name}: {error}")
+    except Stopped as stopped:
+        log(f"{name}: {stopped}")
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; rerun to go on")
 
@@ -119,8 +124,11 @@ def _key(name: str) -> str:
 
 
 def _die_with_dvc() -> None:
-    """Killing dvc alone leaves no trainer behind. Between them may stand the shell of the cmd."""
+    """Killing dvc alone leaves no trainer behind, and what it did is saved.
+
+    Between them may stand the shell of the cmd.
+    """
     if "DVC_STAGE" in os.environ:
         with contextlib.suppress(StopIteration, psutil.Error):  # DVC_STAGE set by hand
             ancestors = psutil.Process().parents()
-            die_with(next(one.pid for one in ancestors if "DVC_STAGE" not in one.environ()))
+            die_with(next(one.pid for one in ancestors if "DVC_STAGE" not in one.environ()), GRACE)

@@ -27,7 +27,7 @@ from pose.cache import CropTable
 from pose.checkpoint import load_model, read_provenance
 from pose.consistency import Consistency, network_teacher
 from pose.dataset import TrainingSamples, steps_per_epoch
-from pose.engine import AT_ONCE, Gradients, Losses, moved
+from pose.engine import AT_ONCE, Gradients, Losses, Row, moved
 from pose.errors import PoseError
 from pose.figures import Image, encode_jpeg
 from pose.files import replacing, write_atomic
@@ -93,14 +93,15 @@ def main(params: Params) -> None:
     training.train(
         NAME,
         params,
-        learners if len(students) > 1 or law.ema_decay else model,
+        model,
         schedule,
         batches,
         step,
         gradients,
         read_provenance(start_weights),
-        outputs={training.model_path(NAME): students[0], SECOND: students[-1]},
-        watch=Watch(),
+        learning=learners if len(students) > 1 or law.ema_decay else model,
+        besides={SECOND: students[-1]},
+        on_row=Alarm(),
         finish=finish,
     )
 
@@ -164,7 +165,7 @@ def build_consistency(
     )
 
 
-class Watch:
+class Alarm:
     """Warns of a run that learns nothing from its unlabelled persons, or unlearns.
 
     Called with each logged row. Says each thing once.
@@ -174,7 +175,9 @@ class Watch:
         self.first_peak: float | None = None
         self.used_at, self.said = 0.0, set[str]()
 
-    def __call__(self, row: dict[str, float]) -> None:
+    def __call__(self, row: Row) -> None:
+        if "peak" not in row:  # val_AP's, or no step was a good one
+            return
         if self.first_peak is None:
             self.first_peak = row["peak"]
         if row["mask"] > 0:

@@ -5,27 +5,40 @@ No stage itself.
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 import stage
+from dials import enough_memory
 from pose import distributed, parallel
 from pose.augment import BoxLaw, ColourLaw
+from pose.average import Average
 from pose.cache import CropTable
-from pose.checkpoint import read_provenance, read_training_state, save_training_state, save_weights
+from pose.checkpoint import (
+    State,
+    newest_training_state,
+    read_provenance,
+    save_training_state,
+    save_weights,
+)
 from pose.codec import UdpCodec
 from pose.dataset import StepBatches, TrainingSamples, steps_per_epoch, training_loader
 from pose.engine import (
     FitSettings,
     Gradients,
+    Row,
     StepLoss,
     TrainState,
     fit,
@@ -39,7 +52,9 @@ from pose.log import log
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
 from pose.params import Params
+from pose.processes import sigterm_noted
 from pose.skeleton import Skeleton
+from watching import Watch
 
 STATE = "state.pt"
 
@@ -197,46 +212,56 @@ def hand_on(name: str, model: PoseModel, start_weights: Path) -> None:
         live.summary["step"] = 0
     plot = stage.METRICS / name / "plots" / "metrics" / "loss.tsv"
     write_atomic(plot, b"step\tloss\n")
-    save_weights(model_path(name), model_weights(model), read_provenance(start_weights))
+    weights = model_weights(model)
+    _save_kept(name, weights, weights, read_provenance(start_weights))
     log(f"{name}: no epochs, the weights are handed on")
 
 
 def train(
     name: str,
     params: Params,
-    model: nn.Module,
+    model: PoseModel,
     schedule: Schedule,
     batches: Callable[[int], Iterable[Any]],
     step_loss: StepLoss,
     gradients: Gradients,
     provenance: dict[str, Any],
-    outputs: dict[Path, nn.Module] | None = None,
-    watch: Callable[[dict[str, float]], None] = lambda row: None,
+    learning: nn.Module | None = None,
+    besides: Mapping[Path, PoseModel] = MappingProxyType({}),
+    on_row: Callable[[Row], None] = lambda row: None,
     finish: Callable[[Any], None] = lambda live: None,
 ) -> None:
     """Train `model` to models/<name>.safetensors, going on from a killed run's checkpoint.
 
     batches(start) gives the batches from step `start` on. Files are the first process's alone.
-    outputs: files and the parts of `model` they get instead. watch sees each logged row, also those
-    of an earlier, killed run; finish gets the Live (None in other processes) when all is trained.
+    learning holds `model` and whatever else learns; besides: files that get other parts of it.
+    on_row sees each logged row, also those of an earlier, killed run; finish gets the Live (None in
+    other processes) when all is trained. Raises PoseError if the device's memory does not do,
+    Stopped after SIGTERM.
     """
     law = params.train
-    optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
-    state = TrainState(model, optimizer, gradients.scaler)
+    learning = learning or model
+    optimizer = build_adamw(learning, law.weight_decay, law.layer_decay, law.betas)
+    average = Average(learning, law.ema_decay) if law.ema_decay else None
+    state = TrainState(learning, optimizer, gradients.scaler, average=average)
     settings = stage.pick(FitSettings, law, name=name)
     first = distributed.is_first()
     with (
         stage.resume_folder(name) if first else nullcontext() as folder,
         stage.live(name) if first else nullcontext() as live,
+        sigterm_noted() as asked,
+        enough_memory(params),
     ):
         _restore_(state, name, folder)
 
-        def seen(row: dict[str, float]) -> None:
+        def seen(row: Row) -> None:
             _log_row(live, row)
-            watch(row)
+            on_row(row)
 
         for row in state.history:
             seen(row)
+        for step, jpeg in state.pictures.items():
+            _log_picture(live, step, jpeg)
         fit(
             state,
             batches(state.step),
@@ -245,17 +270,35 @@ def train(
             settings,
             on_row=seen,
             save=lambda state: _save(state, folder),
+            watch=watching(name, params, model, schedule, partial(_log_picture, live)),
+            stop=lambda: distributed.anyone(asked()),
         )
-        for path, network in (outputs or {model_path(name): model}).items():
-            weights = model_weights(network)
+        with average.in_place() if average else nullcontext():
+            last = model_weights(model)
+            others = {path: model_weights(part) for path, part in besides.items()}
             if first:
-                save_weights(path, weights, provenance)
+                _publish(name, law.keep, state, last, provenance)
+                for path, weights in others.items():
+                    save_weights(path, weights, provenance)
         finish(live)
+
+
+def watching(
+    name: str,
+    params: Params,
+    model: PoseModel,
+    schedule: Schedule,
+    on_picture: Callable[[int, torch.Tensor], None],
+) -> Watch:
+    """What params look at after an epoch."""
+    skeleton = stage.skeleton()
+    laws = params.train, codec(params, skeleton), params.augment.bbox_padding
+    return Watch(name, model, *laws, skeleton, schedule, on_picture)
 
 
 def _restore_(state: TrainState, name: str, folder: Path | None) -> None:
     """Go on from the state in the first process's folder, if there is one."""
-    found = read_training_state(folder / STATE) if folder else None
+    found = newest_training_state(folder / STATE) if folder else None
     if distributed.from_first(found is not None):
         state.restore_(found)
         log(f"{name} goes on from step {state.step}")
@@ -267,12 +310,30 @@ def _save(state: TrainState, folder: Path | None) -> None:
         save_training_state(folder / STATE, content)
 
 
+def _publish(
+    name: str, keep: str, state: TrainState, last: State, provenance: dict[str, Any]
+) -> None:
+    """The weights that go on, and of best and last the others."""
+    best = state.best.get("weights", last)
+    if state.best:
+        where = f"step {state.best['step']:.0f}, val_AP {state.best['val_AP']:.3f}"
+        log(f"{name}: best by val_AP: {where}; {keep} goes on")
+    chosen, other = (best, last) if keep == "best" else (last, best)
+    _save_kept(name, chosen, other, provenance)
+
+
+def _save_kept(name: str, chosen: State, other: State, provenance: dict[str, Any]) -> None:
+    path = model_path(name)
+    save_weights(path, chosen, provenance)
+    save_weights(path.with_stem(f"{path.stem}_other"), other, provenance)
+
+
 def model_path(name: str) -> Path:
     """models/phase1.safetensors for stage train_phase1."""
     return stage.MODELS / f"{name.removeprefix('train_')}.safetensors"
 
 
-def _log_row(live: Any, row: dict[str, float]) -> None:
+def _log_row(live: Any, row: Row) -> None:
     if not distributed.is_first():
         return
     live.step = int(row["step"])
@@ -280,6 +341,12 @@ def _log_row(live: Any, row: dict[str, float]) -> None:
         if key != "step":
             live.log_metric(key, value)
     live.next_step()
+
+
+def _log_picture(live: Any, step: int, jpeg: torch.Tensor) -> None:
+    if distributed.is_first():
+        picture = Image.open(io.BytesIO(jpeg.numpy().tobytes()))
+        live.log_image(f"persons/{step}.jpg", picture)
 
 
 def build_schedule(params: Params, epochs: int, per_epoch: int, lr: float) -> Schedule:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pose import checkpoint, distributed, parallel
+from pose.average import Average
 from pose.codec import UdpCodec
 from pose.consistency import Consistency, network_teacher
 from pose.engine import (
@@ -28,7 +29,7 @@ from pose.engine import (
     model_weights,
     supervised_step,
 )
-from pose.errors import PoseError
+from pose.errors import PoseError, Stopped
 from pose.model import ModelSpec, PoseModel
 from pose.networks import Learners
 from pose.optim import Schedule, build_adamw
@@ -65,6 +66,10 @@ def train(
     frozen: bool = False,
     compiled: bool = False,
     drop_path: float = 0.0,
+    bad: str = "stop",
+    decay: float = 0.0,
+    asked: int = STEPS + 1,
+    saved_steps: list[int] | None = None,
     stop: int = STEPS,
     start: dict[str, Any] | None = None,
     resume: bool = False,
@@ -86,6 +91,7 @@ def train(
     torch.manual_seed(distributed.rank())
     scaler = loss_scaler(CPU, amp)
     state = TrainState(learning, build_adamw(learning, 0.1, 0.9, (0.9, 0.999)), scaler)
+    state.average = Average(learning, decay) if decay else None
     if resume:
         state.restore_(start)
     gradients = Gradients(accumulate, scaler)
@@ -99,18 +105,53 @@ def train(
     else:
         step = supervised_step(network, CODEC, CPU, amp, gradients)
         batches = (persons(n) for n in range(state.step, stop))
+    if bad == "skip":
+        step = jumping(step)
     saved: list[dict[str, Any]] = []
+
+    def save(state: TrainState) -> None:
+        saved.append(deepcopy(state.to_dict()))  # they share memory
+        if saved_steps is not None:
+            saved_steps.append(state.step)
+
     fit(
         state,
         batches,
         step,
         Schedule("cosine", 1e-2, STEPS, STEPS, 2, 1e-5, (9,), 0.1),
-        FitSettings("train_x", 1.0, 3, KILL_AT, BATCH),
+        FitSettings("train_x", 1.0, 3, KILL_AT, BATCH, bad, 20),
         on_row=lambda row: None,
-        save=lambda state: saved.append(deepcopy(state.to_dict())),  # they share memory
+        save=save,
+        stop=lambda: distributed.anyone(asked_last(state.step == asked)),
     )
     weights = {name: tensor.clone() for name, tensor in model_weights(learning).items()}
-    return {"weights": weights, "rows": state.history, "saved": saved}
+    average = state.average.to_dict() if state.average else {}
+    return {"weights": weights, "rows": state.history, "saved": saved, "average": average}
+
+
+def asked_last(value: bool) -> bool:
+    """The value in the last process, else False: the others have to hear of it."""
+    return value and distributed.rank() == distributed.world_size() - 1
+
+
+def jumping(step_loss: Any) -> Any:
+    """The loss of the third step jumps in the last process alone."""
+
+    def run(batch: Any, step: int) -> Any:
+        found = step_loss(batch, step)
+        return found | {"loss": found["loss"] * (1000 if asked_last(step == 2) else 1)}
+
+    return run
+
+
+def stopped(kind: str) -> list[int]:
+    """Steps at which the state was saved by each process, the last of them asked after step 3."""
+    saved: list[int] = []
+    try:
+        train(kind, asked=3, saved_steps=saved)
+    except Stopped:
+        saved.append(-1)
+    return saved
 
 
 def refusal() -> str:
@@ -155,6 +196,7 @@ def main(folder: Path) -> None:
     torch.use_deterministic_algorithms(True)
     cut(folder, "fsdp", "fsdp")
     cut(folder, "ddp", "dropping", drop_path=0.5)
+    cut(folder, "fsdp", "average", decay=0.5)
     found = {
         "ddp": train(),
         "ddp again": train(),
@@ -175,6 +217,12 @@ def main(folder: Path) -> None:
         "fsdp, then fsdp": resumed(folder, "fsdp", "fsdp"),
         "dropping": train(drop_path=0.5),
         "dropping, resumed": resumed(folder, "ddp", "dropping", drop_path=0.5),
+        "ddp skip": train(bad="skip"),
+        "fsdp skip": train("fsdp", bad="skip"),
+        "ddp average": train(decay=0.5),
+        "fsdp average": train("fsdp", decay=0.5),
+        "fsdp average, then fsdp": resumed(folder, "fsdp", "average", decay=0.5),
+        "stopped": distributed.gather(stopped("ddp")),
         "refusal": refusal(),
         "exchanges": exchanges(),
     }

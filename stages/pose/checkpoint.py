@@ -9,6 +9,7 @@ refused too, by torch itself.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import reprlib
@@ -24,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pose.errors import PoseError
-from pose.files import replacing
+from pose.files import replacing, sync
+from pose.log import log
 
 State = dict[str, Tensor]
 
@@ -243,18 +245,50 @@ def _load_state(model: torch.nn.Module, state: State, path: Path) -> None:
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
-    """One atomic file; bytes do not depend on the file's name."""
-    with replacing(path) as beside, beside.open("wb") as stream:
-        torch.save(state, stream)
+    """One file; the one that was there stays as previous(path), until the next.
+
+    Kill or power loss at any moment leaves one of the two whole. Bytes do not depend on the name.
+    """
+    with replacing(path) as beside:
+        with beside.open("wb") as stream:
+            torch.save(state, stream)
+        sync(beside)
+        if path.exists():
+            os.replace(path, previous(path))
+
+
+def previous(path: Path) -> Path:
+    """state.previous.pt of state.pt."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def newest_training_state(path: Path) -> dict[str, Any] | None:
+    """The state at path, or if that is damaged or absent the one before; None if neither is there.
+
+    What is damaged is told in the log.
+    """
+    for one in (path, previous(path)):
+        try:
+            if (found := read_training_state(one)) is not None:
+                return found
+        except PoseError as error:
+            log(f"{error}; an older one is taken, or else the phase starts again")
+    return None
 
 
 def read_training_state(path: Path) -> dict[str, Any] | None:
-    """The saved state, or None if there is none. Raises PoseError if it is damaged."""
+    """The saved state, or None if there is none. Raises PoseError if a byte of it has changed."""
     if not path.exists():
         return None
     try:
+        _require_checksums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise PoseError(
-            f"{path}: damaged ({_reason(path, error)}); delete it to start this phase again"
-        ) from None
+    except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
+        raise PoseError(f"{path}: damaged ({_reason(path, error)})") from None
+
+
+def _require_checksums(path: Path) -> None:
+    """torch.save writes a zip with a CRC-32 of each record, which torch.load does not compare."""
+    with zipfile.ZipFile(path) as archive:
+        if name := archive.testzip():
+            raise ValueError(f"{name} is not what was written")

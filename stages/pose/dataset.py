@@ -7,6 +7,7 @@ resumed run changes the data. Images stay uint8, targets stay (K, 3), until they
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -259,7 +260,11 @@ def batch_loader(samples: TestSamples, batches: list[list[int]], workers: int) -
 
 
 def _begin_worker(trainer: int, _: int) -> None:
-    """A worker ends with its trainer; one core's worth of work needs no thread pools."""
+    """A worker ends with its trainer; one core's worth of work needs no thread pools.
+
+    SIGTERM often goes to all processes at once: the trainer ends its step first, with its workers.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with(trainer)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

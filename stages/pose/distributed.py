@@ -145,6 +145,15 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def anyone(value: bool) -> bool:
+    """Whether it is true in any process, in all; over the CPU, so no device is waited for."""
+    if world_size() == 1:
+        return value
+    flag = torch.tensor(int(value))
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
 def mean(tensor: Tensor) -> Tensor:
     """Mean over processes, in all."""
     if world_size() == 1:

@@ -47,10 +47,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def publish(beside: Path, path: Path) -> None:
-    """Give a finished file its name, once it is on the disk."""
-    with beside.open("rb") as stream:
-        os.fsync(stream.fileno())
+    """Give a finished file its name, once it is on the disk; then put the name there too."""
+    sync(beside)
     os.replace(beside, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, would outlast a power loss."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_atomic(path: Path, content: bytes) -> None:

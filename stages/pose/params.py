@@ -239,6 +239,13 @@ class Train(Section):
     parallel: Literal["ddp", "fsdp"]
     log_steps: Count
     checkpoint_steps: Count
+    on_bad_step: Literal["stop", "skip"]
+    max_skipped: Count
+    ema_decay: BelowOne
+    val_epochs: Natural
+    val_persons: Count
+    picture_epochs: Natural
+    keep: Literal["last", "best"]
 
     @property
     def lr_factor(self) -> float:
@@ -260,6 +267,12 @@ class Train(Section):
                 f"accumulate = {self.accumulate}, expected a divisor of train.batch_size = "
                 f"{self.batch_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> Train:
+        if self.keep == "best" and not self.val_epochs:
+            raise ValueError("keep = 'best', but val_epochs = 0 measures no AP; set val_epochs: 1")
         return self
 
 

@@ -1,10 +1,16 @@
-"""Helper processes that never outlive the one they work for, even when that one is killed."""
+"""Helper processes that never outlive the one they work for, even when that one is killed.
+
+And SIGTERM as a question that a long piece of work may ask between two steps.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
@@ -12,9 +18,23 @@ import cv2
 import psutil
 
 
-def die_with(pid: int) -> None:
-    """From now on, be killed as soon as process `pid` ends; a thread watches it."""
-    threading.Thread(target=_follow, args=(pid,), daemon=True).start()
+def die_with(pid: int, grace: float = 0.0) -> None:
+    """From now on, be killed as soon as process `pid` ends; a thread watches it.
+
+    With grace (seconds) SIGTERM comes first, so long before.
+    """
+    threading.Thread(target=_follow, args=(pid, grace), daemon=True).start()
+
+
+@contextlib.contextmanager
+def sigterm_noted() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come, for whoever calls it; meanwhile the signal does nothing else."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def worker_pool(workers: int) -> Executor:
@@ -32,7 +52,10 @@ def _begin_worker(pid: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _follow(pid: int) -> None:
+def _follow(pid: int, grace: float) -> None:
     if psutil.pid_exists(pid):
         psutil.Process(pid).wait()
+    if grace:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from pipeline.project import Finished, FirstRun, Project, assert_refused, wait_for
+from pose.checkpoint import previous, read_training_state
 from tiny import SPLIT, TinyCoco
 
 OFTEN = {"train.checkpoint_steps": 5, "train.log_steps": 3}
@@ -28,13 +30,22 @@ def left_over(project: Project, pattern: str) -> list[Path]:
     return list(project.root.glob(f"data/resume/{pattern}"))
 
 
-def kill_once(found: Callable[[], Any], project: Project, stage: str) -> list[psutil.Process]:
-    """Run a stage and end it with SIGKILL as soon as found() is true; returns its helpers."""
+def end_once(
+    found: Callable[[], Any], project: Project, stage: str, sent: signal.Signals = signal.SIGKILL
+) -> tuple[list[psutil.Process], Finished]:
+    """Run a stage and send it the signal as soon as found() is true; its helpers, and its end."""
     process = project.start("python", f"stages/{stage}.py")
     wait_for(lambda: found() or process.poll() is not None)
     helpers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
+    process.send_signal(sent)
+    stdout, stderr = process.communicate()
+    return helpers, Finished(process.args, process.returncode, stdout, stderr)
+
+
+def kill_once(found: Callable[[], Any], project: Project, stage: str) -> list[psutil.Process]:
+    """As end_once, by SIGKILL."""
+    helpers, done = end_once(found, project, stage)
+    assert done.returncode == -signal.SIGKILL, "it was over before it could be killed"
     return helpers
 
 
@@ -48,17 +59,31 @@ def outlived(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("stage", MODELS)
 def test_killed_training_ends_with_the_same_bits(project: Project, stage: str) -> None:
-    results = (MODELS[stage], SECOND, f"metrics/{stage}")
+    """Phase 2 is asked by SIGTERM, the others are killed."""
+    results = (MODELS[stage], MODELS[stage].replace(".", "_other."), SECOND, f"metrics/{stage}")
     project.set(**OFTEN, **PAIR, **{f"{stage.removeprefix('train_')}.epochs": 15})
+    if stage == "train_phase2":
+        project.set(**{"train.ema_decay": 0.9, "train.keep": "best", "train.on_bad_step": "skip"})
     project.must_stage(stage)
     expected = project.content(*results)
     assert project.json(f"metrics/{stage}/metrics.json")["step"] >= 30
+    assert any("images/persons" in name for name in expected)
 
     (project.root / MODELS[stage]).unlink()
-    kill_once(lambda: left_over(project, f"{stage}-*/state.pt"), project, stage)
+    state = lambda: left_over(project, f"{stage}-*/state.pt")  # noqa: E731
+    start = "from step "
+    if stage == "train_phase2":
+        _, done = end_once(state, project, stage, signal.SIGTERM)
+        assert done.returncode == 128 + signal.SIGTERM, done.stderr
+        said = re.search(
+            r"stopped by SIGTERM after step (\d+) of \d+, which is saved; rerun", done.stderr
+        )
+        start += f"{said[1]}\n" if said else "of no such line"
+    else:
+        kill_once(state, project, stage)
     assert not (project.root / MODELS[stage]).exists()
 
-    assert f"{stage} goes on from step " in project.must_stage(stage)
+    assert f"{stage} goes on {start}" in project.must_stage(stage)
     assert project.content(*results) == expected
     assert not left_over(project, "*")
 
@@ -132,11 +157,31 @@ def test_no_trainer_outlives_dvc(killed: Killed) -> None:
     assert outlived(killed.trainers) == []
 
 
-def test_a_cut_state_is_refused(killed: Killed) -> None:
+def test_what_is_asked_to_end_with_dvc_has_saved(killed: Killed) -> None:
+    """The trainer takes dvc's end for SIGTERM: its state is of no multiple of checkpoint_steps."""
     outlived(killed.trainers)
-    (state,) = left_over(killed.project, "train_phase1-*/state.pt")
-    state.write_bytes(state.read_bytes()[:-100])
-    done = killed.project.stage("train_phase1")
-    name = str(state.relative_to(killed.project.root))
-    assert_refused(done, "train_phase1", name, "delete it", logged=1)
-    assert state.exists()
+    (path,) = left_over(killed.project, "train_phase1-*/state.pt")
+    newest, before = (read_training_state(one) for one in (path, previous(path)))
+    assert newest is not None
+    assert before is not None
+    assert newest["small"]["step"] > before["small"]["step"]
+
+
+def test_a_cut_state_gives_way_to_the_one_before(killed: Killed) -> None:
+    outlived(killed.trainers)
+    (path,) = left_over(killed.project, "train_phase1-*/state.pt")
+    before = read_training_state(previous(path))
+    assert before is not None
+    path.write_bytes(path.read_bytes()[:-100])
+    said = f"train_phase1 goes on from step {before['small']['step']}"
+    process = killed.project.start("python", "stages/train_phase1.py")
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line.strip())
+        if "goes on" in line or "step" in line.split("|")[0]:
+            break
+    process.kill()
+    process.communicate()
+    assert lines[-1] == said
+    assert lines[-2].startswith(f"{path.relative_to(killed.project.root)}: damaged")

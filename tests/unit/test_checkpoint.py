@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import datetime
 import os
 import subprocess
@@ -287,6 +288,80 @@ def test_training_state_round_trip(tmp_path: Path) -> None:
     assert (tmp_path / "1.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()
 
 
+def numbered(path: Path) -> int | None:
+    found = checkpoint.newest_training_state(path)
+    return found and found["n"]
+
+
+def spoil(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    at = content.index(torch.full((64,), 7.0).numpy().tobytes())
+    content[at + 9] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_state_before_stands_in_for_a_damaged_one(tmp_path: Path, caplog) -> None:
+    path = tmp_path / "state.pt"
+    caplog.set_level("INFO", "pose")
+    assert numbered(path) is None
+    for n in (1, 2, 3):
+        checkpoint.save_training_state(path, {"n": n, "a": torch.full((64,), 7.0)})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.previous.pt", "state.pt"]
+    assert (numbered(path), caplog.text) == (3, "")
+    spoil(path)
+    assert numbered(path) == 2
+    assert f"{path}: damaged" in caplog.text
+    assert "an older one is taken" in caplog.text
+    path.unlink()  # a power loss between the two renames
+    assert numbered(path) == 2
+    spoil(checkpoint.previous(path))
+    assert numbered(path) is None
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("at", range(1, 5))
+def test_no_moment_leaves_nothing(tmp_path: Path, monkeypatch, call: str, at: int) -> None:
+    """The power goes at the n-th call: what is there then is a whole state, the old or the new."""
+    path, calls = tmp_path / "state.pt", []
+    for n in (1, 2):
+        checkpoint.save_training_state(path, {"n": n})
+    real = getattr(os, call)
+
+    def lost(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == at:
+            raise OSError("power")
+        real(*arguments)
+
+    monkeypatch.setattr(os, call, lost)
+    with contextlib.suppress(OSError):
+        checkpoint.save_training_state(path, {"n": 3})
+    monkeypatch.undo()
+    assert numbered(path) in (2, 3)
+
+
+def test_a_state_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch) -> None:
+    order = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(number: int) -> None:
+        order.append(f"sync {Path(os.readlink(f'/proc/self/fd/{number}')).name}")
+        fsync(number)
+
+    def replaced(source: Path, target: Path) -> None:
+        order.append(f"{source.name} -> {target.name}")
+        replace(source, target)
+
+    path = tmp_path / "state.pt"
+    checkpoint.save_training_state(path, {})
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    checkpoint.save_training_state(path, {})
+    first = order.index("sync state.pt.tmp")
+    assert order[first:].index("state.pt -> state.previous.pt") > 0
+    assert order[-2:] == ["state.pt.tmp -> state.pt", f"sync {tmp_path.name}"]
+
+
 class Contents(dict[str, bytes]):
     """Files by name; a failing example need not print them."""
 
@@ -319,3 +394,23 @@ def test_a_file_cut_at_any_byte_is_refused(
     read = checkpoint.read_training_state if name == "x.pt" else checkpoint.read_weights
     with pytest.raises(PoseError, match=name):
         read(path)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_comes_into_a_run(
+    tmp_path: Path, whole: Contents, share: float, bit: int
+) -> None:
+    """It is refused, or lies where nothing is read (padding, dates of the zip's entries)."""
+    path, content = tmp_path / "y.pt", bytearray(whole["x.pt"])
+    path.write_bytes(content)
+    expected = checkpoint.read_training_state(path)
+    content[int(share * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    with contextlib.suppress(PoseError):
+        found = checkpoint.read_training_state(path)
+        assert found["step"] == expected["step"]
+        for name, tensor in expected["model"].items():
+            assert torch.equal(found["model"][name], tensor), name

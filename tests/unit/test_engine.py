@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pose import checkpoint, engine
+from pose.average import Average
 from pose.codec import UdpCodec
 from pose.engine import (
     FitSettings,
@@ -19,7 +20,7 @@ from pose.engine import (
     loss_scaler,
     supervised_step,
 )
-from pose.errors import PoseError
+from pose.errors import PoseError, Stopped
 from pose.model import ModelSpec, PoseModel
 from pose.optim import Schedule, build_adamw
 from pose.skeleton import COCO_17
@@ -38,13 +39,14 @@ def batch(step: int) -> list[torch.Tensor]:
     return [images, targets]
 
 
-def schedule(steps: int = STEPS) -> Schedule:
-    return Schedule("cosine", 1e-2, steps, steps, 2, 1e-5, (9,), 0.1)
+def schedule(steps: int = STEPS, per_epoch: int | None = None) -> Schedule:
+    return Schedule("cosine", 1e-2, steps, per_epoch or steps, 2, 1e-5, (9,), 0.1)
 
 
 def settings(**changes) -> FitSettings:
     values = {"name": "train_x", "clip_grad_norm": 1.0, "log_steps": 3, "checkpoint_steps": 4}
-    return FitSettings(**values | {"batch_size": 2} | changes)
+    values |= {"batch_size": 2, "on_bad_step": "stop", "max_skipped": 20}
+    return FitSettings(**values | changes)
 
 
 def fresh(spec: ModelSpec) -> TrainState:
@@ -55,17 +57,27 @@ def fresh(spec: ModelSpec) -> TrainState:
 
 
 def train(
-    state: TrainState, stop: int = STEPS, step_loss=None, rows=None, save=None, **changes
+    state: TrainState,
+    until: int = STEPS,
+    step_loss=None,
+    rows=None,
+    save=None,
+    watch=engine.unwatched,
+    stop=lambda: False,
+    per_epoch: int | None = None,
+    **changes,
 ) -> None:
-    """Batches end at `stop`, as a killed run's do; the schedule is always that of STEPS."""
+    """Batches end at `until`, as a killed run's do; the schedule is always that of STEPS."""
     fit(
         state,
-        (batch(step) for step in range(state.step, stop)),
+        (batch(step) for step in range(state.step, until)),
         step_loss or supervised_step(state.model, CODEC, CPU, "none"),
-        schedule(),
+        schedule(per_epoch=per_epoch),
         settings(**changes),
         on_row=(rows if rows is not None else []).append,
         save=save or (lambda state: None),
+        watch=watch,
+        stop=stop,
     )
 
 
@@ -119,7 +131,8 @@ def test_rows_and_checkpoints_come_when_asked(tiny_model_spec: ModelSpec) -> Non
     assert [row["step"] for row in rows] == [3, 6, 9, 11]
     assert [row["loss"] for row in rows] == [1, 4, 7, 9.5]
     assert [row["lr"] for row in rows] == [schedule().at(step - 1) for step in (3, 6, 9, 11)]
-    assert set(rows[0]) == {"step", "lr", "loss", "grad_norm"}
+    assert [row["lr_min"] for row in rows] == [0.9**3 * row["lr"] for row in rows]
+    assert set(rows[0]) == {"step", "lr", "lr_min", "loss", "grad_norm"}
     assert rows == state.history
     assert saves == [4, 8]
 
@@ -134,15 +147,158 @@ def test_the_last_step_needs_no_checkpoint(tiny_model_spec: ModelSpec) -> None:
 def test_a_loss_that_is_no_number_stops_with_its_window(
     tiny_model_spec: ModelSpec, value: float
 ) -> None:
-    state = fresh(tiny_model_spec)
+    state, saves = fresh(tiny_model_spec), []
 
     def step_loss(batch, step: int):
         return {"loss": torch.tensor(value if step == 4 else 1.0)}
 
     with pytest.raises(PoseError) as caught:
-        train(state, step_loss=step_loss)
-    assert "became non-finite between steps 3 and 6 (lr " in str(caught.value)
+        train(state, step_loss=step_loss, save=saves.append)
+    assert "became non-finite at step 5, seen at 6 (lr " in str(caught.value)
     assert "lower train.lr" in str(caught.value)
+    assert "last good state: the checkpoint of step 4" in str(caught.value)
+    assert len(saves) == 1
+
+
+def bad_steps(state: TrainState, *steps: int):
+    """The loss' gradient is no number in these steps, and the loss neither."""
+    supervised = supervised_step(state.model, CODEC, CPU, "none")
+
+    def step_loss(batch, step: int):
+        found = supervised(batch, step)
+        if step in steps:
+            state.model.head.final_layer.bias.grad.fill_(math.nan)
+            found["loss"] = found["loss"] * math.nan
+        return found
+
+    return step_loss
+
+
+def same_weights(one: TrainState, other: TrainState) -> bool:
+    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_skipping_without_bad_steps_is_the_plain_run(tiny_model_spec: ModelSpec) -> None:
+    plain, skipping = fresh(tiny_model_spec), fresh(tiny_model_spec)
+    train(plain)
+    train(skipping, on_bad_step="skip")
+    assert same_weights(plain, skipping)
+    assert skipping.history == [row | {"skipped": 0.0} for row in plain.history]
+
+
+def test_bad_steps_are_left_out_and_counted(tiny_model_spec: ModelSpec) -> None:
+    """The window's means are those of its other steps; a window of bad ones alone has none."""
+    state = fresh(tiny_model_spec)
+    train(state, step_loss=bad_steps(state, 1, 6, 7, 8), on_bad_step="skip")
+    assert [row["skipped"] for row in state.history] == [1, 1, 4, 4]
+    assert [("loss" in row, "grad_norm" in row) for row in state.history] == [
+        (True, True),
+        (True, True),
+        (False, False),
+        (True, True),
+    ]
+    assert {int(s["step"]) for s in state.optimizer.state.values()} == {STEPS - 4}
+    expected = fresh(tiny_model_spec)
+    train(expected, 1, log_steps=1)
+    ends = fresh(tiny_model_spec)
+    train(ends, 2, step_loss=bad_steps(ends, 1), on_bad_step="skip")
+    assert same_weights(expected, ends)
+
+
+@pytest.mark.parametrize("kill_at", [4, 8])
+def test_a_resumed_run_skips_as_an_unbroken_one(
+    tmp_path: Path, tiny_model_spec: ModelSpec, kill_at: int
+) -> None:
+    path, (unbroken, killed, resumed) = tmp_path / "x.pt", [fresh(tiny_model_spec) for _ in "abc"]
+    law = {"on_bad_step": "skip", "max_skipped": 3}
+    train(unbroken, step_loss=bad_steps(unbroken, 2, 3, 5, 7), **law)
+    step_loss = bad_steps(killed, 2, 3, 5, 7)
+    save = lambda s: checkpoint.save_training_state(path, s.to_dict())  # noqa: E731
+    train(killed, kill_at, step_loss, save=save, **law)
+    resumed.restore_(checkpoint.read_training_state(path))
+    assert resumed.bad.in_a_row == {4: 2, 8: 1}[kill_at]
+    assert torch.equal(resumed.bad.accepted, killed.bad.accepted)
+    train(resumed, step_loss=bad_steps(resumed, 5, 7), **law)
+    assert resumed.history == unbroken.history
+    assert same_weights(resumed, unbroken)
+
+
+def test_fp16_skips_jumps_too(tiny_model_spec: ModelSpec) -> None:
+    """An overflow halves the scale, a loss that jumps does not; neither takes a step."""
+    state = half_state(tiny_model_spec)
+    overflowing = scaled_step(state, 1)
+
+    def step_loss(batch, step: int):
+        found = overflowing(batch, step)
+        return {"loss": found["loss"] * 1000} if step == 2 else found
+
+    train(state, 3, step_loss=step_loss, on_bad_step="skip")
+    assert state.history[0]["skipped"] == 2
+    assert state.scaler.get_scale() == 2.0**15
+    assert {int(s["step"]) for s in state.optimizer.state.values()} == {1}
+
+
+def test_it_stops_when_asked_and_goes_on_to_the_bit(
+    tmp_path: Path, tiny_model_spec: ModelSpec
+) -> None:
+    path, (unbroken, asked, resumed) = tmp_path / "x.pt", [fresh(tiny_model_spec) for _ in "abc"]
+    train(unbroken)
+    answers = iter([False, False, False, False, True])
+    with pytest.raises(Stopped, match=r"after step 5 of 11, which is saved; rerun to go on"):
+        train(
+            asked,
+            save=lambda s: checkpoint.save_training_state(path, s.to_dict()),
+            stop=lambda: next(answers),
+        )
+    resumed.restore_(checkpoint.newest_training_state(path))
+    assert (resumed.step, resumed.saved_at) == (5, 5)
+    train(resumed)
+    assert resumed.history == unbroken.history
+    assert same_weights(resumed, unbroken)
+
+
+def test_asked_after_the_last_step_it_is_done(tiny_model_spec: ModelSpec) -> None:
+    state, saves = fresh(tiny_model_spec), []
+    train(state, save=saves.append, checkpoint_steps=99, stop=lambda: state.step == STEPS)
+    assert (state.step, saves) == (STEPS, [])
+
+
+def test_the_average_goes_on_to_the_bit(tmp_path: Path, tiny_model_spec: ModelSpec) -> None:
+    path, (unbroken, killed, resumed) = tmp_path / "x.pt", [fresh(tiny_model_spec) for _ in "abc"]
+    for state in (unbroken, killed, resumed):
+        state.average = Average(state.model, 0.9)
+    train(unbroken)
+    train(killed, 6, save=lambda s: checkpoint.save_training_state(path, s.to_dict()))
+    resumed.restore_(checkpoint.read_training_state(path))
+    train(resumed)
+    assert same_weights(resumed, unbroken)
+    expected, start = unbroken.average.to_dict(), fresh(tiny_model_spec).model.state_dict()
+    for name, tensor in resumed.average.to_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+        if "weight" in name:
+            assert not torch.equal(tensor, start[name]), name
+            assert not torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_what_is_seen_after_an_epoch_is_logged_and_saved(tiny_model_spec: ModelSpec) -> None:
+    state, rows, saved = fresh(tiny_model_spec), [], []
+
+    def watch(state: TrainState):
+        return {"step": float(state.step), "val_AP": 0.5} if state.step != 4 else {}
+
+    train(
+        state,
+        rows=rows,
+        save=lambda s: saved.append([*s.history]),
+        watch=watch,
+        per_epoch=2,
+        checkpoint_steps=6,
+    )
+    steps = [row["step"] for row in rows if "val_AP" in row]
+    assert steps == [2, 6, 8, 10, 11]
+    assert rows == state.history
+    assert [row["step"] for row in saved[0]] == [2, 3, 6, 6]
 
 
 def test_gradients_are_clipped(tiny_model_spec: ModelSpec) -> None:
@@ -252,7 +408,7 @@ def test_fp16_leaves_out_a_step_that_overflows(tiny_model_spec: ModelSpec) -> No
     state, rows = half_state(tiny_model_spec), []
     train(state, 3, step_loss=scaled_step(state, 1), rows=rows)
     (row,) = rows
-    assert row["skipped"] == pytest.approx(1 / 3)
+    assert row["skipped"] == 1
     assert state.scaler.get_scale() == 2.0**15
     steps = {int(s["step"]) for s in state.optimizer.state.values()}
     assert steps == {2}

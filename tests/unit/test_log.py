@@ -15,9 +15,9 @@ def test_a_line_names_step_values_rate_and_time_left(monkeypatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     clock = StepClock("train_x", start=100, stop=800, batch_size=4)
     assert clock.line({"step": 200.0, "loss": 0.00123, "lr": 3e-4}) == (
-        "train_x step 200/800 | loss 1.230e-03 | lr 3.000e-04 | 40 img/s | eta 1m00s"
+        "train_x step 200/800 | loss 1.230e-03 | lr 3.000e-04 | 40 img/s | data 0% | eta 1m00s"
     )
-    assert clock.line({"step": 300.0}).endswith("| 80 img/s | eta 0m25s")
+    assert clock.line({"step": 300.0}).endswith("| 80 img/s | data 0% | eta 0m25s")
 
 
 def test_records_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,6 +113,31 @@ def test_fp16_in_shards_stays_near(pair: Pair) -> None:
     assert [row["skipped"] for row in rows] == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_all_leave_out_the_step_that_one_finds_bad(pair: Pair, kind: str) -> None:
+    assert_close(pair.found[f"{kind} skip"], runs.train(bad="skip"))
+    assert [row["skipped"] for row in pair.found[f"{kind} skip"]["rows"]] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_the_average_of_two_processes_is_that_of_one(pair: Pair, kind: str) -> None:
+    found, alone = pair.found[f"{kind} average"], runs.train(decay=0.5)
+    assert_close(found, alone)
+    assert_close(found | {"weights": found["average"]}, alone | {"weights": alone["average"]})
+
+
+def test_an_average_in_shards_goes_on(pair: Pair) -> None:
+    found, expected = pair.found["fsdp average, then fsdp"], pair.found["fsdp average"]
+    assert_same(found, expected)
+    assert found["average"].keys() == expected["average"].keys()
+    for name, tensor in found["average"].items():
+        assert torch.equal(tensor, expected["average"][name]), name
+
+
+def test_what_one_process_is_asked_all_do(pair: Pair) -> None:
+    assert pair.found["stopped"] == [[3, -1], [3, -1]]
+
+
 def test_batch_norms_need_cuda(pair: Pair) -> None:
     assert "'classic' has batch norms" in pair.found["refusal"]
     assert "unset NPROC" in pair.found["refusal"]

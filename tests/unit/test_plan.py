@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,9 +78,9 @@ def test_the_dials_only_ever_save(default: Params) -> None:
 
 
 def test_a_built_cache_is_counted(tmp_path: Path, default: Params) -> None:
-    summary = {"train": 40, "unlabelled": 8, "bad_records": 0}
+    summary = {"train": 40, "unlabelled": 8, "val": 7, "val_labelled": 6, "bad_records": 0}
     (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    assert plan.persons(default, tmp_path) == plan.Persons(40, 8, "data/cache")
+    assert plan.persons(default, tmp_path) == plan.Persons(40, 8, 6, "data/cache")
 
 
 def test_without_a_cache_the_default_is_known(tmp_path: Path, default: Params) -> None:
@@ -87,16 +88,17 @@ def test_without_a_cache_the_default_is_known(tmp_path: Path, default: Params) -
     path = plan.ACHIEVED.parents[1] / "metrics" / "build_cache" / "metrics.json"
     counts = json.loads(path.read_text(encoding="utf-8"))
     for found in (plan.persons(default, None), plan.persons(default, tmp_path)):
-        assert (found.labelled, found.unlabelled) == (
+        assert (found.labelled, found.unlabelled, found.val) == (
             counts["train"],
             counts["unlabelled"],
+            counts["val_labelled"],
         )
 
 
 def test_rendered_persons_go_with_their_params(default: Params) -> None:
-    more = bent(default, "synthetic", train_images=3800, unlabelled_fraction=0.5)
+    more = bent(default, "synthetic", train_images=3800, unlabelled_fraction=0.5, val_images=120)
     found = plan.persons(more, None)
-    assert (found.labelled, found.unlabelled) == (2895, 2804)
+    assert (found.labelled, found.unlabelled, found.val) == (2895, 2804, 180)
 
 
 def test_nobody_knows_local_persons(default: Params) -> None:
@@ -112,7 +114,7 @@ FLOPS = Flops(forward=10, training=30, frozen=14, recomputed=7)
 
 def test_steps_and_flops_of_the_phases(default: Params) -> None:
     """16 labelled a step; 8 unlabelled ones at 2 forward and 2 of training each."""
-    found = plan.phases(default, plan.Persons(2171, 701, ""), FLOPS)
+    *found, _ = plan.phases(default, plan.Persons(2171, 701, 361, ""), FLOPS)
     assert [(p.name, p.steps) for p in found] == [("phase1", 270), ("phase2", 945), ("ssl", 270)]
     assert [p.flops for p in found] == [
         270 * 16 * 14,
@@ -130,7 +132,7 @@ def test_paths_ensembles_and_two_networks_cost(default: Params) -> None:
 
 def test_checkpointing_computes_the_blocks_twice(default: Params) -> None:
     params = bent(default, "model", grad_checkpointing=True)
-    head, everything, ssl = plan.phases(params, plan.Persons(160, 8000, ""), FLOPS)
+    head, everything, ssl, _ = plan.phases(params, plan.Persons(160, 8000, 9, ""), FLOPS)
     assert head.flops == 20 * 16 * 14
     assert everything.flops == 70 * 16 * 37
     assert (ssl.steps, ssl.flops) == (2000, 2000 * (16 * 37 + 8 * (20 + 74)))
@@ -138,7 +140,26 @@ def test_checkpointing_computes_the_blocks_twice(default: Params) -> None:
 
 def test_too_few_persons_are_told(default: Params) -> None:
     with pytest.raises(PoseError, match=r"train.batch_size = 16, but .* 3"):
-        plan.phases(default, plan.Persons(3, 0, ""), FLOPS)
+        plan.phases(default, plan.Persons(3, 0, 9, ""), FLOPS)
+
+
+@pytest.mark.parametrize(
+    ("every", "cap", "expected"),
+    [(0, 500, 0), (1, 500, 11 * 361), (1, 100, 11 * 100), (2, 500, (1 + 4 + 1) * 361)],
+)
+def test_validations_are_counted(default: Params, every: int, cap: int, expected: int) -> None:
+    """Of 2, 7 and 2 epochs: every so many, and after the last."""
+    params = bent(default, "train", val_epochs=every, val_persons=cap)
+    *_, found = plan.phases(params, plan.Persons(2171, 701, 361, ""), FLOPS)
+    assert (found.name, found.steps, found.flops) == ("val_AP", expected, expected * 10)
+
+
+def test_an_average_takes_memory_too(default: Params, made_up: plan.Plan) -> None:
+    params = bent(default, "train", ema_decay=0.99)
+    assert plan.plan(params, None).state == plan.plan(default, None).state + 4
+    said = table(params, replace(made_up, state=20))
+    parts = "weights 4.40 + gradients 4.40 + AdamW 8.80 + average 4.40 + activations 16.00 = 38.00"
+    assert f"memory, GB   {parts}  (batch 16, float32)" in said
 
 
 # the table
@@ -152,8 +173,8 @@ def made_up() -> plan.Plan:
         ("bf16", False): Held(5 * 10**8, 2 * 10**9),
         ("bf16", True): Held(5 * 10**7, 10**9),
     }
-    people = plan.Persons(160, 16, "counted by hand")
-    phases = [plan.Phase("phase2", 10, 7.2e18)]
+    people = plan.Persons(160, 16, 9, "counted by hand")
+    phases = [plan.Phase("phase2", 10, 7.2e18), plan.Phase("val_AP", 0, 0)]
     return plan.Plan(10**9, 10**8, FLOPS, people, phases, held)
 
 

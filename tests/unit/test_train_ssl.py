@@ -45,14 +45,14 @@ def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def test_a_healthy_run_is_not_warned_of(said: pytest.LogCaptureFixture) -> None:
-    watch = train_ssl.Watch()
+    watch = train_ssl.Alarm()
     for step in range(100, 2000, 100):
         watch(row(step, mask=0.1 if step % 500 == 0 else 0.0, peak=0.31 + 0.01 * (step == 100)))
     assert not said.messages
 
 
 def test_an_empty_mask_is_told_once_after_500_steps(said: pytest.LogCaptureFixture) -> None:
-    watch = train_ssl.Watch()
+    watch = train_ssl.Alarm()
     for step in range(50, 500, 50):
         watch(row(step, mask=0.0))
     assert not said.messages
@@ -66,7 +66,7 @@ def test_an_empty_mask_is_told_once_after_500_steps(said: pytest.LogCaptureFixtu
 
 
 def test_fallen_peaks_are_told_once(said: pytest.LogCaptureFixture) -> None:
-    watch = train_ssl.Watch()
+    watch = train_ssl.Alarm()
     for step, peak in enumerate((0.6, 0.9, 0.31, 0.29, 0.2), start=1):
         watch(row(step, peak=peak))
     (line,) = said.messages

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
+import dials
+import stage
 import training
+from pose.checkpoint import read_provenance, read_weights
+from pose.engine import TrainState
 from pose.errors import PoseError
 from pose.params import load_params
 from pose.skeleton import COCO_17, build_skeleton
@@ -45,3 +51,70 @@ def test_more_keypoints_than_there_are_for_a_half_body(bent_params) -> None:
 def test_the_head_has_the_maps_of_the_keypoints(bent_params, kind: str, maps: int) -> None:
     params = load_params(bent_params({"codec.type": kind}))
     assert training.build_model(params, MOUSE).head.final_layer.out_channels == maps
+
+
+# memory
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
+        ),
+    ],
+)
+def test_too_little_memory_names_the_dials(bent_params, error: RuntimeError) -> None:
+    changes = {
+        "model.grad_checkpointing": "true",
+        "train.accumulate": "4",
+        "train.ema_decay": "0.9",
+    }
+    params = load_params(bent_params(changes))
+    with pytest.raises(PoseError) as caught, dials.enough_memory(params):
+        raise error
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "out of memory. Tried to allocate 2.00 GiB;" in said or "can't allocate memory;" in said
+    assert (
+        "turn one of train.accumulate = 4 (more), train.amp = none (bf16), train.parallel" in said
+    )
+    assert "train.ema_decay = 0.9 (0), train.batch_size = 16 (less)" in said
+    assert "grad_checkpointing" not in said  # it is on
+
+
+def test_other_errors_pass(bent_params) -> None:
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        dials.enough_memory(load_params(bent_params({}))),
+    ):
+        raise RuntimeError("shapes do not match")
+
+
+# best and last
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("last", (2.0, 1.0)), ("best", (1.0, 2.0))])
+def test_best_and_last_are_both_kept(tmp_path: Path, monkeypatch, keep: str, expected) -> None:
+    monkeypatch.setattr(stage, "MODELS", tmp_path)
+    state = TrainState(None, None)  # type: ignore[arg-type]
+    state.best = {"step": 3.0, "val_AP": 0.5, "weights": {"a": torch.tensor([1.0])}}
+    training._publish("train_phase2", keep, state, {"a": torch.tensor([2.0])}, {"source": "x"})
+    names = ("phase2.safetensors", "phase2_other.safetensors")
+    assert tuple(read_weights(tmp_path / name)["a"].item() for name in names) == expected
+    assert read_provenance(tmp_path / names[0]) == {"source": "x"}
+
+
+def test_without_a_best_both_files_are_the_last(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(stage, "MODELS", tmp_path)
+    state = TrainState(None, None)  # type: ignore[arg-type]
+    training._publish("train_ssl", "last", state, {"a": torch.tensor([2.0])}, {})
+    one, other = (tmp_path / f"ssl{end}.safetensors" for end in ("", "_other"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_best_needs_a_measure(bent_params) -> None:
+    changes = {"train.keep": "best", "train.val_epochs": "0"}
+    with pytest.raises(PoseError, match=r"train.keep = 'best', but val_epochs = 0 .* set val_epo"):
+        load_params(bent_params(changes))

@@ -1,0 +1,111 @@
+"""What a checkpoint costs: bytes, and milliseconds to write and to read it.
+
+    python benchmarks/checkpoint.py [--recipes NAME ...] [--folder FOLDER]
+
+Writes the state of the embedded default and of each recipe (weights and AdamW's moments; the best
+weights and an average add a third each) as training does, fsync included, and reads it back with
+its checksums. The disk is that of --folder, by default data/resume, where training writes. Medians
+of three. Rewrites benchmarks/checkpoint.md. 0.3B parameters take 6 GB of memory, 8 GB of disk and
+minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+import torch
+
+import apply
+import stage
+import training
+from pose.checkpoint import newest_training_state, save_training_state
+from pose.engine import TrainState
+from pose.errors import PoseError
+from pose.files import write_atomic
+from pose.optim import build_adamw
+from pose.params import Params
+from pose.skeleton import COCO_17
+
+PAGE = Path(__file__).with_suffix(".md")
+TIMES = 3
+HEAD = """# What a checkpoint costs
+
+| model | parameters | state | write, ms | read, ms | every `checkpoint_steps` |
+|---|---|---|---|---|---|
+"""
+
+
+def state_of(params: Params) -> TrainState:
+    """A state with moments, as after a step of gradients of 0."""
+    model, law = training.build_model(params, COCO_17), params.train
+    optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return TrainState(model, optimizer)
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Median."""
+    found = []
+    for _ in range(TIMES):
+        start = time.perf_counter()
+        work()
+        found.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(found)
+
+
+def written(params: Params, path: Path) -> tuple[int, float]:
+    """Parameters, and milliseconds of a write; the state's memory is free again afterwards."""
+    state = state_of(params)
+    numbers = sum(parameter.numel() for parameter in state.model.parameters())
+    return numbers, milliseconds(lambda: save_training_state(path, state.to_dict()))
+
+
+def row(name: str, params: Params, folder: Path) -> str:
+    """A line of the table."""
+    path, (numbers, write) = folder / training.STATE, written(params, folder / training.STATE)
+    read = milliseconds(lambda: newest_training_state(path))
+    size = path.stat().st_size / 1e6
+    every = params.train.checkpoint_steps
+    return f"| {name} | {numbers:,} | {size:,.1f} MB | {write:,.0f} | {read:,.0f} | {every:,} |\n"
+
+
+def main() -> None:
+    """Measure the default and the recipes, then write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipes", nargs="*", metavar="NAME", default=[])
+    parser.add_argument("--folder", type=Path, default=stage.ROOT / stage.RESUME)
+    asked = parser.parse_args()
+    cases = {"embedded default": apply.load_params(apply.PARAMS)}
+    cases |= {name: apply.resolve(name) for name in asked.recipes}
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    page = HEAD
+    for name, params in cases.items():
+        with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+            page += row(name, params, Path(folder))
+    command = " ".join(["python benchmarks/checkpoint.py", *map(shlex.quote, sys.argv[1:])])
+    page += (
+        f"\nMedians of {TIMES}, by `{command}`; `state.previous.pt` takes the same room again.\n"
+    )
+    write_atomic(PAGE, page.encode())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PoseError as error:
+        sys.exit(f"benchmark: {error}")
