@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock seeds
+.PHONY: setup repro test check lock seeds baseline
 setup: .venv/ready
 
 .venv/ready: requirements.txt
@@ -25,6 +25,10 @@ check: setup            ## linters and types
 
 seeds: setup            ## the default chain over three seeds, into benchmarks/seeds.md
 	$(BIN)/python benchmarks/seeds.py
+
+baseline:               ## accept this run: the report's deltas are to it from now on
+	mkdir -p metrics/baseline
+	cp metrics/evaluate/metrics.json params.yaml metrics/baseline/
 
 lock: setup             ## requirements.in -> requirements.txt
 	$(BIN)/python -m uv pip compile --universal --python-version 3.10 --generate-hashes \

@@ -286,6 +286,7 @@ class Evaluate(Section):
 
 class Report(Section):
     examples: Count
+    heatmaps: Natural
 
 
 class Params(Section):
