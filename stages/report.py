@@ -73,9 +73,11 @@ def _table(name: str, *columns: str) -> pd.DataFrame:
 
 def _result(params: Params, headline: dict[str, float]) -> Section:
     """The headline beside the baseline's, where it fails, and which params differ."""
-    here = tables.flatten(params.model_dump(mode="json"))
-    accepted = tables.read_flat(BASELINE / "params.yaml")
-    recipes = {p.stem: tables.read_flat(p) for p in sorted((stage.ROOT / "recipes").glob("*.yaml"))}
+    sections = params.model_dump(mode="json")
+    here = tables.flatten(sections)
+    accepted = tables.read_flat(BASELINE / "params.yaml", sections)
+    paths = sorted((stage.ROOT / "recipes").glob("*.yaml"))
+    recipes = {path.stem: tables.read_flat(path, sections) for path in paths}
     blocks = (
         *tables.headline(headline, read_json(BASELINE / "metrics.json")),
         tables.other_data(tables.differences(here, accepted)),

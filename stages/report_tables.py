@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -231,9 +231,10 @@ def flatten(params: Mapping[str, Any]) -> Flat:
     }
 
 
-def read_flat(path: Path) -> Flat:
-    """flatten of a params.yaml or a recipe, as it stands there, not validated."""
-    return flatten(YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {})
+def read_flat(path: Path, sections: Container[str]) -> Flat:
+    """flatten of these sections of a params.yaml or a recipe, as they stand there, not validated."""
+    found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
+    return flatten({name: keys for name, keys in found.items() if name in sections})
 
 
 def differences(here: Flat, there: Flat) -> list[Difference]:

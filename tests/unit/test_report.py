@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 import report
 from pose.errors import PoseError
 from pose.page import markdown
 from pose.params import load_params
-from report_project import HOSTILE, NAMES, build, empty_tables, set_params
+from report_project import HOSTILE, NAMES, ROOT, build, empty_tables, set_params
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -151,6 +152,13 @@ def test_a_table_that_is_not_there_is_named(
         path.write_bytes(content)
     with pytest.raises(PoseError, match=f"metrics/evaluate/errors.csv: {said}"):
         make(project)
+
+
+def test_the_stage_sees_every_section() -> None:
+    """All but review, which is of two runs: else its params are not compared with the baseline's."""
+    yaml = YAML(typ="safe", pure=True)
+    declared = yaml.load(ROOT / "dvc.yaml")["stages"]["report"]["params"]
+    assert set(declared) == set(yaml.load(ROOT / "params.yaml")) - {"review"}
 
 
 @pytest.fixture(scope="module")

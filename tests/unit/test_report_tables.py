@@ -96,6 +96,12 @@ def test_the_start_with_the_fewest_differences(
     assert tables.nearest(here, BASELINE, recipes) == (start, differences)
 
 
+def test_sections_that_the_stage_does_not_see_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("train:\n  lr: 1e-05\nreview:\n  max_ap_drop: 0.02\n")
+    assert tables.read_flat(path, {"train": {}}) == {"train.lr": 1e-5}
+
+
 def test_keys_that_are_gone_are_told() -> None:
     assert tables.differences({}, {"a.b": None}) == [("a.b", None, tables.ABSENT)]
 
