@@ -232,7 +232,7 @@ def flatten(params: Mapping[str, Any]) -> Flat:
 
 
 def read_flat(path: Path, sections: Container[str]) -> Flat:
-    """flatten of these sections of a params.yaml or a recipe, as they stand there, not validated."""
+    """flatten of these sections of a params.yaml or a recipe, as they stand, not validated."""
     found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
     return flatten({name: keys for name, keys in found.items() if name in sections})
 

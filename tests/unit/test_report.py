@@ -155,7 +155,7 @@ def test_a_table_that_is_not_there_is_named(
 
 
 def test_the_stage_sees_every_section() -> None:
-    """All but review, which is of two runs: else its params are not compared with the baseline's."""
+    """All but review, which is of two runs: else its params are not compared."""
     yaml = YAML(typ="safe", pure=True)
     declared = yaml.load(ROOT / "dvc.yaml")["stages"]["report"]["params"]
     assert set(declared) == set(yaml.load(ROOT / "params.yaml")) - {"review"}
