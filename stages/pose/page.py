@@ -156,5 +156,5 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def _is_words(cell: str) -> bool:
-    """Whether a cell reads as words: those stand left, numbers right."""
-    return any(letter.isalpha() for letter in cell)
+    """Whether a cell is anything but a number: words stand left, numbers right."""
+    return not re.fullmatch(rf"[+-]?[\d.,]+(e[+-]?\d+)?|{NOTHING}", cell)

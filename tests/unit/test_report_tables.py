@@ -71,7 +71,8 @@ def test_what_is_weakest_is_said() -> None:
     )
     assert tables.verdict(keypoints, errors, groups).lines == (
         "Weakest keypoints: b (20% found), d (30% found), c (40% found).",
-        "Most frequent error: miss, 20.0% of the keypoints; without it AP would gain +0.120.",
+        "Most frequent error: miss, 20.0% of the keypoints. Most costly: swap; without it AP would "
+        "gain +0.300.",
         "Hardest group: size m, AP 0.300 (4 persons).",
     )
     assert tables.verdict(keypoints[:0], errors[:0], groups[:0]).lines == ()
