@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup repro test test-long coverage mutants check lock seeds pr-report reproduce
-.PHONY: verify-metrics demo-exp
+.PHONY: verify-metrics demo-exp baseline
 setup: .venv/ready
 
 .venv/ready: requirements.txt
@@ -69,3 +69,7 @@ lock: setup             ## requirements.in -> requirements.txt, and the same of 
 	$(BIN)/python -m $(COMPILE) --output-file requirements.txt requirements.in
 	$(BIN)/python -m $(COMPILE) --no-annotate --constraint requirements.txt \
 		--output-file tools/requirements.txt tools/requirements.in
+
+baseline:               ## accept this run: the report's deltas are to it from now on
+	mkdir -p metrics/baseline
+	cp metrics/evaluate/metrics.json params.yaml metrics/baseline/

@@ -1,170 +1,160 @@
-"""Write the page people look at: numbers, curves, every combination, and predictions to look at.
+"""Write the page people look at: the result, what changed, where it fails, pictures, provenance.
 
     python stages/report.py
 
-Reads metrics/, data/cache and data/predictions; writes report/index.html (one file, no network),
-metrics/report (what each step gained) and metrics/report/poses.jpg. Seconds.
+Reads metrics/, data/cache, data/predictions, the final model (for its heatmaps), and the accepted
+run in metrics/baseline; writes report/index.html (one file, no network), the same as Markdown with
+its pictures to metrics/report, and there what each step gained. About 10 s on two cores with the
+embedded default.
 """
 
 from __future__ import annotations
 
-import base64
-import io
+import shutil
 from pathlib import Path
-from typing import Any
 
-import jinja2
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from numpy.typing import NDArray
 
+import report_charts as charts
+import report_pictures as pictures
+import report_tables as tables
 import stage
 from pose.cache import CropTable
 from pose.checkpoint import read_provenance
-from pose.figures import caption, draw_pose, encode_jpeg, enlarge, grid
 from pose.files import read_json, write_atomic
 from pose.log import log
+from pose.page import Page, Pictures, Section, Text, number, render_html, render_markdown
 from pose.params import Params
-from pose.skeleton import Skeleton
 
 NAME = "report"
-TEMPLATE = "report.html.j2"
-PHASES = {"train_phase1": "phase 1", "train_phase2": "phase 2", "train_ssl": "SSL"}
-COLOURS = {"phase 1": "#7a869a", "phase 2": "#2f6fdf", "SSL": "#e07b24"}
-CELL = 220  # pixels, height of a person in a picture
+TEMPLATES = Path(__file__).parent
+FOLDER = stage.METRICS / NAME
+EVALUATE = stage.METRICS / "evaluate"
+BASELINE = stage.METRICS / "baseline"
+ABLATION = ("model", "decoder", "tta", *tables.STATS)
 
 
 def main(params: Params) -> None:
-    mpl.use("Agg")
-    mpl.rcParams.update({"svg.hashsalt": "pose", "figure.dpi": 100, "font.size": 9})
-    ablation = pd.read_csv(stage.METRICS / "evaluate" / "ablation.csv")
-    skeleton = stage.skeleton()
-    table = CropTable(stage.CACHE / "val")
-    people = _people(stage.PREDICTIONS / "persons.json", table, skeleton)
-    count = params.report.examples
-    spread = np.random.default_rng(0).permutation(len(people))[:count]
-    poses = _picture([people[i] for i in sorted(spread)])
-    middle = max(0, len(people) // 2 - count // 2)
-    pictures = {
-        "Persons drawn at random": poses,
-        "The worst, by OKS": _picture(people[:count]),
-        "Around the median": _picture(people[middle : middle + count]),
-        "The best": _picture(people[-count:]),
-    }
-    headline = read_json(stage.METRICS / "evaluate" / "metrics.json")
-    page = _render(
-        boxes=headline.pop("boxes"),
-        headline=headline,
-        gains=_gains(ablation),
-        curves=_svg(_curves),
-        keypoints=_svg(_keypoint_bars, height=max(3.6, 0.2 * skeleton.num_keypoints)),
-        ablation=ablation.to_dict("records"),
-        pictures={title: _data_uri(picture) for title, picture in pictures.items()},
-        counts=read_json(stage.CACHE / "summary.json"),
-        coverage=pd.read_csv(stage.METRICS / "build_cache" / "keypoints.csv").to_dict("records"),
-        quarantine=read_json(stage.CACHE / "quarantine.json"),
-        provenance=read_provenance(stage.MODELS / "ssl.safetensors"),
+    headline = read_json(EVALUATE / "metrics.json")
+    ablation = tables.read_table(EVALUATE / "ablation.csv", *ABLATION)
+    final = tables.final_row(ablation, headline["AP"]) if len(ablation) else None
+    gains = tables.gains(ablation, final) if final is not None else {}
+    sections, said = [_result(params, headline)], [str(headline.get("reason", ""))]
+    if final is not None:
+        sections += _measured(params, ablation, final, gains)
+        said.append(tables.final_text(ablation, final))
+    sections += [_training(), _data(), _provenance()]
+    page = Page(
+        title=f"Pose report: AP {number(headline.get('AP'))}",
+        lead=" ".join(
+            [f"COCOeval on the persons of val; boxes: {headline['boxes']}.", *said]
+        ).rstrip(),
+        sections=tuple(sections),
     )
-    write_atomic(stage.REPORT / "index.html", page.encode())
-    with stage.live(NAME) as live:
-        live.summary.update({key: round(value, 4) for key, value in _gains(ablation).items()})
-    write_atomic(stage.METRICS / NAME / "poses.jpg", poses)
+    with stage.live(NAME) as live:  # first: it clears the folder of its own kinds of files
+        live.summary.update(gains)
+    _write(page)
     log(f"{NAME}: open {stage.REPORT / 'index.html'}")
 
 
-def _gains(ablation: pd.DataFrame) -> dict[str, float]:
-    """AP that each step adds, everything else at its best setting (flip test, refined peaks)."""
-    single = ablation[ablation["tta"] != "multiscale"]
-    ap = single.set_index(["model", "flip", "decoder"])["AP"]
-    refinement = next(name for name in ablation["decoder"] if name != "argmax")
-    best = ap["ssl", True, refinement]
-    return {
-        "phase2": ap["phase2", True, refinement] - ap["phase1", True, refinement],
-        "ssl": best - ap["phase2", True, refinement],
-        "flip": best - ap["ssl", False, refinement],
-        refinement: best - ap["ssl", True, "argmax"],
-    }
+def _write(page: Page) -> None:
+    """The page, its Markdown, and the pictures: those of an earlier run go."""
+    folder = FOLDER / "pictures"
+    shutil.rmtree(folder, ignore_errors=True)
+    for picture in page.pictures:
+        write_atomic(folder / picture.name, picture.content)
+    write_atomic(FOLDER / "report.md", render_markdown(page, TEMPLATES, folder.name).encode())
+    write_atomic(stage.REPORT / "index.html", render_html(page, TEMPLATES).encode())
 
 
-def _people(path: Path, table: CropTable, skeleton: Skeleton) -> list[dict[str, Any]]:
-    """Each labelled person of val with its prediction, the lowest OKS first."""
-    keys = ("row", "keypoints", "oks")
-    people = [
-        {**{key: person[key] for key in keys}, "table": table, "skeleton": skeleton}
-        for person in read_json(path)
-    ]
-    return sorted(people, key=lambda person: (person["oks"], person["row"]))
+def _table(name: str, *columns: str) -> pd.DataFrame:
+    return tables.read_table(EVALUATE / f"{name}.csv", *columns)
 
 
-def _picture(people: list[dict[str, Any]]) -> bytes:
-    return encode_jpeg(grid([_person(**person) for person in people], columns=6))
-
-
-def _person(
-    row: int,
-    keypoints: list[list[float]] | None,
-    oks: float,
-    table: CropTable,
-    skeleton: Skeleton,
-) -> NDArray[np.uint8]:
-    """The person's surroundings with the predicted pose, its OKS above."""
-    crop, corner = table.crop(row), table.crop_xy[row]
-    x, y, w, h = table.bbox_xywh[row] - [*corner, 0, 0]
-    margin = 0.12 * h
-    first = np.maximum([x - margin, y - margin], 0).astype(int)
-    last = np.minimum([x + w + margin, y + h + margin], crop.shape[1::-1]).astype(int)
-    view = crop[first[1] : last[1] + 1, first[0] : last[0] + 1]
-    if keypoints is None:
-        return caption(enlarge(view, CELL), "no box")
-    points = (np.array(keypoints) - corner - first + 0.5) * (CELL / view.shape[0]) - 0.5
-    labelled = table.keypoints[row][:, 2] > 0
-    drawn = draw_pose(enlarge(view, CELL), skeleton, points, labelled, 2)
-    return caption(drawn, f"OKS {oks:.2f}")
-
-
-def _curves(axes: Any) -> None:
-    """Training loss of the three phases, end to end."""
-    start = 0.0
-    for name, label in PHASES.items():
-        loss = pd.read_csv(stage.METRICS / name / "plots" / "metrics" / "loss.tsv", sep="\t")
-        axes.plot(start + loss["step"], loss["loss"], color=COLOURS[label], label=label)
-        start += float(loss["step"].max()) if len(loss) else 0.0
-    axes.set(xlabel="step", ylabel="heatmap MSE", yscale="log")
-    axes.legend(frameon=False)
-
-
-def _keypoint_bars(axes: Any) -> None:
-    """Share of labelled keypoints found."""
-    table = pd.read_csv(stage.METRICS / "evaluate" / "keypoints.csv")
-    axes.barh(table["keypoint"], table["found"], color=COLOURS["phase 2"])
-    axes.invert_yaxis()
-    axes.set(xlabel="share of labelled keypoints with similarity > 0.5", xlim=(0, 1))
-
-
-def _svg(draw: Any, height: float = 3.6) -> str:
-    """A figure as inline SVG, its bytes stable; height in inches."""
-    figure, axes = plt.subplots(figsize=(6.4, height), layout="constrained")
-    draw(axes)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-
-
-def _render(**values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
+def _result(params: Params, headline: dict[str, float]) -> Section:
+    """The headline beside the baseline's, where it fails, and which params differ."""
+    sections = params.model_dump(mode="json")
+    here = tables.flatten(sections)
+    accepted = tables.read_flat(BASELINE / "params.yaml", sections)
+    paths = sorted((stage.ROOT / "recipes").glob("*.yaml"))
+    recipes = {path.stem: tables.read_flat(path, sections) for path in paths}
+    blocks = (
+        *tables.headline(headline, read_json(BASELINE / "metrics.json")),
+        tables.other_data(tables.differences(here, accepted)),
+        *tables.params_blocks(*tables.nearest(here, accepted, recipes)),
     )
-    return environment.get_template(TEMPLATE).render(**values)
+    return Section("Result", blocks)
+
+
+def _measured(
+    params: Params, ablation: pd.DataFrame, final: int, gains: dict[str, float]
+) -> list[Section]:
+    """All that needs ground truth."""
+    keypoints = _table("keypoints", "keypoint", "labelled", "found", "AP", "PCK", "oks")
+    errors = _table("errors", "kind", "share", "ap_gain")
+    groups = _table("groups", "group", "bin", "persons", "AP", "oks")
+    weights = stage.MODELS / f"{ablation['model'].tolist()[final]}.safetensors"
+    return [
+        Section("Where it fails", (tables.verdict(keypoints, errors, groups),)),
+        *_persons(params, weights),
+        Section("Errors", charts.errors(errors)),
+        Section("Keypoints", charts.keypoints(keypoints)),
+        Section("Size, occlusion, crowding", charts.groups(groups)),
+        Section("Curves", charts.scores(*_curves())),
+        Section("Combinations", tables.combinations(ablation, final, gains)),
+    ]
+
+
+def _persons(params: Params, weights: Path) -> list[Section]:
+    """Predictions to look at, and heatmaps."""
+    skeleton, table = stage.skeleton(), CropTable(stage.CACHE / "val")
+    people = pictures.read_people(stage.PREDICTIONS / "persons.json")
+    if not people:
+        return []
+    count = params.report.examples
+    overlays = pictures.overlays(people, table, skeleton, count)
+    worst = tables.worst(pictures.worst_rows(people, table, count))
+    sections = [Section("Predictions", (Pictures(tuple(overlays), wide=True), worst))]
+    if params.report.heatmaps:
+        maps = pictures.heatmaps(params, skeleton, table, people, weights)
+        sections.append(Section("Heatmaps", (Pictures((maps,), wide=True),)))
+    return sections
+
+
+def _curves() -> tuple[pd.DataFrame, ...]:
+    return (
+        _table("pr", "oks_thr", "recall", "precision"),
+        _table("oks", "oks_thr", "share"),
+        _table("calibration", "bin", "count", "score", "oks"),
+    )
+
+
+def _training() -> Section:
+    return Section("Training", charts.training(stage.METRICS))
+
+
+def _data() -> Section:
+    loaded = read_json(stage.METRICS / "download_coco" / "metrics.json")
+    coverage = tables.read_table(stage.METRICS / "build_cache" / "keypoints.csv", "keypoint")
+    blocks = (
+        tables.counts_table("Images and persons in the files", loaded),
+        tables.counts_table("Persons in the cache", read_json(stage.CACHE / "summary.json")),
+        tables.quarantine(read_json(stage.CACHE / "quarantine.json")),
+        tables.coverage_table(coverage),
+    )
+    return Section("Data", blocks)
+
+
+def _provenance() -> Section:
+    """Of the weights, the data and the code that others wrote."""
+    licence = Text(("Weights trained from others keep to their licence.",))
+    blocks = (
+        tables.weights_table(read_provenance(stage.WEIGHTS)),
+        licence,
+        tables.hashes_table(Path("dvc.lock"), stage.definition(NAME)["deps"]),
+        tables.versions_table(),
+    )
+    return Section("Provenance", blocks)
 
 
 if __name__ == "__main__":

@@ -370,6 +370,7 @@ class Evaluate(Section):
 
 class Report(Section):
     examples: Count
+    heatmaps: Natural
 
 
 class Review(Section):

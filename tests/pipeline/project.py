@@ -52,6 +52,7 @@ SMALL = {
     "ssl.batch_size": 2,
     "evaluate.batch_size": 8,
     "report.examples": 4,
+    "report.heatmaps": 2,
 }
 Finished = subprocess.CompletedProcess[str]
 

@@ -105,8 +105,8 @@ def test_going_back_restores_from_the_run_cache(
     project = experiment.project.copy(tmp_path)
     project.must("git", "checkout", "--quiet", "main", "params.yaml")
     output = project.must("dvc", "repro")
-    assert ran(output) == []
-    for name in FROM_TRAINING_ON:
+    assert ran(output) == ["report"]  # its Markdown is in git, see dvc.yaml
+    for name in set(FROM_TRAINING_ON) - {"report"}:
         assert f"Stage '{name}' is cached" in output
     assert project.content("dvc.lock", "metrics") == first_run.project.content(
         "dvc.lock", "metrics"

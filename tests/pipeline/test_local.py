@@ -24,7 +24,7 @@ def test_the_whole_chain_on_a_folder(project: Project, tiny_coco: TinyCoco) -> N
     assert (counts["val_labelled"], counts["val"], counts["unlabelled"]) == (5, 6, 1)
     assert project.json("metrics/evaluate/metrics.json")["AP"] >= 0
     page = (project.root / "report/index.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 4
+    assert page.count("data:image/jpeg;base64,") == 5
     assert {path.name for path in (project.root / "data/coco").iterdir()} == {"local.json"}
 
 
