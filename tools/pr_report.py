@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -70,8 +71,9 @@ def freshness() -> Verdict:
     command = ("repro", "--dry", "--allow-missing")
     done = run_dvc(*command)
     output = done.stdout
-    stale = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-    if stale:  # without data dvc then stops at the next stage: the first of them is the news
+    stale = re.findall(r"^Running stage '(\w+)'", output, re.M)
+    stale += re.findall(r"failed to reproduce '(\w+)'", done.stderr)  # for want of data
+    if stale:  # the first of them is the news
         advice = "run `make repro` and commit dvc.lock and metrics/"
         return Verdict(False, f"dvc.lock is stale from {stale[0]} on; {advice}")
     if UP_TO_DATE not in succeeded(command, done):

@@ -22,7 +22,6 @@ STAGE = os.environ.get("DVC_STAGE")
 NOTES = os.environ.get("POSE_TEST_NOTES")
 ROOT = os.getcwd()
 ASIDE = {".git", ".dvc", "__pycache__"}
-NOT_READING = os.O_WRONLY | os.O_RDWR | os.O_DIRECTORY
 noted: set[str] = set()
 
 
@@ -75,13 +74,15 @@ def watch_params(module: Any) -> None:
     module.Section.__getattribute__ = getattribute
 
 
-def watch_reads(event: str, arguments: tuple) -> None:
-    if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
-        path, flags = os.path.abspath(arguments[0]), arguments[2]
-        if path.startswith(ROOT + os.sep) and not flags & NOT_READING:
-            relative = os.path.relpath(path, ROOT)
-            if not ASIDE & set(relative.split(os.sep)):
-                note(f"read {relative}")
+def watch_reads(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "open" or not isinstance(arguments[0], (str, os.PathLike)):
+        return
+    path, flags = os.path.abspath(arguments[0]), arguments[2]
+    relative = os.path.relpath(path, ROOT)
+    if flags & (os.O_WRONLY | os.O_RDWR) or ASIDE & set(relative.split(os.sep)):
+        return
+    if not relative.startswith("..") and os.path.isfile(path):
+        note(f"read {relative}")
 
 
 def tree() -> dict[str, tuple[int, ...]]:

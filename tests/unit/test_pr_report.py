@@ -44,11 +44,17 @@ UP_TO_DATE = "Stage 'report' didn't change, skipping\nData and pipelines are up 
 STALE = "Stage 'a' didn't change, skipping\nRunning stage 'b':\n> python b\n"
 
 
-@pytest.mark.parametrize(("code", "stdout"), [(0, STALE), (255, STALE), (0, STALE + UP_TO_DATE)])
+WANTING = "ERROR: failed to reproduce 'b': [Errno 2] No such file or directory: 'data/a'"
+
+
+@pytest.mark.parametrize(
+    ("code", "stdout", "stderr"),
+    [(0, STALE, ""), (255, STALE, WANTING), (0, STALE + UP_TO_DATE, ""), (255, "", WANTING)],
+)
 def test_a_stage_that_would_run_is_named(
-    monkeypatch: pytest.MonkeyPatch, code: int, stdout: str
+    monkeypatch: pytest.MonkeyPatch, code: int, stdout: str, stderr: str
 ) -> None:
-    dvc_says(monkeypatch, code, stdout)
+    dvc_says(monkeypatch, code, stdout, stderr)
     found = pr_report.freshness()
     assert not found.good
     assert "dvc.lock is stale from b on; run `make repro`" in found.line
