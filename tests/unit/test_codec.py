@@ -138,3 +138,15 @@ def test_no_zoom_changes_nothing(codec: UdpCodec, keypoints) -> None:
     found, covered = codec.zoom_back(maps, 1.0)
     torch.testing.assert_close(found, maps, atol=1e-4, rtol=1e-4)
     assert covered.all()
+
+
+@pytest.mark.parametrize("zoom", [0.8, 1.25])
+def test_offsets_grow_with_the_box(keypoints, zoom: float) -> None:
+    """They are linear over the map, so what comes back is the box's own, to rounding."""
+    middle = (np.array(COMBINED.input_size) - 1) / 2
+    larger, _ = encode_person(COMBINED, (keypoints - middle) / zoom + middle, np.ones(17))
+    own, _ = encode_person(COMBINED, keypoints, np.ones(17))
+    found, covered = COMBINED.zoom_back(torch.from_numpy(larger)[None], zoom)
+    for plane in (1, 2):
+        expected = torch.from_numpy(own[plane::3]) * covered
+        torch.testing.assert_close(found[0, plane::3], expected, atol=1e-3, rtol=0)

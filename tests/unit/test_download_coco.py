@@ -264,3 +264,20 @@ def test_a_change_behind_a_link_is_seen(run: Run, tiny_coco: TinyCoco, tmp_path:
     with tiny_coco.image_path(1).open("ab") as stream:
         stream.write(b" ")
     assert local(run, tmp_path / "links") != before
+
+
+def test_a_split_without_annotations_is_counted_and_watched(run: Run, tiny_coco: TinyCoco) -> None:
+    """As test-dev: a list of images that lie in test2017."""
+    shutil.copytree(tiny_coco.root / SPLIT, tiny_coco.root / "test2017")
+    listed = tiny_coco.root / "annotations/image_info_test-dev2017.json"
+    listed.write_text(json.dumps({"images": tiny_coco.raw["images"]}))
+    splits = {"train_split": SPLIT, "val_split": "test-dev2017"}
+    run(source="local", root=str(tiny_coco.root), **splits)
+    counts = json.loads((stage.METRICS / "download_coco/metrics.json").read_text())
+    assert (counts["test-dev2017_images"], counts["test-dev2017_persons"]) == (3, 0)
+    before = json.loads((stage.COCO / "local.json").read_text())
+    listed.write_text(json.dumps({"images": tiny_coco.raw["images"][:2]}))
+    run(source="local", root=str(tiny_coco.root), **splits)
+    after = json.loads((stage.COCO / "local.json").read_text())
+    assert after["test-dev2017"] != before["test-dev2017"]
+    assert after[SPLIT] == before[SPLIT]

@@ -16,6 +16,7 @@ from pose.gaussian import Blur
 from pose.inference import (
     Ensemble,
     Predictions,
+    _views,
     gather_predictions,
     predict,
     predict_each,
@@ -176,6 +177,28 @@ def test_multiscale_is_the_mean_in_the_boxs_own_cells() -> None:
     assert list(found) == [("multiscale", "argmax"), ("multiscale", "dark")]
     error = np.abs(found["multiscale", "dark"].keypoints - keypoints)
     assert error.max() < 0.25
+
+
+@torch.no_grad()
+def test_multiscale_is_mirror_invariant(model: PoseModel) -> None:
+    """As each of its scales is averaged with the mirrored image."""
+    images = torch.randint(0, 256, (2, 3, 32, 24, 3), dtype=torch.uint8)
+    batch = {"image": images[:, 0], "scaled": images[:, 1:]}
+    mirrored = {name: some.flip(-2) for name, some in batch.items()}
+    one, other = (
+        _views(model, CODEC, some, CPU, ("multiscale",), (0.8, 1.25))["multiscale"]
+        for some in (batch, mirrored)
+    )
+    torch.testing.assert_close(other, flip_back(one), atol=1e-5, rtol=1e-4)
+
+
+def test_where_a_smaller_box_shows_nothing_the_others_count() -> None:
+    """Of maps that are 1 everywhere the mean is 1, at the border too."""
+    _, _, batch = oracle_batch(0)
+    batch["scaled"] = batch["image"][:, None].repeat(1, 2, 1, 1, 1)
+    ones = Oracle(torch.ones(3, 17, 64, 48))
+    maps = _views(ones, CODEC, batch, CPU, ("multiscale",), (0.8, 1.25))["multiscale"]
+    torch.testing.assert_close(maps, ones.heatmaps)
 
 
 def test_an_ensemble_is_the_mean_of_its_members_maps(model: PoseModel) -> None:
