@@ -105,6 +105,25 @@ def test_a_video_keeps_frames_and_rate(run, tmp_path: Path) -> None:
     assert [one["image_id"] for one in read("results.json")] == [1, 2, 3, 4]
 
 
+def test_a_video_that_is_cut_off_keeps_its_frames_and_counts_as_failed(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    path = clip(tmp_path / "clip.avi", 3)
+    monkeypatch.setattr(predict.Video, "fault", lambda self: "ends after 3 of 9 frames")
+    assert run(path, "--whole-image") == 1
+    assert lines[0] == f"predict: {path}: ends after 3 of 9 frames"
+    assert len(read("results.json")) == 3
+    assert Path("predicted/overlays/clip.mp4").exists()
+
+
+def test_the_flip_test_is_the_models_own_unless_told(run, tiny_coco: TinyCoco) -> None:
+    scores = {}
+    for option in ((), ("--flip",), ("--no-flip",)):
+        assert run(tiny_coco.image_path(1), "--whole-image", *option) == 0
+        scores[option] = read("results.json")[0]["score"]
+    assert scores[()] == scores[("--flip",)] != scores[("--no-flip",)]
+
+
 def test_frames_take_the_videos_boxes_or_their_own(run, tmp_path: Path) -> None:
     path, boxes = clip(tmp_path / "clip.avi", 3), tmp_path / "boxes.json"
     write_json(boxes, {"clip.avi": [[5, 5, 20, 30]], "clip.avi/1": []})

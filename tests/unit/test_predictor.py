@@ -157,6 +157,17 @@ def test_ranks_and_results_are_evaluates(lossless: Lossless, predictor: Predicto
         assert one["score"] == pytest.approx(other["score"], rel=1e-6)
 
 
+@pytest.mark.parametrize(("pixels", "kept"), [(1, [1]), (6, [1, 0])])
+def test_poses_a_pixel_apart_are_one_by_the_padded_boxs_area(
+    predictor: Predictor, pixels: float, kept: list[int]
+) -> None:
+    boxes, scores = np.array([[0.0, 0, 30, 40]] * 2), np.ones((2, 17))
+    keypoints = np.random.default_rng(0).uniform(0, 30, (1, 17, 2)).repeat(2, axis=0)
+    keypoints[1, :, 0] += pixels
+    found, totals = predictor.rank(boxes, np.array([0.5, 0.75]), keypoints, scores)
+    assert (found.tolist(), totals.tolist()) == (kept, [0.5, 0.75])
+
+
 def test_weights_beside_their_manifest_are_enough(tmp_path: Path, predictor: Predictor) -> None:
     save_weights(tmp_path / "model.safetensors", predictor.network.state_dict(), {})
     write_json(tmp_path / FILE, describe(predictor.about))
