@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 import stage
 from pose.cache import CropTable
 from pose.checkpoint import read_provenance
+from pose.errors import PoseError
 from pose.figures import caption, draw_pose, encode_jpeg, enlarge, grid
 from pose.files import read_json, write_atomic
 from pose.log import log
@@ -39,7 +40,7 @@ CELL = 220  # pixels, height of a person in a picture
 def main(params: Params) -> None:
     mpl.use("Agg")
     mpl.rcParams.update({"svg.hashsalt": "pose", "figure.dpi": 100, "font.size": 9})
-    ablation = pd.read_csv(stage.METRICS / "evaluate" / "ablation.csv")
+    ablation = _table(stage.METRICS / "evaluate" / "ablation.csv")
     skeleton = stage.skeleton()
     table = CropTable(stage.CACHE / "val")
     people = _people(stage.PREDICTIONS / "persons.json", table, skeleton)
@@ -63,7 +64,7 @@ def main(params: Params) -> None:
         ablation=ablation.to_dict("records"),
         pictures={title: _data_uri(picture) for title, picture in pictures.items()},
         counts=read_json(stage.CACHE / "summary.json"),
-        coverage=pd.read_csv(stage.METRICS / "build_cache" / "keypoints.csv").to_dict("records"),
+        coverage=_table(stage.METRICS / "build_cache" / "keypoints.csv").to_dict("records"),
         quarantine=read_json(stage.CACHE / "quarantine.json"),
         provenance=read_provenance(stage.MODELS / "ssl.safetensors"),
     )
@@ -72,6 +73,16 @@ def main(params: Params) -> None:
         live.summary.update({key: round(value, 4) for key, value in _gains(ablation).items()})
     write_atomic(stage.METRICS / NAME / "poses.jpg", poses)
     log(f"{NAME}: open {stage.REPORT / 'index.html'}")
+
+
+def _table(path: Path, separator: str = ",") -> pd.DataFrame:
+    """A csv file. Raises PoseError if it is absent or cut off."""
+    try:
+        return pd.read_csv(path, sep=separator)
+    except FileNotFoundError:
+        raise PoseError(f"{path}: no such file; the stage that makes it has to run first") from None
+    except ValueError as error:
+        raise PoseError(f"{path}: not a readable table ({error}); is it cut off?") from None
 
 
 def _gains(ablation: pd.DataFrame) -> dict[str, float]:
@@ -123,7 +134,7 @@ def _curves(axes: Any) -> None:
     """Training loss of the three phases, end to end."""
     start = 0.0
     for name, label in PHASES.items():
-        loss = pd.read_csv(stage.METRICS / name / "plots" / "metrics" / "loss.tsv", sep="\t")
+        loss = _table(stage.METRICS / name / "plots" / "metrics" / "loss.tsv", "\t")
         axes.plot(start + loss["step"], loss["loss"], color=COLOURS[label], label=label)
         start += float(loss["step"].max()) if len(loss) else 0.0
     axes.set(xlabel="step", ylabel="heatmap MSE", yscale="log")
@@ -132,7 +143,7 @@ def _curves(axes: Any) -> None:
 
 def _keypoint_bars(axes: Any) -> None:
     """Share of labelled keypoints found."""
-    table = pd.read_csv(stage.METRICS / "evaluate" / "keypoints.csv")
+    table = _table(stage.METRICS / "evaluate" / "keypoints.csv")
     axes.barh(table["keypoint"], table["found"], color=COLOURS["phase 2"])
     axes.invert_yaxis()
     axes.set(xlabel="share of labelled keypoints with similarity > 0.5", xlim=(0, 1))
