@@ -24,7 +24,15 @@ import pandas as pd
 from tqdm import tqdm
 
 import stage
-from pose.cache import CropSpec, CropTable, ShardNotes, plan_shards, psnr_db, write_shard
+from pose.cache import (
+    CropSpec,
+    CropTable,
+    ShardNotes,
+    is_whole,
+    plan_shards,
+    psnr_db,
+    write_shard,
+)
 from pose.category import Category, require_same_names
 from pose.coco import (
     UNLABELLED_SPLIT,
@@ -192,13 +200,22 @@ def _shard_job(
     path: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
 ) -> ShardNotes:
     notes = path.with_suffix(".json")  # written last: marks the shard as finished
-    if not notes.exists():
-        others = path.parent.parent / "unlabelled" / path.name  # of training persons, boxes only
-        unlabelled = others if path.parent.name == "train" else None
+    others = path.parent.parent / "unlabelled" / path.name  # of training persons, boxes only
+    unlabelled = others if path.parent.name == "train" else None
+    if not _is_finished(notes, [path, unlabelled]):
         images = _images(root, split)
         write_json(notes, asdict(write_shard(path, images, persons, spec, unlabelled)))
     found = read_json(notes)
     return ShardNotes([BadRecord(**record) for record in found["bad"]], found["squared_errors"])
+
+
+def _is_finished(notes: Path, shards: list[Path | None]) -> bool:
+    """Whether a run before wrote all of them; what a power cut damaged is written again."""
+    try:
+        read_json(notes)
+    except PoseError:
+        return False
+    return all(is_whole(path) for path in shards if path)
 
 
 @cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -15,13 +16,14 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import psutil
 from dvclive import Live
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from pose.errors import PoseError, Stopped
@@ -45,6 +47,7 @@ PREDICTIONS = Path("data/predictions")
 METRICS = Path("metrics")
 REPORT = Path("report")
 GRACE = 30.0  # seconds a trainer has to end its step and save once dvc is gone; torchrun's too
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(name: str, description: str | None, main: Callable[[Params], None]) -> None:
@@ -66,6 +69,24 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; rerun to go on")
+    except (OSError, MemoryError, BrokenExecutor, RuntimeError) as error:
+        if (advice := machine_trouble(error)) is None:
+            raise
+        sys.exit(f"{name}: {advice}")
+
+
+def machine_trouble(error: Exception) -> str | None:
+    """One line for a fault of the machine and what to do; None for a mistake of ours."""
+    text = next(iter(str(error).splitlines()), "")
+    if isinstance(error, OSError) and (error.errno in FULL or "No space left" in text):
+        return f"the disk is full ({text}); make room and rerun to go on"
+    if isinstance(error, OSError):
+        return f"{text or type(error).__name__}; check that path and its rights, then rerun"
+    if isinstance(error, MemoryError):
+        return "out of memory; set POSE_WORKERS lower or close other programs, then rerun"
+    if isinstance(error, BrokenExecutor) or "DataLoader worker" in text:
+        return "a helper process was killed (out of memory?); set POSE_WORKERS lower and rerun"
+    return None
 
 
 def definition(name: str) -> dict[str, Any]:
@@ -86,7 +107,10 @@ def pick(kind: type, section: Section, /, **others: Any) -> Any:
 
 def skeleton() -> Skeleton:
     """The keypoints that build_cache found."""
-    return TypeAdapter(Skeleton).validate_python(read_json(SKELETON))
+    try:
+        return TypeAdapter(Skeleton).validate_python(read_json(SKELETON))
+    except ValidationError:
+        raise PoseError(f"{SKELETON}: not as build_cache writes it; rerun that stage") from None
 
 
 def workers() -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pose import geometry
 from pose.coco import BadImageError, BadRecord, Images, Person, by_image, decode_image
 from pose.codec import UdpCodec
+from pose.errors import PoseError
 from pose.files import replacing
 
 ERROR_SAMPLING = 16  # every so many persons of a shard are compared with their image
@@ -206,6 +207,25 @@ def canonical_target(
     return spec.codec.encode(keypoints_input, weights)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a shard is there with its end, which a cut file lacks."""
+    try:
+        pa.ipc.open_file(pa.memory_map(str(path)))
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
+
+
+def _read_shard(path: Path) -> pa.Table:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PoseError(
+            f"{path}: not a readable shard ({error}); is it cut off? `dvc checkout` or "
+            "`dvc repro -f build_cache` restores it"
+        ) from None
+
+
 class Column:
     """A wide column of many shards: column[row] or column[rows], read from the disk when asked.
 
@@ -240,7 +260,7 @@ class CropTable:
 
     def _open(self) -> None:
         paths = sorted(self.folder.glob("*.arrow"))
-        shards = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
+        shards = [_read_shard(path) for path in paths]
         table = pa.concat_tables(shards) if shards else schema(0).empty_table()
         count = table["keypoints"].type.list_size // 3
         self.num_keypoints = table["num_keypoints"].to_numpy()

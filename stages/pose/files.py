@@ -38,12 +38,16 @@ BAD_ZIP = (
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; moved into place at the end, once it is on the disk.
 
-    So a reader or a kill never meets a partial file.
+    So a reader or a kill never meets a partial file; what a full disk cut short is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
-    yield beside
-    publish(beside, path)
+    try:
+        yield beside
+        publish(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def publish(beside: Path, path: Path) -> None:

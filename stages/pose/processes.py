@@ -49,6 +49,7 @@ def worker_pool(workers: int) -> Executor:
 
 def _begin_worker(pid: int) -> None:
     die_with(pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process tells it
     cv2.setNumThreads(0)
 
 
