@@ -137,6 +137,20 @@ def test_heads_must_divide(bent_params) -> None:
     assert found == "params.yaml: model.num_heads 3 must divide embed_dim 128"
 
 
+def test_the_ensemble_needs_gaussian_maps(bent_params) -> None:
+    found = message(bent_params({"ssl.loss": "ensemble", "codec.type": "combined"}))
+    assert found.startswith(
+        "params.yaml: ssl.loss = 'ensemble', expected multiaugs for codec.type = 'combined'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("paths", "key"), [("[]", "ssl.paths"), ("[joco, jcmc]", "ssl.paths.1"), ("joco", "ssl.paths")]
+)
+def test_paths_are_known_and_at_least_one(bent_params, paths: str, key: str) -> None:
+    assert message(bent_params({"ssl.paths": paths})).startswith(f"params.yaml: {key} = ")
+
+
 def test_each_mistake_has_its_line(bent_params) -> None:
     found = message(bent_params({"train.lr": "0", "run.seed": "-1", "ssl.epochz": "1"}))
     keys = [line.split()[1] for line in found.splitlines()]

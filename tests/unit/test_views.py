@@ -263,6 +263,21 @@ def test_randaugments_box_scales_with_the_input() -> None:
     assert min(sides) <= 3
 
 
+@pytest.mark.parametrize(("angle", "scale"), [(90.0, 1.0), (30.0, 1.1), (-50.0, 0.6)])
+@pytest.mark.parametrize("size_wh", [INPUT_WH, (7, 15)])
+def test_the_warp_is_rigid_to_the_pixel(size_wh, angle: float, scale: float) -> None:
+    """Maps that tell their own x and y: a linear map is interpolated exactly."""
+    y, x = torch.meshgrid(torch.arange(size_wh[1]), torch.arange(size_wh[0]), indexing="ij")
+    there = warp_maps(torch.stack([x, y])[None].double(), theta_of(angle, scale, size_wh).double())
+    half = (np.array(size_wh) - 1) / 2
+    dx, dy = x.numpy() - half[0], y.numpy() - half[1]
+    c, s = (scale * turn(np.radians(angle)) for turn in (np.cos, np.sin))
+    expected = np.stack([half[0] + c * dx + s * dy, half[1] - s * dx + c * dy])
+    inside = ((expected > 0) & (expected < 2 * half[:, None, None])).all(0)
+    assert inside.mean() > 0.2
+    np.testing.assert_allclose(there[0].numpy()[:, inside], expected[:, inside], atol=1e-4)
+
+
 @pytest.mark.parametrize(("angle", "scale"), [(0.0, 0.6), (40.0, 1.0), (-25.0, 0.8)])
 def test_what_stays_inside_is_seen_there(angle: float, scale: float) -> None:
     y, x = torch.meshgrid(torch.arange(0.0, 48, 6), torch.arange(0.0, 36, 6), indexing="ij")
