@@ -39,16 +39,14 @@ def main(params: Params) -> None:
     ablation = tables.read_table(EVALUATE / "ablation.csv", *ABLATION)
     final = tables.final_row(ablation, headline["AP"]) if len(ablation) else None
     gains = tables.gains(ablation, final) if final is not None else {}
-    sections, said = [_result(params, headline)], [str(headline.get("reason", ""))]
+    sections, said = [_result(params, headline)], []
     if final is not None:
         sections += _measured(params, ablation, final, gains)
-        said.append(tables.final_text(ablation, final))
+        said = [tables.final_text(ablation, final)]
     sections += [_training(), _data(), _provenance()]
     page = Page(
         title=f"Pose report: AP {number(headline.get('AP'))}",
-        lead=" ".join(
-            [f"COCOeval on the persons of val; boxes: {headline['boxes']}.", *said]
-        ).rstrip(),
+        lead=" ".join([*tables.measured_text(headline), *said]),
         sections=tuple(sections),
     )
     with stage.live(NAME) as live:  # first: it clears the folder of its own kinds of files
@@ -61,6 +59,7 @@ def _write(page: Page) -> None:
     """The page, its Markdown, and the pictures: those of an earlier run go."""
     folder = FOLDER / "pictures"
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)  # dvc.yaml declares it, even if there is nothing to draw
     for picture in page.pictures:
         write_atomic(folder / picture.name, picture.content)
     write_atomic(FOLDER / "report.md", render_markdown(page, TEMPLATES, folder.name).encode())

@@ -122,6 +122,16 @@ def final_row(ablation: pd.DataFrame, headline_ap: float) -> int:
     return int((last["AP"] - headline_ap).abs().idxmin())
 
 
+def measured_text(headline: Mapping[str, Any]) -> list[str]:
+    """What was measured, in whose boxes, and why there are no numbers if there are none."""
+    said = [f"COCOeval on the persons of val; boxes: {headline['boxes']}."]
+    if not headline.get("scored", True):
+        said.append("Val has no annotations, so nothing is scored.")
+    if reason := headline.get("reason"):
+        said.append(f"{reason}.")
+    return said
+
+
 def final_text(ablation: pd.DataFrame, final: int) -> str:
     """What the headline's numbers are of."""
     model, decoder, tta = (str(ablation.loc[final, key]) for key in ("model", "decoder", "tta"))

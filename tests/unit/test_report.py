@@ -130,6 +130,7 @@ def test_without_annotations_there_is_a_page(project: Path) -> None:
     files = make(project)
     page = text_of(files, "report/index.html")
     assert "Pose report: AP \N{EN DASH}" in page
+    assert "Val has no annotations, so nothing is scored." in page
     assert "Training" in page
     assert "metrics/report/pictures/worst.jpg" not in files  # of the run before
 
