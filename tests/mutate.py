@@ -3,8 +3,8 @@
     python tests/mutate.py 150
 
 A seeded sample over the modules of TARGETS: an operator, comparison, number or truth value is
-changed, or a statement dropped. Prints the survivors, to be explained in docs/reliability.md. Libraries are
-loaded once; each mutant is tried in a fork of this process, on a copy of the tree.
+changed, or a statement dropped. Prints the survivors, to be explained in docs/reliability.md.
+Libraries are loaded once; each mutant is tried in a fork of this process, on a copy of the tree.
 """
 
 from __future__ import annotations
