@@ -62,7 +62,7 @@ demo-exp: setup         ## two learning rates, shortened, and their table (docs/
 		$(BIN)/python -m dvc exp run --temp -S train.lr=$$lr -S phase2.epochs=1 -S ssl.epochs=0 || exit 1; \
 	done
 	$(BIN)/python -m dvc exp show --no-pager --only-changed --drop '.*' \
-		--keep 'Experiment|AP$$|train[.]lr|phase2[.]epochs' --sort-by AP --sort-order desc
+		--keep 'Experiment|AP$$|train[.]lr$$|phase2[.]epochs$$' --sort-by AP --sort-order desc
 
 COMPILE := uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --quiet
 lock: setup             ## requirements.in -> requirements.txt, and the same of tools/

@@ -12,6 +12,7 @@ minutes.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import statistics
 import sys
@@ -97,9 +98,12 @@ def main() -> None:
     for name, params in cases.items():
         with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
             page += row(name, params, Path(folder))
-    command = " ".join(["python benchmarks/checkpoint.py", *map(shlex.quote, sys.argv[1:])])
+    recipes = ["--recipes", *asked.recipes] if asked.recipes else []
+    command = " ".join(["python benchmarks/checkpoint.py", *map(shlex.quote, recipes)])
+    load = f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
     page += (
-        f"\nMedians of {TIMES}, by `{command}`; `state.previous.pt` takes the same room again.\n"
+        f"\nMedians of {TIMES}, by `{command}`; load of the machine at the end {load}. "
+        "`state.previous.pt` takes the same room again.\n"
     )
     write_atomic(PAGE, page.encode())
 

@@ -63,7 +63,7 @@ def fork_point(base: str) -> str:
     if found.returncode:
         reason = " ".join(found.stderr.split()) or "no common history; fetch all of it"
         raise PoseError(f"base {base!r}: {reason}; set BASE to a branch or commit")
-    return found.stdout.strip()
+    return found.stdout.strip()[:12]  # as it heads the columns of dvc's tables
 
 
 def freshness() -> Verdict:
@@ -101,7 +101,7 @@ def max_ap_drop() -> float | None:
 def committed_ap(base: str) -> float | None:
     """AP in the commit's metrics, or None if it has no such file."""
     found = run("git", "show", f"{base}:{HEADLINE}")
-    return None if found.returncode else read_ap(found.stdout, f"{base[:9]}:{HEADLINE}")
+    return None if found.returncode else read_ap(found.stdout, f"{base}:{HEADLINE}")
 
 
 def present_ap() -> float:
@@ -127,7 +127,7 @@ def read_ap(text: str, name: str) -> float:
 def page(base: str, verdicts: list[Verdict]) -> str:
     """The Markdown that reviewers read."""
     sections = [
-        f"# What changes against {base[:9]}",
+        f"# What changes against {base}",
         "\n".join(f"- {'passed' if one.good else '**failed**'}: {one.line}" for one in verdicts),
         "## Result",
         table("metrics", "diff", base, "--md", "--no-path", "--targets", HEADLINE),
@@ -148,7 +148,9 @@ def clipped(text: str) -> str:
 
 
 def table(*command: str) -> str:
-    return dvc(*command).strip() or "No difference."
+    """dvc's Markdown table, unless it is but a head and its rule."""
+    found = dvc(*command).strip()
+    return found if found.count("\n") > 1 else "No difference."
 
 
 def dvc(*command: str) -> str:

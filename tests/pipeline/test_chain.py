@@ -126,9 +126,9 @@ def walk(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Wa
 def test_the_page_sorts_a_grid_by_ap(walk: Walk) -> None:
     table = walk.table.partition("Path")[0]  # before that of `dvc exp diff`
     head, *rows = [line.split() for line in table.splitlines() if "  " in line.strip()]
-    assert head == ["Experiment", "AP", "evaluate.keypoint_score_thr", "train.lr"]
+    assert head == ["Experiment", "AP", "train.lr", "evaluate.keypoint_score_thr"]
     values = {(float(row[-2]), float(row[-1])) for row in rows}
-    assert values == {(0.2, 0.004), (0.1, 0.004), (0.5, 0.004), (0.2, 1e-05)}
+    assert values == {(0.004, 0.2), (0.004, 0.1), (0.004, 0.5), (1e-05, 0.2)}
 
 
 def test_the_page_compares_two(walk: Walk) -> None:

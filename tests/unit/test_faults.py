@@ -145,13 +145,9 @@ def test_a_folder_that_takes_no_writing(small_disk: Path, monkeypatch: pytest.Mo
 # ---------------------------------------------------------------------------------- helpers
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_killed_helper_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with worker_pool(1) as pool, pytest.raises(BrokenProcessPool) as caught:
-        pool.submit(die).result()
+        pool.submit(os._exit, 9).result()  # a helper need not import this file
     assert "a helper process was killed" in stage_ended(monkeypatch, caught.value)
 
 
@@ -160,7 +156,7 @@ class Dying(torch.utils.data.Dataset[int]):
         return 4
 
     def __getitem__(self, index: int) -> int:
-        die()
+        os.kill(os.getpid(), signal.SIGKILL)
         return index
 
 
@@ -171,13 +167,9 @@ def test_a_killed_loader_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a helper process was killed" in stage_ended(monkeypatch, caught.value)
 
 
-def interrupted() -> bool:
-    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-
-
 def test_helpers_leave_ctrl_c_to_the_first_process() -> None:
     with worker_pool(1) as pool:
-        assert pool.submit(interrupted).result()
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
 
 
 # ---------------------------------------------------------------------------------- cut files
@@ -197,7 +189,7 @@ def test_a_cut_shard_is_named(crop_table: CropTable, share: float) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".arrow", ".json"])
-@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0, 0.5, 0.9])
 def test_a_cut_shard_of_a_killed_build_is_made_again(
     tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec, suffix: str, share: float
 ) -> None:

@@ -74,6 +74,17 @@ def test_silence_is_not_taken_for_up_to_date(
         pr_report.freshness()
 
 
+@pytest.mark.parametrize("empty", ["", "\n", "| Param | main |\n|---|---|\n\n"])
+def test_an_empty_table_is_said_in_words(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    dvc_says(monkeypatch, 0, empty)
+    assert pr_report.table("params", "diff") == "No difference."
+
+
+def test_a_table_with_a_row_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    dvc_says(monkeypatch, 0, "| Param | main |\n|---|---|\n| train.lr | 0.1 |\n\n")
+    assert pr_report.table("params", "diff").endswith("| train.lr | 0.1 |")
+
+
 def test_an_unknown_base_is_named() -> None:
     with pytest.raises(PoseError, match=r"base 'no-such-branch': .*set BASE to a branch"):
         pr_report.fork_point("no-such-branch")

@@ -1,0 +1,154 @@
+"""Small changes to the code, each of which its unit tests have to notice.
+
+    python tests/mutate.py 150
+
+A seeded sample over the modules of TARGETS: an operator, comparison, number or truth value is
+changed, or a statement dropped. Prints the survivors, to be explained in docs/reliability.md.
+Libraries are loaded once; each mutant is tried in a fork of this process, on a copy of the tree.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGETS = {
+    "codec": ["unit/test_codec.py"],
+    "gaussian": ["unit/test_gaussian.py", "unit/test_codec.py"],
+    "geometry": ["unit/test_geometry.py", "property/test_properties.py"],
+    "checkpoint": ["unit/test_checkpoint.py"],
+    "evaluation": ["unit/test_evaluation.py"],
+}
+SECONDS = 300  # that a mutant may take; a longer one counts as noticed
+OPERATORS: dict[type, type] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.Is: ast.IsNot,
+}
+
+
+def mutants(source: str) -> Iterator[tuple[int, str, str]]:
+    """Line, what is changed, and the changed source, for every place there is."""
+    count = len(list(ast.walk(ast.parse(source))))
+    for index in range(count):
+        tree = ast.parse(source)
+        node = list(ast.walk(tree))[index]
+        before = ast.unparse(node) if isinstance(node, ast.expr | ast.stmt) else ""
+        if _change(node):
+            yield getattr(node, "lineno", 0), f"{before[:60]} -> {_text(node)}", ast.unparse(tree)
+
+
+def _text(node: ast.AST) -> str:
+    return ast.unparse(node)[:60]
+
+
+def _change(node: ast.AST) -> bool:
+    """Change the node in place, if there is a way."""
+    if isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in OPERATORS:
+        node.op = OPERATORS[type(node.op)]()
+    elif isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
+        node.ops[0] = OPERATORS[type(node.ops[0])]()
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        node.value = not node.value
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        node.value += 1
+    elif isinstance(node, ast.FunctionDef) and len(node.body) > 2:
+        middle = len(node.body) // 2
+        if isinstance(node.body[middle], ast.Return | ast.FunctionDef):
+            return False
+        del node.body[middle]
+    else:
+        return False
+    return True
+
+
+def survives(copied: Path, module: str, source: str) -> bool:
+    """Whether all tests of the module pass on the changed source."""
+    path = copied / "stages" / "pose" / f"{module}.py"
+    good = path.read_text(encoding="utf-8")
+    path.write_text(source, encoding="utf-8")
+    child = os.fork()
+    if child == 0:
+        _try(copied, TARGETS[module])
+    try:
+        return _ended(child) == 0
+    finally:
+        path.write_text(good, encoding="utf-8")
+
+
+def _try(copied: Path, tests: list[str]) -> None:
+    import pytest
+
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    os.chdir(copied)
+    sys.dont_write_bytecode = True
+    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    os._exit(int(pytest.main([*options, *(f"tests/{name}" for name in tests)])))
+
+
+def _ended(child: int) -> int:
+    """Exit status; 1 where it took too long and was ended."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return 1
+
+
+def main() -> None:
+    count, only = int(sys.argv[1]), sys.argv[2:] or list(TARGETS)
+    places = []
+    for module in only:
+        source = (ROOT / "stages" / "pose" / f"{module}.py").read_text(encoding="utf-8")
+        places += [(module, *mutant) for mutant in mutants(source)]
+    sample = random.Random(0).sample(places, min(count, len(places)))
+    for library in ("torch", "cv2", "pyarrow", "pycocotools.cocoeval", "hypothesis", "timm"):
+        __import__(library)
+    with tempfile.TemporaryDirectory() as folder:
+        copied = Path(folder) / "pose"
+        skip = shutil.ignore_patterns(".git", ".venv", "data", "models", ".dvc", "__pycache__")
+        shutil.copytree(ROOT, copied, ignore=skip)
+        for module in only:  # the tests have to pass on the code as it is
+            source = (copied / "stages" / "pose" / f"{module}.py").read_text(encoding="utf-8")
+            assert survives(copied, module, copy.copy(source)), module
+        alive = 0
+        for done, (module, line, change, source) in enumerate(sorted(sample), start=1):
+            if survives(copied, module, source):
+                alive += 1
+                sys.stdout.write(f"{module}.py:{line}: {change}\n")
+            sys.stderr.write(f"\r{done} of {len(sample)}, {alive} alive")
+    sys.stdout.write(f"{len(places)} places, {len(sample)} tried, {alive} not noticed\n")
+
+
+if __name__ == "__main__":
+    main()
