@@ -17,6 +17,8 @@ from multiprocessing import get_context
 import cv2
 import psutil
 
+WATCH = 0.3  # seconds between looks
+
 
 def die_with(pid: int, grace: float = 0.0) -> None:
     """From now on, be killed as soon as process `pid` ends; a thread watches it.
@@ -54,8 +56,10 @@ def _begin_worker(pid: int) -> None:
 
 
 def _follow(pid: int, grace: float) -> None:
-    if psutil.pid_exists(pid):
-        psutil.Process(pid).wait()
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(WATCH)  # wait() would take one that its parent never reaps for alive
     if grace:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace)

@@ -12,6 +12,7 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -241,3 +242,21 @@ def test_the_clock_may_go_backwards(
         hours = iter(range(10**9, 0, -3600))
         monkeypatch.setattr(time, "time", lambda hours=hours: float(next(hours)))
     assert written[0] == written[1]
+
+
+def test_helpers_end_with_one_that_nobody_reaps() -> None:
+    code = (
+        "import os, time\nfrom pose.processes import die_with\nparent = os.getpid()\n"
+        "child = os.fork()\nif child:\n    print(child, flush=True)\n    os._exit(0)\n"
+        "die_with(parent)\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=stage.ROOT / "stages", stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout
+    helper = psutil.Process(int(parent.stdout.readline()))
+    deadline = time.monotonic() + 30
+    while helper.is_running() and helper.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it goes on for nobody"
+        time.sleep(0.05)
+    parent.wait()
