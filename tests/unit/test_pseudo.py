@@ -177,7 +177,7 @@ def test_kl_is_finite_positive_and_zero_for_equals() -> None:
     assert float(softmax_kl(target.maps, target, 0.1)) == pytest.approx(0, abs=1e-6)
 
 
-def fixed_point(target_map, steps: int = 1000) -> float:
+def fixed_point(target_map, steps: int = 200) -> float:
     """Peak of a shared map M that views see as 0.6 M and 0.9 M, drawn to targets for `steps`."""
     shared = blob(18, 24, 0.8)
     for _ in range(steps):

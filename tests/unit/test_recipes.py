@@ -57,6 +57,11 @@ def resolved(name: str) -> Params:
 
 
 @cache
+def applied(name: str, params_text: str) -> str:
+    return apply.merge(params_text, apply.read_recipe(name))[0]
+
+
+@cache
 def on_meta(name: str) -> PoseModel:
     return build_on_meta(training.model_spec(resolved(name), 17))
 
@@ -111,7 +116,7 @@ def test_a_recipe_changes_what_it_lists_and_nothing_else(name: str) -> None:
 def test_a_recipe_after_another_is_itself(params_text: str, name: str) -> None:
     """Each states every key that any of them sets; of stage 2 only those that have its epochs."""
     for other in NAMES:
-        text, _ = apply.merge(params_text, apply.read_recipe(other))
+        text = applied(other, params_text)
         found, expected = leaves(apply.resolve(name, text)), leaves(resolved(name))
         differing = {key for key in found if found[key] != expected[key]}
         assert not differing or (
