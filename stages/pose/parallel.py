@@ -35,10 +35,14 @@ def spread(model: PoseModel, kind: str, device: torch.device) -> nn.Module:
 
 
 def _shard_(model: PoseModel, device: torch.device) -> PoseModel:
-    """Each block, the head, and the rest is gathered on its own when its turn comes."""
+    """Each block, the head, and the rest is gathered on its own when its turn comes.
+
+    The rest as well is let go after its turn: torch keeps it for a backward, which a teacher's
+    forward does not have, and the next step would see old weights.
+    """
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for part in (*model.backbone.blocks, model.head, model):
-        fully_shard(part, mesh=mesh)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
     return model
 
 

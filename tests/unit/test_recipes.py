@@ -197,7 +197,7 @@ def test_applying_writes_and_prints_the_difference(
     ("recipe", "expected"),
     [
         ("train: {lrr: 1}", "params.yaml: train.lrr = 1 is not a known key; check its spelling"),
-        ("trains: {lr: 1}", "params.yaml: trains = {'lr': 1} is not a known key"),
+        ("trains: {lr: 1}", 'params.yaml: trains = {"lr": 1} is not a known key'),
         ("train: {lr: 0, batch_size: 0}", "greater than 0; params.yaml: train.batch_size = 0"),
         (
             "model: {patch_size: 16}",
