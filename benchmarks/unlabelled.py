@@ -45,10 +45,10 @@ from pose.engine import AT_ONCE, FitSettings, StepLoss, TrainState, fit, supervi
 from pose.evaluation import coco_eval, to_results
 from pose.files import read_json, write_atomic
 from pose.gaussian import Blur
-from pose.inference import Predictions, predict_maps
+from pose.inference import Ensemble, Predictions, predict_maps
 from pose.log import BarSafeHandler, logger
 from pose.model import PoseModel, normalise
-from pose.networks import Learners, MeanOfNetworks
+from pose.networks import Learners
 from pose.optim import build_adamw
 from pose.params import Params, load_params
 from pose.skeleton import Skeleton, oks_sigmas
@@ -160,7 +160,7 @@ def run_arm(folder: Path, arm: str, steps: int) -> dict[str, float]:
     seconds = time.process_time() - started
     found = {"cpu_s": round(seconds), **evaluate(params, skeleton, first, device)}
     if len(students) == 2:
-        both = evaluate(params, skeleton, MeanOfNetworks(students), device)
+        both = evaluate(params, skeleton, Ensemble(students), device)
         found |= {f"both_{name}": value for name, value in both.items()}
     return found
 

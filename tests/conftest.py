@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -141,3 +142,14 @@ def tiny_model_spec() -> ModelSpec:
         maps_per_keypoint=1,
         num_keypoints=17,
     )
+
+
+@pytest.fixture
+def truth(tiny_coco: TinyCoco) -> dict[str, Any]:
+    """COCO's ground truth of tiny_coco."""
+    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    return {
+        "images": found.images,
+        "annotations": found.annotations,
+        "categories": [found.category.entry],
+    }

@@ -1,9 +1,8 @@
-"""Several networks as one module: what stage 2 trains, and what answers with the mean of maps."""
+"""Several networks as one module, for stage 2."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pose.model import PoseModel
@@ -32,14 +31,3 @@ class Learners(nn.Module):
         for average, student in zip(self.averages, self.students, strict=False):
             assert isinstance(average, AveragedModel)
             average.update_parameters(student)
-
-
-class MeanOfNetworks(nn.Module):
-    """images (B, 3, h, w) -> mean of the networks' maps, float32; serves wherever one does."""
-
-    def __init__(self, networks: list[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([network(images).float() for network in self.networks]).mean(0)

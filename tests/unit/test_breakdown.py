@@ -14,21 +14,9 @@ from pycocotools.cocoeval import COCOeval
 
 from pose import breakdown
 from pose.cache import CropTable
-from pose.coco import read_annotations
 from pose.evaluation import Match, coco_eval, match_results, to_results
 from pose.inference import Predictions
 from pose.skeleton import COCO_17, COCO_OKS_SIGMAS
-from tiny import SPLIT
-
-
-@pytest.fixture
-def truth(tiny_coco) -> dict:
-    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
-    return {
-        "images": found.images,
-        "annotations": found.annotations,
-        "categories": [found.category.entry],
-    }
 
 
 @pytest.fixture

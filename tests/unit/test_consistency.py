@@ -16,7 +16,7 @@ from pose.consistency import Consistency, label_teacher, network_teacher
 from pose.engine import Gradients
 from pose.inference import predict_maps
 from pose.model import ModelSpec, PoseModel, normalise
-from pose.networks import Learners, MeanOfNetworks
+from pose.networks import Learners
 from pose.pseudo import Target, TargetLaw, ensemble_target, path_loss
 from pose.skeleton import COCO_17
 from pose.views import HardViews, PathSpec, draw_theta, stays_inside, warp_maps
@@ -223,13 +223,6 @@ def test_without_decay_there_are_no_averages(tiny_model_spec: ModelSpec) -> None
     learners = Learners([PoseModel(tiny_model_spec)], 0.0)
     learners.average_()
     assert {name.split(".")[0] for name in learners.state_dict()} == {"students"}
-
-
-def test_the_mean_of_networks_answers_as_one(tiny_model_spec: ModelSpec) -> None:
-    learners, _, batch = two_students(tiny_model_spec)
-    images = normalise(batch[1][0])
-    maps = [student(images) for student in learners.students]
-    torch.testing.assert_close(MeanOfNetworks(list(learners.students))(images), sum(maps) / 2)
 
 
 def reference_ensemble(model: PoseModel, batch, spec: PathSpec, step: int) -> Target:

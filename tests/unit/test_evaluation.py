@@ -108,16 +108,6 @@ def areas_of(found: Predictions) -> np.ndarray:
     return np.full(len(found.rows), 5000.0)
 
 
-@pytest.fixture
-def truth(tiny_coco) -> dict:
-    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
-    return {
-        "images": found.images,
-        "annotations": found.annotations,
-        "categories": [found.category.entry],
-    }
-
-
 def test_perfect_predictions_score_one(crop_table: CropTable, truth) -> None:
     found = perfect(crop_table)
     results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
