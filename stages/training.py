@@ -34,7 +34,7 @@ from pose.checkpoint import (
     save_weights,
 )
 from pose.codec import UdpCodec
-from pose.dataset import StepBatches, TrainingSamples, steps_per_epoch, training_loader
+from pose.dataset import StepBatches, TrainingSamples, batch_loader, steps_per_epoch
 from pose.engine import (
     FitSettings,
     Gradients,
@@ -162,7 +162,7 @@ def loader(samples: TrainingSamples, batch_size: int, start: int, stop: int) -> 
     place = (distributed.rank(), distributed.world_size())
     batches = StepBatches(len(samples), batch_size, samples.seed, start, stop, *place)
     workers = loader_workers() if torch.cuda.is_available() else 1
-    return training_loader(samples, batches, workers)
+    return batch_loader(samples, batches, workers)
 
 
 def loader_workers() -> int:

@@ -69,6 +69,7 @@ HARMLESS = (
     "pathlib._local.PosixPath",
 )
 
+DOS_FOLDER = 0x10  # of a zip member's external attributes
 WRAPPERS = ("state_dict", "state_dict_ema", "model", "module")
 
 STARTS = {"it is a web page": b"<", "it is a Git LFS pointer": b"version https://git-lfs"}
@@ -154,9 +155,16 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def _require_unpacked(path: Path) -> None:
     """torch packs no tensors; in a hostile file a thousand times its size may be packed."""
     with zipfile.ZipFile(path) as archive:
-        claimed = sum(member.file_size for member in archive.infolist())
+        claimed = sum(member.file_size for member in _records(archive))
     if claimed > 4 * path.stat().st_size + (1 << 20):
         raise zipfile.BadZipFile("more is packed in it than torch would")
+
+
+def _records(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The members. Refuses one marked as a folder: torch would leave its tensor as memory was."""
+    if marked := [m.filename for m in archive.infolist() if m.external_attr & DOS_FOLDER]:
+        raise zipfile.BadZipFile(f"{marked[0]} is marked as a folder")
+    return archive.infolist()
 
 
 def _tensors(content: Any, path: Path) -> State:
@@ -290,5 +298,6 @@ def read_training_state(path: Path) -> dict[str, Any] | None:
 def _require_checksums(path: Path) -> None:
     """torch.save writes a zip with a CRC-32 of each record, which torch.load does not compare."""
     with zipfile.ZipFile(path) as archive:
+        _records(archive)
         if name := archive.testzip():
             raise ValueError(f"{name} is not what was written")

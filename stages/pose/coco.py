@@ -158,9 +158,13 @@ def _pixels(content: bytes) -> NDArray[Any] | None:
 
 
 def _header_size(content: bytes) -> tuple[int, int] | None:
-    """(w, h) that a picture's header claims, before anything of that size is allocated."""
+    """(w, h) that a picture's header claims, before anything of that size is allocated.
+
+    None also for a PNG with a damaged chunk: OpenCV allocates whatever length the chunk claims.
+    """
     try:
         with PIL.Image.open(io.BytesIO(content)) as image:
+            image.verify()
             return image.size
     except (*STRANGE_HEADER, PIL.Image.DecompressionBombError):
         return None

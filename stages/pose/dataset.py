@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -209,19 +209,6 @@ def steps_per_epoch(count: int, batch_size: int, key: str = "train.batch_size") 
     return count // batch_size
 
 
-def training_loader(samples: TrainingSamples, batches: StepBatches, workers: int) -> DataLoader:
-    """Batches as [images (B, h, w, 3) uint8, targets (B, K, 3) float32], and deferred work."""
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=workers,
-        worker_init_fn=partial(_begin_worker, os.getpid()),
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # else the global one moves, and a resumed run differs
-    )
-
-
 def test_batches(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
     """Indices of each batch of process `rank`: every world_size-th, the tail included.
 
@@ -247,15 +234,21 @@ def test_loader(
 test_loader.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
 
 
-def batch_loader(samples: TestSamples, batches: list[list[int]], workers: int) -> DataLoader:
-    """These batches, in order, made by so many helper processes; 0: by this one."""
+def batch_loader(
+    samples: TrainingSamples | TestSamples, batches: Iterable[list[Any]], workers: int
+) -> DataLoader:
+    """The samples of these batches, in order, made by so many helper processes; 0: by this one.
+
+    A training batch is [images (B, h, w, 3) uint8, targets (B, K, 3) float32], and deferred work.
+    """
     return DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
         worker_init_fn=partial(_begin_worker, os.getpid()),
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else each loader moves the global one
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else the global one moves, and a resumed run differs
     )
 
 

@@ -247,6 +247,14 @@ def test_pictures(bounded: Path, kind: str, examples: int) -> None:
     fuzz(examples, spoilt_bytes(encoded(kind)), check)
 
 
+def test_a_png_whose_chunk_claims_two_gigabytes(bounded: Path) -> None:
+    content = bytearray(encoded("png"))
+    at = content.index(b"IDAT") - 4
+    content[at : at + 4] = (0x7FFFFFFF).to_bytes(4, "big")
+    with pytest.raises(BadImageError, match="not a readable image"):
+        decode_image(bytes(content), (60, 40))
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("width", "height"), [(65500, 65500), (30000, 30000), (1 << 20, 1 << 20)])
 def test_a_picture_of_absurd_size(bounded: Path, width: int, height: int) -> None:

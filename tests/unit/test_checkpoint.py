@@ -414,3 +414,15 @@ def test_no_flipped_bit_comes_into_a_run(
         assert found["step"] == expected["step"]
         for name, tensor in expected["model"].items():
             assert torch.equal(found["model"][name], tensor), name
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.pth"])
+def test_a_record_marked_as_a_folder_is_refused(tmp_path: Path, whole: Contents, name: str) -> None:
+    """One bit of the zip's directory; torch reads such a record as memory that it never filled."""
+    content = bytearray(whole[name])
+    entry = content[: content.rindex(b"/data/1")].rindex(b"PK\x01\x02")
+    content[entry + 38] |= 0x10  # external attributes, MS-DOS: a folder
+    (tmp_path / name).write_bytes(content)
+    read = checkpoint.read_training_state if name == "x.pt" else checkpoint.read_weights
+    with pytest.raises(PoseError, match="damaged"):
+        read(tmp_path / name)

@@ -24,7 +24,6 @@ from pose.dataset import (
     steps_per_epoch,
     test_batches,
     test_loader,
-    training_loader,
 )
 from pose.errors import PoseError
 from pose.skeleton import COCO_17
@@ -87,7 +86,7 @@ def test_worker_count_changes_nothing(crop_table: CropTable, workers: int) -> No
     samples = samples_of(crop_table)
 
     def load(count: int) -> list:
-        return list(training_loader(samples, StepBatches(5, 2, (7,), 1, 6), count))
+        return list(batch_loader(samples, StepBatches(5, 2, (7,), 1, 6), count))
 
     alone, helped = load(0), load(workers)
     assert len(alone) == len(helped) == 5
@@ -101,7 +100,7 @@ def test_worker_count_changes_nothing(crop_table: CropTable, workers: int) -> No
 def test_loading_leaves_torchs_randomness_alone(crop_table: CropTable, workers: int) -> None:
     """Else a resumed run, which opens its loader once more, would draw other drop paths."""
     before = torch.get_rng_state()
-    list(training_loader(samples_of(crop_table), StepBatches(5, 2, (7,), 0, 2), workers))
+    list(batch_loader(samples_of(crop_table), StepBatches(5, 2, (7,), 0, 2), workers))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -263,7 +262,7 @@ def test_streams_differ() -> None:
 
 def test_rendered_targets_are_the_samples_of_a_batch(crop_table: CropTable) -> None:
     """What the collate hands on is what codec renders: weights of 0 leave maps empty."""
-    loader = training_loader(samples_of(crop_table), StepBatches(5, 5, (7,), 0, 1), 0)
+    loader = batch_loader(samples_of(crop_table), StepBatches(5, 5, (7,), 0, 1), 0)
     ((_, targets),) = loader
     maps = gaussian.render_heatmaps(targets, CODEC.heatmap_size, CODEC.sigma)
     assert torch.equal(maps.amax((2, 3)) > 0, targets[..., 2] > 0)

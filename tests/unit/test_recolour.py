@@ -10,7 +10,7 @@ import torch
 
 from pose.augment import BoxLaw, ColourLaw, Occlusion, draw_colours, drop_, recolour
 from pose.cache import CropSpec, CropTable
-from pose.dataset import StepBatches, TrainingSamples, training_loader
+from pose.dataset import StepBatches, TrainingSamples, batch_loader
 from pose.engine import moved
 from pose.recolour import packed, recolour_batch
 
@@ -59,7 +59,7 @@ def test_a_deferring_loader_gives_the_same_pictures(
         samples = TrainingSamples(
             crop_table, rows, BOXES, law, crop_spec.codec, 0, (3,), deferred=deferred
         )
-        loader = training_loader(samples, StepBatches(len(rows), 5, (3,), 0, 4), workers=0)
+        loader = batch_loader(samples, StepBatches(len(rows), 5, (3,), 0, 4), workers=0)
         batches.append([moved(batch, torch.device("cpu")) for batch in loader])
     for (images, targets), (later_images, later_targets) in zip(*batches, strict=True):
         assert torch.equal(targets, later_targets)
