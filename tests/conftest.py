@@ -22,6 +22,12 @@ from tiny import SPLIT, TinyCoco, person, picture
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that processes end together; one of them needs no chain to be run."""
+    order = ("test_parallel.py", "pipeline")
+    items.sort(key=lambda item: [name not in item.path.parts for name in order])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -125,11 +125,12 @@ def repeat_images_(coco: TinyCoco, times: int) -> None:
 
 @dataclass(frozen=True)
 class Killed:
-    """A project whose dvc was killed in train_phase1: its trainers, and a rival's failure."""
+    """A project whose dvc was killed in train_phase1: its trainers, and rivals' failures."""
 
     project: Project
     trainers: list[psutil.Process]
-    rival: Finished
+    rival: Finished  # the stage by hand
+    rival_dvc: Finished
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +141,23 @@ def killed(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Ite
     wait_for(lambda: left_over(project, "train_phase1-*/state.pt") or dvc.poll() is not None)
     children = psutil.Process(dvc.pid).children(recursive=True)
     trainers = [child for child in children if "stages/train_phase1.py" in child.cmdline()]
-    rival = project.stage("train_phase1")
+    rivals = project.stage("train_phase1"), project.run("dvc", "repro", "train_phase1")
     dvc.kill()
     dvc.wait()
-    yield Killed(project, trainers, rival)
+    yield Killed(project, trainers, *rivals)
     outlived(trainers)
 
 
 def test_a_second_run_of_a_stage_is_refused(killed: Killed) -> None:
     another = "another run of this stage"
     assert_refused(killed.rival, "train_phase1", "data/resume/", another, logged=1)
+
+
+def test_a_second_dvc_is_refused(killed: Killed) -> None:
+    """By DVC itself, before it touches anything."""
+    assert killed.rival_dvc.returncode != 0
+    assert "train_phase1" in killed.rival_dvc.stderr
+    assert "PID" in killed.rival_dvc.stderr, killed.rival_dvc.stderr
 
 
 def test_no_trainer_outlives_dvc(killed: Killed) -> None:

@@ -1,21 +1,27 @@
-"""Twenty kills at random moments over the three training stages: the same bits at the end.
+"""Kills at random moments: of the three training stages, and of `dvc repro` over the whole chain.
 
-Minutes, so `make test` leaves it out; `make test-long` runs it. test_resume.py has a kill a stage.
+Minutes, so `make test` leaves them out and `make test-long` runs them; test_resume.py has a kill
+a stage.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
 import subprocess
 import time
+import warnings
+from pathlib import Path
 
 import pytest
 
-from pipeline.project import Project
+import reproduce
+from pipeline.project import FirstRun, Project
 
 KILLS = 20
+CHAIN_KILLS = 100
 STAGES = ("train_phase1", "train_phase2", "train_ssl")
 SEED = 0
 
@@ -57,3 +63,35 @@ def killed(project: Project, stage: str, after: float) -> bool:
         process.communicate()
     assert process.returncode in (0, -signal.SIGKILL)
     return process.returncode != 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_a_storm_of_kills_over_the_chain(first_run: FirstRun, tmp_path: Path) -> None:
+    """SIGKILL to dvc, stage and helpers at once. A chain that got to its end is begun anew."""
+    project = first_run.project.clone(tmp_path)
+    project.workers = 2
+    expected = reproduce.digests(first_run.project.root)
+    rng, kills, chains = random.Random(SEED), 0, 0
+    while kills < CHAIN_KILLS or not chains:
+        if not group_killed(project, rng.uniform(0, 15)):
+            assert reproduce.digests(project.root) == expected
+            assert project.changed() == set()
+            chains += 1
+            project.must("git", "clean", "-dffxq")  # as it was cloned, without data or cache
+        else:
+            kills += 1
+    warnings.warn(f"{kills} kills over {chains} whole chains", stacklevel=1)  # in the summary
+
+
+def group_killed(project: Project, after: float) -> bool:
+    """Whether `dvc repro` was killed after so many seconds, with all that it started."""
+    process = project.start("setsid", "dvc", "repro")
+    try:
+        stdout, stderr = process.communicate(timeout=after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return True
+    assert process.returncode == 0, stdout + stderr
+    return False
