@@ -36,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 import stage
 import train_ssl
 import training
-from pose import geometry
 from pose.cache import CropTable
 from pose.checkpoint import load_model
 from pose.consistency import label_teacher
@@ -45,9 +44,9 @@ from pose.engine import AT_ONCE, FitSettings, StepLoss, TrainState, fit, supervi
 from pose.evaluation import coco_eval, to_results
 from pose.files import read_json, write_atomic
 from pose.gaussian import Blur
-from pose.inference import Ensemble, Predictions, predict_maps
+from pose.inference import Ensemble, predict
 from pose.log import BarSafeHandler, logger
-from pose.model import PoseModel, normalise
+from pose.model import PoseModel
 from pose.networks import Learners
 from pose.optim import build_adamw
 from pose.params import Params, load_params
@@ -108,7 +107,7 @@ def main() -> None:
     for seed in options.seeds:
         prepare(work / f"seed-{seed}", seed)
     todo = [(arm, seed) for arm in options.arms for seed in options.seeds]
-    todo = [pair for pair in todo if not _is_done(rows, *pair)]
+    todo = [pair for pair in todo if not _is_done(rows, *pair, options.steps)]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         started = {
             pool.submit(run_arm, work / f"seed-{seed}", arm, options.steps): (arm, seed)
@@ -215,7 +214,6 @@ def build_arm(
     return step, zip(*(training.loader(one, size, 0, steps) for one, size in parts), strict=True)
 
 
-@torch.no_grad()
 def evaluate(
     params: Params, skeleton: Skeleton, network: nn.Module, device: torch.device
 ) -> dict[str, float]:
@@ -223,16 +221,9 @@ def evaluate(
     network.eval()
     codec, table = training.codec(params, skeleton), CropTable(stage.CACHE / "val")
     samples = TestSamples(table, table.labelled(), params.augment.bbox_padding, codec)
-    parts = []
-    for batch in test_loader(samples, params.evaluate.batch_size):
-        maps = predict_maps(network, codec, normalise(batch["image"].to(device)), flip=True)
-        cells, scores = codec.decode(maps, stage.pick(Blur, params.codec), refine=True)
-        center, scale = batch["center"].numpy(), batch["scale"].numpy()
-        points = geometry.heatmap_to_image(
-            cells.double().numpy(), center, scale, codec.heatmap_size
-        )
-        parts.append((points, scores.double().numpy(), batch["row"].numpy()))
-    found = Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    batches = test_loader(samples, params.evaluate.batch_size)
+    blur = stage.pick(Blur, params.codec)
+    found = predict(network, codec, batches, device, "none", blur)[True, codec.refinement]
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
     areas = np.array([np.prod(samples.box(int(row))[1]) for row in found.rows])
     truth, law = read_json(stage.CACHE / "ground_truth.json"), params.evaluate
@@ -242,10 +233,14 @@ def evaluate(
     return {name: round(stats[name], 4) for name in ("AP", "AP50")}
 
 
-def _is_done(rows: Path, arm: str, seed: int) -> bool:
+def _is_done(rows: Path, arm: str, seed: int, steps: int) -> bool:
+    """Raises SystemExit if the rows are of another number of steps: they cannot share a table."""
     if not rows.exists():
         return False
-    return not pd.read_csv(rows).query("arm == @arm and seed == @seed").empty
+    table = pd.read_csv(rows)
+    if (table["steps"] != steps).any():
+        sys.exit(f"{rows}: has arms of other steps than {steps}; give another --work")
+    return not table.query("arm == @arm and seed == @seed").empty
 
 
 def _append(rows: Path, row: dict[str, Any]) -> None:

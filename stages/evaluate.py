@@ -239,7 +239,7 @@ def _write(
         summary["reason"] = f"no predictions: there is no box to predict in ({val.boxes})"
     write_json(stage.PREDICTIONS / "persons.json", people)
     for name, table in tables.items():
-        content = table[COLUMNS[name]].round(4).to_csv(index=False)
+        content = table[COLUMNS[name]].round(6).to_csv(index=False)
         write_atomic(stage.METRICS / NAME / f"{name}.csv", content.encode())
     with stage.live(NAME) as live:
         live.summary.update(summary)

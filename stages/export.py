@@ -79,7 +79,7 @@ def _facts(name: str, path: Path, differences: dict[str, float]) -> dict[str, An
 def _card(title: str, params: Params, about: Manifest, facts: dict[str, Any]) -> str:
     licence_id, terms = licence(facts["trained"]["start"])
     dataset = DATASETS[params.data.source]
-    scores = _scores(facts["trained"]["model"])
+    scores = _scores(facts["trained"]["model"], params.evaluate.asked_models[-1])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True
     )
@@ -96,11 +96,11 @@ def _card(title: str, params: Params, about: Manifest, facts: dict[str, Any]) ->
     )
 
 
-def _scores(name: str) -> dict[str, float]:
-    """COCO's numbers of the headline, which is the final model's; none for others or without."""
-    path = stage.ROOT / stage.METRICS / "evaluate" / "metrics.json"
-    if name != FINAL or not path.is_file():
-        log(f"{NAME}: no scores of {name} for the model card; `dvc repro evaluate` measures ssl")
+def _scores(name: str, of_headline: str) -> dict[str, float]:
+    """COCO's numbers of the headline if they are of this model; none for others or without."""
+    path, measured = stage.ROOT / stage.METRICS / "evaluate" / "metrics.json", of_headline
+    if name != measured or not path.is_file():
+        log(f"{NAME}: no scores of {name} for the model card; `dvc repro` measures {measured}")
         return {}
     found = read_json(path)
     return {key: found[key] for key in ("AP", "AP50", "AP75", "AR") if key in found}

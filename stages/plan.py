@@ -26,7 +26,7 @@ from pose.dataset import steps_per_epoch
 from pose.errors import PoseError
 from pose.files import read_json
 from pose.model import ModelSpec, build_on_meta
-from pose.params import Params, Synthetic
+from pose.params import Data, Params, Synthetic
 from pose.skeleton import COCO_17
 from training import model_spec
 
@@ -37,6 +37,7 @@ import apply
 ACHIEVED = stage.ROOT / "benchmarks" / "achieved.csv"
 COCO_LABELLED = 149_813  # persons of train2017 with keypoints
 COCO_UNLABELLED = 113_000  # about: 43 % of its persons have a box only
+UNLABELLED_2017 = 274_000  # about: 123,403 images with as many persons each as train2017's
 COCO_VAL = 6_352  # persons of val2017 with keypoints
 DEFAULT_IMAGES, DEFAULT_LABELLED, DEFAULT_UNLABELLED = 1900, 2171, 701  # what the default renders
 DEFAULT_FRACTION = 0.25  # synthetic.unlabelled_fraction of these
@@ -121,13 +122,25 @@ def persons(params: Params, cache: Path | None) -> Persons:
         val = counts["val_labelled"]
         return Persons(counts["train"], counts["unlabelled"], val, "data/cache")
     if params.data.source == "coco":
-        return Persons(COCO_LABELLED, COCO_UNLABELLED, COCO_VAL, "COCO 2017, the second about")
+        every = Persons(COCO_LABELLED, COCO_UNLABELLED, COCO_VAL, "COCO 2017, the second about")
+        return _split(every, params.data)
     if params.data.source == "synthetic":
-        return _rendered(params.synthetic)
+        return _split(_rendered(params.synthetic), params.data)
     raise PoseError(
         f"params.yaml: data.source = {params.data.source!r}, whose persons are not counted yet; "
         "`dvc repro build_cache` counts them"
     )
+
+
+def _split(found: Persons, law: Data) -> Persons:
+    """Whom the params of data give to phases 1 and 2, and whom to stage 2 (pose/splits.py)."""
+    labelled = min(law.labelled_persons or found.labelled, found.labelled)
+    if law.labelled_fraction is not None:
+        labelled = max(1, round(law.labelled_fraction * found.labelled))
+    others = found.unlabelled if "boxes" in law.unlabelled else 0
+    others += found.labelled - labelled if "rest" in law.unlabelled else 0
+    others += UNLABELLED_2017 if law.unlabelled_images else 0
+    return replace(found, labelled=labelled, unlabelled=others)
 
 
 def _rendered(law: Synthetic) -> Persons:
@@ -181,8 +194,13 @@ def _training(params: Params, found: Persons, flops: Flops) -> list[Phase]:
 
 
 def state_bytes(params: Params) -> dict[str, int]:
-    """What is kept of each parameter between two steps, and its gradient."""
-    return STATE_BYTES | ({"average": AVERAGE_BYTES} if params.train.ema_decay else {})
+    """What is kept of each parameter between two steps, and its gradient; where stage 2 keeps more
+    (two networks, averaged teachers), its."""
+    ssl = params.ssl
+    averaged = params.train.ema_decay or (ssl.epochs and ssl.ema_decay)
+    networks = ssl.networks if ssl.epochs else 1
+    one = STATE_BYTES | ({"average": AVERAGE_BYTES} if averaged else {})
+    return {part: size * networks for part, size in one.items()}
 
 
 def total_bytes(found: Plan, amp: str, checkpointing: bool, batch: int) -> int:

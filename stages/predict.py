@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import stage
 import trained
 from pose.advice import one_line
 from pose.album import Album, FindBoxes, numbers, overlay_paths
@@ -166,3 +167,7 @@ if __name__ == "__main__":
         sys.exit(f"{NAME}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"{NAME}: interrupted")
+    except RuntimeError as error:
+        if (advice := stage.machine_trouble(error)) is None:
+            raise
+        sys.exit(f"{NAME}: {advice}")

@@ -37,7 +37,7 @@ ABLATION = ("model", "decoder", "tta", *tables.STATS)
 def main(params: Params) -> None:
     headline = read_json(EVALUATE / "metrics.json")
     ablation = tables.read_table(EVALUATE / "ablation.csv", *ABLATION)
-    final = tables.final_row(ablation, headline["AP"]) if len(ablation) else None
+    final = tables.final_row(ablation, params.evaluate.headline_tta) if len(ablation) else None
     gains = tables.gains(ablation, final) if final is not None else {}
     sections, said = [_result(params, headline)], []
     if final is not None:

@@ -83,7 +83,7 @@ def groups(table: pd.DataFrame) -> tuple[Block, ...]:
     """AP of the persons of a size, with so much occlusion, in such a crowd."""
     names = [f"{row.group}: {row.bin}" for row in table.itertuples()]
     aps = table["AP"].where(table["AP"] >= 0)
-    said = ", ".join(f"{name} {ap:.2f}" for name, ap in zip(names, aps, strict=True))
+    said = ", ".join(f"{name} {ap:.2f}" for name, ap in zip(names, aps, strict=True) if ap >= 0)
     picture = Picture(
         "groups.svg",
         plots.bars(names, aps.tolist(), "AP"),

@@ -115,11 +115,10 @@ def frame(caption: str, table: pd.DataFrame, name: str, columns: Sequence[str]) 
     return Table(caption, (name, *columns), rows)
 
 
-def final_row(ablation: pd.DataFrame, headline_ap: float) -> int:
-    """Index of the combination that the headline is of: the last single model's, refined peaks."""
-    single = ablation[ablation["model"] != "ensemble"]
-    last = single[(single["model"] == single["model"].iloc[-1]) & (single["decoder"] != "argmax")]
-    return int((last["AP"] - headline_ap).abs().idxmin())
+def final_row(ablation: pd.DataFrame, tta: str) -> int:
+    """Index of the headline's combination: the last single model's, refined peaks, these views."""
+    asked = ablation[(ablation["decoder"] != "argmax") & (ablation["tta"] == tta)]
+    return int(asked[asked["model"] != "ensemble"].index[-1])
 
 
 def measured_text(headline: Mapping[str, Any]) -> list[str]:
@@ -317,5 +316,6 @@ def hashes_table(lock: Path, deps: Sequence[str]) -> Table | Text:
 
 
 def versions_table() -> Table:
-    rows = [("python", platform.python_version()), *((name, version(name)) for name in PACKAGES)]
+    python = ".".join(platform.python_version_tuple()[:2])  # another patch release changes nothing
+    rows = [("python", python), *((name, version(name)) for name in PACKAGES)]
     return Table("Versions; the rest is in requirements.txt", ("package", "version"), rows)

@@ -277,9 +277,10 @@ def train(
             last = model_weights(model)
             others = {path: model_weights(part) for path, part in besides.items()}
             if first:
-                _publish(name, law.keep, state, last, provenance)
+                published = _publish(name, law.keep, state, last, provenance)
                 for path, weights in others.items():
-                    save_weights(path, weights, provenance)
+                    same = besides[path] is model
+                    save_weights(path, published if same else weights, provenance)
         finish(live)
 
 
@@ -312,14 +313,15 @@ def _save(state: TrainState, folder: Path | None) -> None:
 
 def _publish(
     name: str, keep: str, state: TrainState, last: State, provenance: dict[str, Any]
-) -> None:
-    """The weights that go on, and of best and last the others."""
+) -> State:
+    """Save the weights that go on, which are returned, and of best and last the others."""
     best = state.best.get("weights", last)
     if state.best:
         where = f"step {state.best['step']:.0f}, val_AP {state.best['val_AP']:.3f}"
         log(f"{name}: best by val_AP: {where}; {keep} goes on")
     chosen, other = (best, last) if keep == "best" else (last, best)
     _save_kept(name, chosen, other, provenance)
+    return chosen
 
 
 def _save_kept(name: str, chosen: State, other: State, provenance: dict[str, Any]) -> None:

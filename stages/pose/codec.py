@@ -90,9 +90,11 @@ class UdpCodec:
         And (H, W), 1 where the larger or smaller box has them, else 0. Corners are pixel centres,
         as everywhere here; offsets are lengths, so they grow with the zoom.
         """
+        maps = maps.float()
         inverse = maps.new_tensor([[1 / zoom, 0, 0], [0, 1 / zoom, 0]])
-        grid = F.affine_grid(inverse[None], [1, 1, *maps.shape[2:]], align_corners=True)
-        found = F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), align_corners=True)
+        with torch.autocast(maps.device.type, enabled=False):  # coordinates want all their bits
+            grid = F.affine_grid(inverse[None], [1, 1, *maps.shape[2:]], align_corners=True)
+            found = F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), align_corners=True)
         if self.type == "combined":
             planes = found.unflatten(1, (len(self.flip_indices), -1))
             found = (planes * planes.new_tensor([1.0, zoom, zoom])[:, None, None]).flatten(1, 2)

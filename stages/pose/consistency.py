@@ -8,13 +8,15 @@ are in every step: without them each known consistency loss drifts to confident 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from pose import distributed, parallel
@@ -100,7 +102,7 @@ class Consistency:
         size_wh = (everyone.shape[3], everyone.shape[2])
         joints = _to_input(distributed.gather_rows(peaks), size_wh, self.codec.heatmap_size)
         all_usable = distributed.gather_rows(usable).cpu().numpy()
-        rng = np.random.default_rng([*self.seed, step, i] if i else [*self.seed, step])
+        rng = np.random.default_rng([*self.seed, step, i])
         views = HardViews(rng, self.spec, joints, all_usable, size_wh)
         theta = draw_theta(rng, self.spec, len(everyone), size_wh).to(self.device)
         own = slice(len(easy) * distributed.rank(), len(easy) * (distributed.rank() + 1))
@@ -127,8 +129,8 @@ class Consistency:
     def hard_maps(self, student: nn.Module, hard: Tensor, scene: Scene) -> Tensor:
         """The student's maps (B, K, H, W), float32, of a path's view before the shared affine."""
         parts = []
-        for images, theta in self.gradients.split(hard, scene.theta):
-            with autocast(self.device, self.amp):
+        with whole_depth(student), autocast(self.device, self.amp):
+            for images, theta in self.gradients.split(hard, scene.theta):
                 parts.append(self.codec.heights(student(warp_maps(images, theta))).float())
         return torch.cat(parts)
 
@@ -168,7 +170,7 @@ def network_teacher(
     """Maps of uint8 images and their mirror images averaged, without a graph; targets unseen."""
 
     def run(images_u8: Tensor, targets: Tensor) -> Tensor:
-        with torch.no_grad(), autocast(device, amp):
+        with torch.no_grad(), whole_depth(network), autocast(device, amp):
             parts = [
                 codec.heights(predict_maps(network, codec, normalise(some), flip=True))
                 for (some,) in gradients.split(images_u8)
@@ -176,6 +178,19 @@ def network_teacher(
         return torch.cat(parts)
 
     return run
+
+
+@contextmanager
+def whole_depth(network: nn.Module) -> Iterator[None]:
+    """Meanwhile no block is dropped (drop path): a target is no place for noise."""
+    drops = [part for part in network.modules() if isinstance(part, DropPath) and part.training]
+    for part in drops:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in drops:
+            part.train()
 
 
 def label_teacher(codec: UdpCodec) -> Teacher:

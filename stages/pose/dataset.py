@@ -70,11 +70,12 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
         epoch, index = key
         rng = np.random.default_rng([*self.seed, epoch, index])
         row = int(self.rows[index])
-        for _ in range(MAX_REDRAWS):
+        for attempt in range(MAX_REDRAWS):
+            if attempt:
+                row = int(self.rows[rng.integers(len(self.rows))])  # Sapiens: another random person
             affine, target = self._draw(rng, row)
             if target[:, 2].sum() >= self.min_keypoints:
                 break
-            row = int(self.rows[rng.integers(len(self.rows))])  # Sapiens: another random person
         image, later = self._picture(rng, row, affine)
         return (image, target, later) if self.deferred else (image, target)
 

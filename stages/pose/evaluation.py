@@ -125,11 +125,14 @@ def coco_run(
 ) -> COCOeval:
     """COCOeval after accumulate(); there is at least one result, and results stay as they are.
 
-    areas (square pixels) and oks_thrs are COCO's if None.
+    areas (square pixels) and oks_thrs are COCO's if None. The run numbers annotations from 1, as
+    they come: pycocotools takes an id of 0 for "no match".
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = ground_truth
+        numbered = enumerate(ground_truth["annotations"], start=1)
+        annotations = [{**one, "id": number} for number, one in numbered]
+        truth.dataset = {**ground_truth, "annotations": annotations}
         truth.createIndex()
         run = COCOeval(truth, truth.loadRes([dict(one) for one in results]), "keypoints")
         run.params.kpt_oks_sigmas = sigmas
@@ -201,6 +204,7 @@ def match_results(
     if not results:
         return []
     run = coco_run(ground_truth, results, sigmas, [ALL_AREAS], [oks_thr])
+    ids = [annotation["id"] for annotation in ground_truth["annotations"]]
     found = []
     for one in filter(None, run.evalImgs):
         place = (one["image_id"], one["category_id"])
@@ -210,9 +214,9 @@ def match_results(
         ):
             if one["dtIgnore"][0][row]:
                 continue
-            known = int(annotation) or None  # pycocotools' ids of results count from 1
+            known = int(annotation)  # pycocotools' ids of results count from 1 as well
             oks = float(run.ious[place][row, columns[known]]) if known else 0.0
-            found.append(Match(id_ - 1, known, oks))
+            found.append(Match(id_ - 1, ids[known - 1] if known else None, oks))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,20 +85,20 @@ def replacing_folder(out: Path, mark: str) -> Iterator[Path]:
     """A folder beside `out` to fill, which takes its place at the end; on trouble it goes.
 
     Only an empty folder, or one that holds a file `mark`, is replaced. Killed between the last two
-    renames, what was there before lies in <out>.old.
+    renames, what was there before lies in <out>.<letters>/old.
     """
     out = out.resolve()
     if out.exists() and not (out / mark).is_file() and (out.is_file() or any(out.iterdir())):
         raise PoseError(f"{out}: is there already, and no exported model; choose another --out")
-    beside, old = out.with_name(out.name + ".tmp"), out.with_name(out.name + ".old")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
+    beside, old = place / "new", place / "old"
+    beside.mkdir()
     try:
         yield beside
-        shutil.rmtree(old, ignore_errors=True)
         if out.exists():
             os.replace(out, old)
         os.replace(beside, out)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if out.exists() or not old.exists():
+            shutil.rmtree(place, ignore_errors=True)

@@ -59,7 +59,7 @@ class StepClock:
         self._step, self._time, self._waited = step, now, 0.0
         values = " | ".join(f"{k} {v:.3e}" for k, v in row.items() if k != "step")
         eta = (self.stop - step) / max(rate, 1e-9)
-        hint = " (late: raise POSE_WORKERS)" if late > LATE else ""
+        hint = " (late: docs/training.md)" if late > LATE else ""
         speed = f"{rate * self.batch_size:.0f} img/s | data {late:.0%}{hint}"
         left = f"eta {eta / 60:.0f}m{eta % 60:02.0f}s"
         return f"{self.name} step {step}/{self.stop} | {values} | {speed} | {left}"

@@ -407,6 +407,15 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _ssl_lr_falls(self) -> Params:
+        peak = self.ssl.lr * self.train.lr_factor
+        if self.ssl.epochs and self.train.schedule == "cosine" and self.train.min_lr > peak:
+            raise ValueError(
+                f"ssl.lr = {self.ssl.lr:g}, expected at least train.min_lr = {self.train.min_lr:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _heatmap_fits_model(self) -> Params:
         growth = self.model.head_growth
         w, h = self.model.grid_wh(self.codec.input_size)

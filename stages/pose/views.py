@@ -57,20 +57,27 @@ def rigid_theta(rotation_deg: Tensor, scale: Tensor, size_wh: tuple[int, int]) -
 
 
 def warp_maps(maps: Tensor, theta: Tensor) -> Tensor:
-    """maps (B, C, H, W) resampled through theta (B, 2, 3): bilinear, zeros outside."""
-    grid = F.affine_grid(theta, list(maps.shape), align_corners=True)
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    """maps (B, C, H, W) resampled through theta (B, 2, 3): bilinear, zeros outside.
+
+    In float32 under autocast too: coordinates of 8 bits would move a picture by a pixel.
+    """
+    with torch.autocast(maps.device.type, enabled=False):
+        grid = F.affine_grid(theta.float(), list(maps.shape), align_corners=True)
+        return F.grid_sample(maps.float(), grid, padding_mode="zeros", align_corners=True)
 
 
 def draw_theta(
     rng: np.random.Generator, spec: PathSpec, count: int, size_wh: tuple[int, int]
 ) -> Tensor:
-    """One hard affine a sample; normals, clipped at twice rotate_deg and to zooms of 0.5 to 1.5."""
-    applied = rng.random(count) < spec.affine_prob
+    """One hard affine a sample: normals, turns clipped at two deviations and zooms at one.
+
+    Each is zoomed; affine_prob of them are turned (MultiAugs, pose_cons.py).
+    """
+    turned = rng.random(count) < spec.affine_prob
     turn = np.clip(rng.normal(0, spec.rotate_deg, count), -2 * spec.rotate_deg, 2 * spec.rotate_deg)
-    zoom = np.clip(rng.normal(1, spec.scale_factor, count), 0.5, 1.5)
-    rotation = torch.tensor(turn * applied, dtype=torch.float32)
-    scale = torch.tensor(np.where(applied, zoom, 1.0), dtype=torch.float32)
+    reach = spec.scale_factor
+    zoom = np.clip(rng.normal(1, reach, count), 1 - reach, 1 + reach)
+    rotation, scale = (torch.tensor(one, dtype=torch.float32) for one in (turn * turned, zoom))
     return rigid_theta(rotation, scale, size_wh)
 
 

@@ -280,6 +280,16 @@ def kept_at_once(model: PoseModel, batch, step: Consistency) -> int:
     return most
 
 
+def test_a_teacher_drops_no_blocks(tiny_model_spec: ModelSpec) -> None:
+    """The student in training does (drop path), and goes on doing so."""
+    model, ((images, targets), _) = setup(replace(tiny_model_spec, drop_path=0.9, depth=4))
+    model.train()
+    teacher = network_teacher(model, CODEC, CPU, "none")
+    assert torch.equal(teacher(images, targets), teacher(images, targets))
+    noisy = [model(normalise(images)) for _ in range(2)]
+    assert not torch.equal(*noisy)
+
+
 @pytest.mark.parametrize("law", [MULTIAUGS, ENSEMBLE], ids=lambda law: law.loss)
 def test_memory_does_not_grow_with_paths(tiny_model_spec: ModelSpec, law: TargetLaw) -> None:
     model, batch = setup(tiny_model_spec)

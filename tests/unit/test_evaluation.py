@@ -207,6 +207,21 @@ def test_results_stay_as_they_are(crop_table: CropTable, truth) -> None:
     assert {*results[0]} == {"image_id", "category_id", "keypoints", "score"}
 
 
+def test_an_annotation_may_have_the_id_0(crop_table: CropTable, truth) -> None:
+    """pycocotools alone takes it for no match."""
+    found = perfect(crop_table)
+    results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
+    expected = evaluation.coco_eval(truth, results, COCO_OKS_SIGMAS)
+    before = evaluation.match_results(truth, results, COCO_OKS_SIGMAS, 0.5)
+    first = truth["annotations"][0]["id"]
+    for one in truth["annotations"]:
+        one["id"] -= first
+    assert evaluation.coco_eval(truth, results, COCO_OKS_SIGMAS) == expected
+    after = evaluation.match_results(truth, results, COCO_OKS_SIGMAS, 0.5)
+    assert [m.annotation for m in after] == [m.annotation - first for m in before]
+    assert 0 in [m.annotation for m in after]
+
+
 def test_matches_are_of_results_and_persons(crop_table: CropTable, truth) -> None:
     """Five perfect poses, a pose of nobody, and one on person 12, who has no keypoints."""
     found = perfect(crop_table)

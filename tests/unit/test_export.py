@@ -132,10 +132,12 @@ def test_the_card_is_one_that_the_hub_reads(exported: Path) -> None:
 
 def test_a_models_numbers_are_its_own(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "METRICS", exported.parent / "metrics")
-    assert export._scores("ssl")["AP"] == 0.5
-    assert export._scores("phase2") == {}
+    assert export._scores("ssl", "ssl")["AP"] == 0.5
+    assert export._scores("phase2", "ssl") == {}
+    assert export._scores("ssl", "phase2") == {}
+    assert export._scores("phase2", "phase2")["AP"] == 0.5
     monkeypatch.setattr(stage, "METRICS", exported.parent / "none")
-    assert export._scores("ssl") == {}
+    assert export._scores("ssl", "ssl") == {}
 
 
 def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def stage_ended(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> str:
         (OSError(errno.EFBIG, "File too large", "x"), "report: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "models/x"), "'models/x'; check that"),
         (OSError(errno.EROFS, "Read-only file system", "report"), "check that path and its rights"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "set evaluate.batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "batch_size"),
         (MemoryError(), "report: out of memory; set POSE_WORKERS lower"),
         (BrokenProcessPool("A process in the pool"), "report: a helper process was killed"),
         (RuntimeError("DataLoader worker (pid 3) is killed"), "a helper process was killed"),

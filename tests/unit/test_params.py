@@ -228,6 +228,12 @@ def test_lr_scales_with_the_batch(bent_params, scaling: str, factor: float) -> N
     assert law.lr_factor == factor
 
 
+def test_min_lr_is_compared_with_stage_2_as_well(bent_params) -> None:
+    changes = {"ssl.lr": "1e-6"}
+    assert "ssl.lr = 1e-06, expected at least train.min_lr = 5e-06" in message(bent_params(changes))
+    load_params(bent_params({**changes, "ssl.epochs": "0"}))
+
+
 def test_min_lr_is_compared_with_the_scaled_peak(bent_params) -> None:
     changes = {"train.lr_scaling": "linear", "train.lr_base_batch": "160", "train.min_lr": "1e-3"}
     assert "min_lr = 0.001, expected at most train.lr = 0.0004" in message(bent_params(changes))

@@ -21,6 +21,9 @@ from pose.params import Params
 SAPIENS_2B = "sapiens_2b_coco_1024x768"
 
 
+IMAGES = {"unlabelled": ["boxes"], "unlabelled_images": True, "unlabelled_detections": "a.json"}
+
+
 def forward_flops(params: Params) -> float:
     """Multiply-adds times 2 of patches, blocks and a head of deconvolutions and 1x1s, by hand."""
     model = params.model
@@ -99,6 +102,24 @@ def test_rendered_persons_go_with_their_params(default: Params) -> None:
     more = bent(default, "synthetic", train_images=3800, unlabelled_fraction=0.5, val_images=120)
     found = plan.persons(more, None)
     assert (found.labelled, found.unlabelled, found.val) == (2895, 2804, 180)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"labelled_persons": 1000, "unlabelled": ["rest"]}, (1000, 148_813)),
+        ({"labelled_fraction": 0.5, "unlabelled": ["boxes", "rest"]}, (74_906, 187_907)),
+        (IMAGES, (149_813, 387_000)),
+    ],
+)
+def test_persons_are_those_that_data_asks_for(default: Params, data: dict, expected) -> None:
+    found = plan.persons(bent(default, "data", source="coco", **data), None)
+    assert (found.labelled, found.unlabelled) == expected
+
+
+def test_a_second_network_takes_memory_too(default: Params) -> None:
+    two = bent(default, "ssl", networks=2, ema_decay=0.9)
+    assert sum(plan.state_bytes(two).values()) == 2 * (16 + 4)
 
 
 def test_nobody_knows_local_persons(default: Params) -> None:

@@ -17,13 +17,19 @@ BASELINE = {"train.lr": 1e-3, "train.betas": [0.9, 0.999], "model.depth": 4}
 
 def test_the_final_row_is_the_last_single_models_refined_one() -> None:
     table = ablation()
-    row = table.loc[tables.final_row(table, 0.55)]
+    row = table.loc[tables.final_row(table, "flip")]
     assert (row["model"], row["decoder"], row["tta"]) == ("ssl", "dark", "flip")
     assert tables.final_text(table, row.name) == "The final combination: ssl, dark, flip."
 
 
+def test_the_final_row_is_of_the_asked_views_whatever_ties() -> None:
+    table = ablation().assign(AP=0.5)
+    assert table.loc[tables.final_row(table, "flip"), "tta"] == "flip"
+    assert table.loc[tables.final_row(table, "none"), "tta"] == "none"
+
+
 def test_gains_change_one_thing_at_a_time() -> None:
-    found = tables.gains(ablation(), tables.final_row(ablation(), 0.55))
+    found = tables.gains(ablation(), tables.final_row(ablation(), "flip"))
     assert found == {
         "ssl": 0.05,
         "ensemble": 0.02,
