@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import signal
+import sqlite3  # dvclive asks DVC, whose state it is
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
@@ -69,7 +70,7 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit(f"{name}: interrupted; rerun to go on")
-    except (OSError, MemoryError, BrokenExecutor, RuntimeError) as error:
+    except (OSError, MemoryError, BrokenExecutor, RuntimeError, sqlite3.Error) as error:
         if (advice := machine_trouble(error)) is None:
             raise
         sys.exit(f"{name}: {advice}")
@@ -78,8 +79,13 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
 def machine_trouble(error: Exception) -> str | None:
     """One line for a fault of the machine and what to do; None for a mistake of ours."""
     text = next(iter(str(error).splitlines()), "")
-    if isinstance(error, OSError) and (error.errno in FULL or "No space left" in text):
+    number = getattr(error, "errno", None)
+    if number in FULL or "No space left" in text or "disk is full" in text:  # the last is sqlite's
         return f"the disk is full ({text}); make room and rerun to go on"
+    if isinstance(error, sqlite3.Error):
+        return (
+            f"DVC's own state: {text}; has .dvc/tmp, and DVC's cache, room and rights? Then rerun"
+        )
     if isinstance(error, OSError):
         return f"{text or type(error).__name__}; check that path and its rights, then rerun"
     if isinstance(error, MemoryError):

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -51,6 +52,8 @@ def stage_ended(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> str:
         (OSError(errno.ENOSPC, "No space left on device"), "report: the disk is full"),
         (OSError("I/O error: No space left on device (os error 28)"), "report: the disk is full"),
         (OSError(errno.EFBIG, "File too large", "x"), "report: the disk is full"),
+        (sqlite3.OperationalError("database or disk is full"), "report: the disk is full"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "room and rights"),
         (PermissionError(errno.EACCES, "Permission denied", "models/x"), "'models/x'; check that"),
         (OSError(errno.EROFS, "Read-only file system", "report"), "check that path and its rights"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), "set evaluate.batch_size"),
