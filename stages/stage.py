@@ -84,7 +84,7 @@ def machine_trouble(error: Exception) -> str | None:
         return f"the disk is full ({text}); make room and rerun to go on"
     if isinstance(error, sqlite3.Error):
         return (
-            f"DVC's own state: {text}; has .dvc/tmp, and DVC's cache, room and rights? Then rerun"
+            f"DVC's own state: {text}; check room and rights of .dvc/tmp and its cache, then rerun"
         )
     if isinstance(error, OSError):
         return f"{text or type(error).__name__}; check that path and its rights, then rerun"

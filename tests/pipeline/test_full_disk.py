@@ -16,7 +16,7 @@ from pipeline.project import STAGES, FirstRun, Project
 ROOM = "256m"
 LEFT = (0, 32, 128, 256, 384, 512)  # kB; DVC's state alone takes some 100
 
-TOLD = "{}: the disk is full", "{}: DVC's own state: disk I/O error; has .dvc/tmp"  # SQLite's words
+TOLD = "{}: the disk is full", "{}: DVC's own state: disk I/O error; check room"  # SQLite's words
 
 
 @pytest.fixture
