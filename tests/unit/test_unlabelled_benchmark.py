@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 import unlabelled
 from pose.params import Params
@@ -31,11 +32,13 @@ def test_gains_are_over_the_better_control_of_each_seed() -> None:
 
 def test_a_finished_arm_is_not_run_again(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
-    assert not unlabelled._is_done(rows, unlabelled.LIGHT, 0)
-    unlabelled._append(rows, {"arm": unlabelled.HARD, "seed": 0, "AP": 0.3})
-    unlabelled._append(rows, {"arm": unlabelled.LIGHT, "seed": 1, "AP": 0.4})
-    assert unlabelled._is_done(rows, unlabelled.HARD, 0)
-    assert not unlabelled._is_done(rows, unlabelled.LIGHT, 0)
+    assert not unlabelled._is_done(rows, unlabelled.LIGHT, 0, 40)
+    unlabelled._append(rows, {"arm": unlabelled.HARD, "seed": 0, "steps": 40, "AP": 0.3})
+    unlabelled._append(rows, {"arm": unlabelled.LIGHT, "seed": 1, "steps": 40, "AP": 0.4})
+    assert unlabelled._is_done(rows, unlabelled.HARD, 0, 40)
+    assert not unlabelled._is_done(rows, unlabelled.LIGHT, 0, 40)
+    with pytest.raises(SystemExit, match="has arms of other steps than 80; give another --work"):
+        unlabelled._is_done(rows, unlabelled.HARD, 0, 80)
     assert list(pd.read_csv(rows)["AP"]) == [0.3, 0.4]
 
 
