@@ -28,6 +28,7 @@ from pose.files import read_json
 from pose.model import ModelSpec, build_on_meta
 from pose.params import Data, Params, Synthetic
 from pose.skeleton import COCO_17
+from pose.splits import SplitLaw, labelled_count
 from training import model_spec
 
 sys.path.insert(0, str(stage.ROOT / "recipes"))
@@ -134,9 +135,7 @@ def persons(params: Params, cache: Path | None) -> Persons:
 
 def _split(found: Persons, law: Data) -> Persons:
     """Whom the params of data give to phases 1 and 2, and whom to stage 2 (pose/splits.py)."""
-    labelled = min(law.labelled_persons or found.labelled, found.labelled)
-    if law.labelled_fraction is not None:
-        labelled = max(1, round(law.labelled_fraction * found.labelled))
+    labelled = labelled_count(stage.pick(SplitLaw, law), found.labelled, "train")
     others = found.unlabelled if "boxes" in law.unlabelled else 0
     others += found.labelled - labelled if "rest" in law.unlabelled else 0
     others += UNLABELLED_2017 if law.unlabelled_images else 0

@@ -31,7 +31,7 @@ def training_persons(train: Annotations, law: SplitLaw) -> list[Person]:
     if there are fewer labelled persons than asked for.
     """
     labelled = [person for person in train.persons if person.num_keypoints > 0]
-    count = _count(law, len(labelled), train.name)
+    count = labelled_count(law, len(labelled), train.name)
     chosen = {person.ann_id for person in sorted(labelled, key=_file_order(train))[:count]}
     images = {person.image_id for person in labelled if person.ann_id in chosen}
     apart = images if count < len(labelled) else set()
@@ -53,7 +53,8 @@ def _source(person: Person) -> str:
     return "rest" if person.num_keypoints else "boxes"
 
 
-def _count(law: SplitLaw, there: int, name: str) -> int:
+def labelled_count(law: SplitLaw, there: int, name: str) -> int:
+    """How many of the persons with keypoints that are in `name` keep them; PoseError if too few."""
     if law.labelled_persons is not None and law.labelled_persons > there:
         raise PoseError(
             f"params.yaml: data.labelled_persons = {law.labelled_persons}, but {name} has only "
