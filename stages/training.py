@@ -5,10 +5,11 @@ No stage itself.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -65,6 +66,7 @@ def setup_torch(params: Params) -> torch.device:
     As many processes as the environment asks for come back from this call, see pose.distributed.
     """
     device = distributed.begin(params.run.threads)
+    keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(params.run.seed)
     torch.set_num_threads(params.run.threads)
@@ -74,6 +76,18 @@ def setup_torch(params: Params) -> torch.device:
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     return device
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep what torch frees, or each step's maps are paged in anew.
+
+    See benchmarks/allocator.md. Does nothing with another C library.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 << 20)  # the most it takes
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def model_spec(params: Params, num_keypoints: int) -> ModelSpec:

@@ -1,0 +1,121 @@
+"""What it is worth that malloc keeps what torch frees (training.keep_freed_memory), on a CPU.
+
+    python benchmarks/allocator.py [--pairs 5] [--steps 40]
+
+Training steps of the embedded default, in a process of its own with and without, in turn. Rewrites
+benchmarks/allocator.md: medians, and the least and most of the pairs. About 2 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+import torch
+
+import stage
+import training
+from pose.files import write_atomic
+from pose.params import Params, load_params
+from pose.skeleton import COCO_17
+
+PAGE = Path(__file__).with_suffix(".md")
+KEPT, FREED = "kept", "freed"
+MEGA = 1e6
+
+
+def measured(side: str, steps: int) -> dict[str, float]:
+    """Seconds of the wall's clock and of CPU, page faults a step, and the process's most memory."""
+    if side == FREED:
+        training.keep_freed_memory = lambda: None
+    step = stepper(load_params(stage.ROOT / "params.yaml"))
+    for _ in range(5):
+        step()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    for _ in range(steps):
+        step()
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    faults = (after.ru_minflt - before.ru_minflt) / steps
+    return {"wall": wall, "cpu": cpu, "faults": faults, "memory": after.ru_maxrss * 1024 / MEGA}
+
+
+def stepper(params: Params) -> Callable[[], None]:
+    """A step of phase 2 on random images."""
+    training.setup_torch(params)
+    model = training.build_model(params, COCO_17).train()
+    law, (width, height) = params.train, params.codec.input_size
+    optimizer = training.build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
+    images = torch.rand(law.batch_size, 3, height, width)
+
+    def step() -> None:
+        model(images).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def alone(side: str, steps: int) -> dict[str, float]:
+    """`measured` in a process of its own."""
+    command = [sys.executable, __file__, "--side", side, "--steps", str(steps)]
+    found: dict[str, float] = json.loads(subprocess.check_output(command))
+    return found
+
+
+def to_markdown(pairs: list[tuple[dict[str, float], dict[str, float]]], command: str) -> str:
+    """The page."""
+
+    def line(title: str, values: list[float], digits: int = 2) -> str:
+        middle, *ends = statistics.median(values), min(values), max(values)
+        least, most = (f"{end:,.{digits}f}" for end in ends)
+        return f"| {title} | {middle:,.{digits}f} ({least} to {most}) |"
+
+    def ratios(name: str) -> list[float]:
+        return [freed[name] / kept[name] for kept, freed in pairs]
+
+    rows = [
+        line("wall, as torch does over ours", ratios("wall")),
+        line("CPU seconds, the same", ratios("cpu")),
+        line("page faults a step, as torch does", [freed["faults"] for _, freed in pairs], 0),
+        line("page faults a step, ours", [kept["faults"] for kept, _ in pairs], 0),
+        line("most memory, MB, as torch does", [freed["memory"] for _, freed in pairs], 0),
+        line("most memory, MB, ours", [kept["memory"] for kept, _ in pairs], 0),
+    ]
+    head = f"| {len(pairs)} pairs: median (least to most) | |\n|---|---|\n"
+    return (
+        "# Memory that malloc keeps\n\nglibc gives large buffers back as soon as torch frees them, "
+        "and each step's maps\nare paged in anew; `training.keep_freed_memory` has it keep them. "
+        "Steps of the\nembedded default on a CPU, each side in its own process, in turn; by "
+        f"`{command}`.\n\n" + head + "\n".join(rows) + "\n"
+    )
+
+
+def main() -> None:
+    """Measure pairs and write the page; or one side, as the parent asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--side", choices=[KEPT, FREED], help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.side:
+        print(json.dumps(measured(asked.side, asked.steps)))
+        return
+    pairs = [(alone(KEPT, asked.steps), alone(FREED, asked.steps)) for _ in range(asked.pairs)]
+    command = f"python benchmarks/allocator.py --pairs {asked.pairs} --steps {asked.steps}"
+    write_atomic(PAGE, to_markdown(pairs, command).encode())
+
+
+if __name__ == "__main__":
+    main()
