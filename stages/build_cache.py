@@ -230,16 +230,7 @@ def _write_tables(
     """Ground truth of val without what was left out, the quarantine list, and the counts."""
     names = {record.record for record in bad if record.file == val_split}
     kept = {image["id"] for image in val.images if image["file_name"] not in names}
-    truth = {
-        "images": [{"id": i} for i in sorted(kept)],
-        "categories": [_kept(val.category.entry, CATEGORY_KEYS)],
-        "annotations": [
-            _kept(annotation, ANNOTATION_KEYS)
-            for annotation in val.annotations
-            if annotation["image_id"] in kept
-        ],
-    }
-    write_json(folder / "ground_truth.json", truth)
+    write_json(folder / "ground_truth.json", ground_truth(val, kept))
     write_json(folder / "quarantine.json", [asdict(record) for record in bad])
     counts: dict[str, float] = {"bad_records": len(bad)}
     for kind in ("train", "unlabelled", "val", "detections"):
@@ -252,6 +243,19 @@ def _write_tables(
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
     with stage.live(NAME) as live:
         live.summary.update(counts)
+
+
+def ground_truth(val: Annotations, kept: set[int]) -> dict[str, Any]:
+    """What COCOeval compares with: the images of these ids and who is in them."""
+    return {
+        "images": [{"id": i} for i in sorted(kept)],
+        "categories": [_kept(val.category.entry, CATEGORY_KEYS)],
+        "annotations": [
+            _kept(annotation, ANNOTATION_KEYS)
+            for annotation in val.annotations
+            if annotation["image_id"] in kept
+        ],
+    }
 
 
 def _kept(entry: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
+import stage
 from pose import distributed
 from pose.errors import PoseError
 from pose.params import Params
@@ -20,8 +19,8 @@ def enough_memory(params: Params) -> Iterator[None]:
     """Turns out-of-memory errors into a PoseError that names the dials and their values."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
+    except RuntimeError as error:
+        if not stage.is_torch_memory(error):
             raise
         said = ". ".join(str(error).split(". ")[:2]).rstrip(".")
         raise PoseError(f"params.yaml: {said}; {_dials(params)}") from None

@@ -90,12 +90,17 @@ def machine_trouble(error: Exception) -> str | None:
         return f"{text or type(error).__name__}; check that path and its rights, then rerun"
     if isinstance(error, MemoryError):
         return "out of memory; set POSE_WORKERS lower or close other programs, then rerun"
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:  # torch's
+    if is_torch_memory(error):
         said = text.split(". ")[0]
         return f"out of memory ({said}); set evaluate.batch_size (predict: --batch-size) lower"
     if isinstance(error, BrokenExecutor) or "DataLoader worker" in text:
         return "a helper process was killed (out of memory?); set POSE_WORKERS lower and rerun"
     return None
+
+
+def is_torch_memory(error: Exception) -> bool:
+    """Whether torch found no memory, on the host or a device; this module does without torch."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def definition(name: str) -> dict[str, Any]:

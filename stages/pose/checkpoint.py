@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pose.errors import PoseError
+from pose.errors import PoseError, printable
 from pose.files import replacing, sync
 from pose.log import log
 
@@ -112,7 +112,8 @@ def read_weights(path: Path) -> State:
     except UNREADABLE as error:
         if unknown := re.search(r"GLOBAL (\S+)", str(error)):
             raise PoseError(
-                f"{path}: holds an object of type {unknown[1]}, which is not unpickled; if you "
+                f"{path}: holds an object of type {printable(unknown[1])}, which is not "
+                "unpickled; if you "
                 "know it for harmless metadata, add it to HARMLESS in stages/pose/checkpoint.py"
             ) from None
         raise PoseError(
@@ -137,7 +138,7 @@ def _reason(path: Path, error: Exception) -> str:
     text = text.split("\n")[0].split(". ")[0][:200]
     if not start or not text:
         return "it is empty or cut off"
-    return text if text.isprintable() else repr(text)
+    return printable(text)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def _maps_hint(name: str, tensor: Tensor, expected: Tensor) -> str:
 
 def some(names: list[str]) -> str:
     """The first three names, and how many more."""
-    shown = [name if name.isprintable() else repr(name) for name in (n[:100] for n in names[:3])]
+    shown = [printable(name[:100]) for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

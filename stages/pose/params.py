@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pose.errors import PoseError
+from pose.errors import PoseError, printable
 
 Count = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
@@ -456,7 +456,7 @@ def _read_yaml(path: Path) -> Any:
     except OSError as error:
         raise PoseError(f"{path.name}: cannot be read: {error.strerror}") from None
     except (YAMLError, *STRANGE_YAML) as error:
-        reason = _shortened(_printable(" ".join(str(error).split())))
+        reason = _shortened(printable(" ".join(str(error).split())))
         raise PoseError(f"{path.name}: not valid YAML: {reason}") from None
 
 
@@ -472,7 +472,7 @@ def _validate(raw: Any, name: str) -> Params:
 
 def _line(name: str, item: Any) -> str:
     """`params.yaml: train.batch_size = 0, expected: input should be greater than 0`."""
-    key = _shortened(_printable(".".join(str(part) for part in item["loc"])))
+    key = _shortened(printable(".".join(str(part) for part in item["loc"])))
     if item["type"] == "missing":
         return f"{name}: {key} is missing; add it (`git diff {name}` shows what was there)"
     if item["type"] == "extra_forbidden":
@@ -511,11 +511,6 @@ def _is_json(value: Any) -> bool:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
-def _printable(text: str) -> str:
-    """The same with escapes for what would break a line or is not to be seen."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _restrict(params: Params, declared: list[str]) -> Params:

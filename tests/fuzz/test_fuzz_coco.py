@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 from hypothesis import strategies as st
 
+from build_cache import ground_truth
 from fuzz.spoil import fuzz, inputs, refused, refused_or_fine, spoilt_bytes, spoilt_json
 from pose.cache import CropSpec, CropTable, plan_shards, psnr_db, write_shard
 from pose.category import Category
@@ -55,14 +56,7 @@ def use_annotations(root: Path, spec: CropSpec) -> None:
         table.crop(row)
     if len(table):
         measure(table, spec.codec.heatmap_size)
-    truth = {
-        "images": [{"id": image["id"]} for image in found.images],
-        "categories": [found.category.entry],
-        "annotations": [
-            {key: value for key, value in one.items() if key != "segmentation"}
-            for one in found.annotations
-        ],
-    }
+    truth = ground_truth(found, {image["id"] for image in found.images})
     json.dumps(truth, allow_nan=False)
     if len(names) == 17 and found.persons:
         person = found.persons[0]

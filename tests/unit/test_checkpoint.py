@@ -213,6 +213,15 @@ def test_a_refused_type_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_the_name_of_a_refused_type_breaks_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"ctorch._utils", b"c\x1btorch_utils"))
+    with pytest.raises(PoseError, match=r"an object of type \\x1btorch_utils\.") as caught:
+        checkpoint.read_weights(path)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize(
     "content",
     [{}, {"epoch": 3}, {"state_dict": {}}, {"state_dict": {"a": 1}}, None, [], [1, 2], 3, "text"],
