@@ -53,13 +53,21 @@ OPERATORS: dict[type, type] = {
 
 def mutants(source: str) -> Iterator[tuple[int, str, str]]:
     """Line, what is changed, and the changed source, for every place there is."""
-    count = len(list(ast.walk(ast.parse(source))))
-    for index in range(count):
+    for index in _places(ast.parse(source)):
         tree = ast.parse(source)
         node = list(ast.walk(tree))[index]
         before = ast.unparse(node) if isinstance(node, ast.expr | ast.stmt) else ""
         if _change(node):
             yield getattr(node, "lineno", 0), f"{before[:60]} -> {_text(node)}", ast.unparse(tree)
+
+
+def _places(tree: ast.Module) -> list[int]:
+    """Positions in ast.walk of what runs: annotations are never evaluated."""
+    types = [
+        getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns")
+    ]
+    idle = {id(part) for one in types if one for part in ast.walk(one)}
+    return [index for index, node in enumerate(ast.walk(tree)) if id(node) not in idle]
 
 
 def _text(node: ast.AST) -> str:

@@ -70,6 +70,34 @@ def test_a_head_of_other_keypoints_is_named(
         checkpoint.load_start(other, tmp_path / "x.safetensors")
 
 
+def test_a_last_layer_of_another_kernel_is_not_about_keypoints(tiny_model_spec: ModelSpec) -> None:
+    expected = PoseModel(tiny_model_spec).state_dict()
+    name = "head.final_layer.weight"
+    wider = {**expected, name: torch.cat([expected[name]] * 2, dim=1)}
+    with pytest.raises(PoseError, match=r"final_layer.weight is .*, the model .* needs \[[^;]*$"):
+        checkpoint.require_same(expected, wider)
+    with pytest.raises(PoseError, match="its head makes 0 maps"):
+        checkpoint.require_same(expected, {**expected, name: torch.ones(())})
+
+
+def test_only_what_is_no_number_is_not_finite() -> None:
+    good = {"a": torch.ones(2), "steps": torch.tensor(3)}
+    checkpoint.require_finite(good)
+    with pytest.raises(PoseError, match="not finite in b;"):
+        checkpoint.require_finite({**good, "b": torch.tensor([1.0, torch.inf])})
+
+
+def test_many_names_are_three_and_a_count() -> None:
+    assert checkpoint.some(list("abc")) == "a, b, c"
+    assert checkpoint.some(list("abcde")) == "a, b, c and 2 more"
+
+
+def test_a_checkpoint_of_megabytes_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.ones(1 << 20)}, path)
+    assert checkpoint.read_weights(path)["a"].sum() == 1 << 20
+
+
 def test_load_start_says_what_it_found(tmp_path: Path, tiny_model_spec: ModelSpec) -> None:
     path, model = tmp_path / "x.safetensors", PoseModel(tiny_model_spec)
     state = {name: torch.randn(t.shape) for name, t in model.state_dict().items()}

@@ -66,9 +66,9 @@ def test_map_and_weight_equal_the_official_loop(center, sigma: float) -> None:
 
 
 def test_targets_are_centre_and_weight_in_cells() -> None:
-    centers = np.array([[3.25, 4.5], [np.nan, np.nan]])
-    found = gaussian.encode_targets(centers, np.array([1.0, 0.0]), MAP_WH, SIGMA)
-    np.testing.assert_array_equal(found, np.float32([[3.25, 4.5, 1], [0, 0, 0]]))
+    centers = np.array([[3.25, 4.5], [np.nan, np.nan], [-99.0, 4.5]])
+    found = gaussian.encode_targets(centers, np.array([1.0, 0.0, 1.0]), MAP_WH, SIGMA)
+    np.testing.assert_array_equal(found, np.float32([[3.25, 4.5, 1], [0, 0, 0], [0, 0, 0]]))
     assert found.dtype == np.float32
 
 
@@ -90,14 +90,19 @@ def test_argmax_takes_the_first_maximum_and_raw_height() -> None:
     assert scores[0].tolist() == [2.5, -1, 0]
 
 
-def official_dark(heatmap: np.ndarray, kernel_size: int) -> np.ndarray:
-    """mmpose/codecs/utils/refinement.py, refine_keypoints_dark_udp, one map."""
+def official_dark(heatmap: np.ndarray, kernel_size: int, border: str = "zero") -> np.ndarray:
+    """mmpose/codecs/utils/refinement.py, refine_keypoints_dark_udp, one map.
+
+    border mirror: ViTPose's post_dark_udp, which leaves the border to OpenCV and rescales nothing.
+    """
     height, width = heatmap.shape
     y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
     half = kernel_size // 2
     blurred = cv2.GaussianBlur(np.pad(heatmap, half), (kernel_size, kernel_size), 0)
     blurred = blurred[half : half + height, half : half + width]
     blurred = blurred * (heatmap.max() / blurred.max())
+    if border == "mirror":
+        blurred = cv2.GaussianBlur(heatmap, (kernel_size, kernel_size), 0)
     log = np.pad(np.log(np.clip(blurred, 1e-3, 50)), 1, mode="edge").astype(np.float64)
     y, x = y + 1, x + 1
     i, up, down = log[y, x], log[y - 1, x], log[y + 1, x]
@@ -109,20 +114,21 @@ def official_dark(heatmap: np.ndarray, kernel_size: int) -> np.ndarray:
     return np.array([x - 1, y - 1]) - np.linalg.solve(hessian, gradient)
 
 
+@pytest.mark.parametrize("border", ["zero", "mirror"])
 @pytest.mark.parametrize("kernel_size", [3, 7, 9, 11, 17])  # OpenCV tabulates 9 and less
-def test_dark_equals_the_official_loop_on_noisy_maps(kernel_size: int) -> None:
+def test_dark_equals_the_official_loop_on_noisy_maps(kernel_size: int, border: str) -> None:
     rng = np.random.default_rng(0)
     centers = np.concatenate([rng.uniform(0, 1, (14, 2)) * (23, 31), [[0, 0], [23, 31], [0, 16]]])
     targets = gaussian.encode_targets(centers, np.ones(17), MAP_WH, SIGMA)
     maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, SIGMA)
     maps = maps + torch.from_numpy(rng.normal(0, 0.02, maps.shape)).float()
-    found, scores = gaussian.dark_decode(maps, gaussian.Blur(kernel_size))
-    expected = [official_dark(m, kernel_size) for m in maps[0].numpy()]
+    found, scores = gaussian.dark_decode(maps, gaussian.Blur(kernel_size, border))
+    expected = [official_dark(m, kernel_size, border) for m in maps[0].numpy()]
     np.testing.assert_allclose(found[0].numpy(), expected, atol=2e-4)
     np.testing.assert_array_equal(scores[0].numpy(), maps[0].amax((1, 2)).numpy())
 
 
-@pytest.mark.parametrize("height", [0.0012, 60.0, 400.0])
+@pytest.mark.parametrize("height", [0.0012, 55.0, 60.0, 400.0])
 def test_dark_clips_as_the_official_loop(height: float) -> None:
     """Below 1e-3 and above 50 the logarithm is flat, which shortens or stops the step."""
     targets = gaussian.encode_targets(np.array([[11.3, 16.8]]), np.ones(1), MAP_WH, SIGMA)

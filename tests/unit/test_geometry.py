@@ -29,7 +29,13 @@ def test_clip_bbox_to_pixel_centres(bbox, clipped) -> None:
 
 @pytest.mark.parametrize(
     ("scale", "fixed"),
-    [((30, 40), (30, 40)), ((60, 40), (60, 80)), ((30, 80), (60, 80)), ((0, 80), (60, 80))],
+    [
+        ((30, 40), (30, 40)),
+        ((60, 40), (60, 80)),
+        ((36, 40), (36, 48)),
+        ((30, 80), (60, 80)),
+        ((0, 80), (60, 80)),
+    ],
 )
 def test_fix_aspect_grows_the_short_side(scale, fixed) -> None:
     np.testing.assert_allclose(geometry.fix_aspect(np.array(scale, float), INPUT_WH), fixed)
