@@ -25,6 +25,7 @@ import torch
 import stage
 import training
 from pose.files import write_atomic
+from pose.optim import build_adamw
 from pose.params import Params, load_params
 from pose.skeleton import COCO_17
 
@@ -54,7 +55,7 @@ def stepper(params: Params) -> Callable[[], None]:
     training.setup_torch(params)
     model = training.build_model(params, COCO_17).train()
     law, (width, height) = params.train, params.codec.input_size
-    optimizer = training.build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
+    optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
     images = torch.rand(law.batch_size, 3, height, width)
 
     def step() -> None:
@@ -95,7 +96,7 @@ def to_markdown(pairs: list[tuple[dict[str, float], dict[str, float]]], command:
     return (
         "# Memory that malloc keeps\n\nglibc gives large buffers back as soon as torch frees them, "
         "and each step's maps\nare paged in anew; `training.keep_freed_memory` has it keep them. "
-        "Steps of the\nembedded default on a CPU, each side in its own process, in turn; by "
+        "Steps of the\nembedded default on a CPU, each side in its own process, in turn; by\n"
         f"`{command}`.\n\n" + head + "\n".join(rows) + "\n"
     )
 

@@ -71,7 +71,6 @@ PEOPLE = {  # what differs from params.yaml, for all arms
 }
 PHASE2 = Path("models/phase2.safetensors")
 CHAIN = ("download_coco", "fetch_weights", "build_cache", "train_phase1", "train_phase2")
-EVERYONE = {"data.labelled_fraction": None}
 LABELLED, OTHERS = 8, 12  # persons a step; the light control has both of labelled ones
 SUPERVISED, LIGHT, HARD = "supervised", "control", "control, hard views"
 ALL = "all labels"
@@ -128,9 +127,10 @@ def prepare(folder: Path, seed: int) -> None:
     """Copies of the checkout with this seed's people: few labels, their weights; and all labels."""
     if (everyone(folder) / PHASE2).exists():
         return
-    run_chain(folder, {**PEOPLE, "run.seed": seed, "synthetic.seed": seed}, CHAIN)
-    changes = {**PEOPLE, **EVERYONE, "run.seed": seed, "synthetic.seed": seed}
-    run_chain(everyone(folder), changes, ("download_coco", "build_cache"))
+    people = {**PEOPLE, "run.seed": seed, "synthetic.seed": seed}
+    run_chain(folder, people, CHAIN)
+    all_labels = people | {"data.labelled_fraction": None}
+    run_chain(everyone(folder), all_labels, ("download_coco", "build_cache"))
     (everyone(folder) / PHASE2).parent.mkdir(exist_ok=True)
     shutil.copyfile(folder / PHASE2, everyone(folder) / PHASE2)
 
