@@ -70,8 +70,8 @@ def killed(project: Project, stage: str, after: float) -> bool:
 def test_a_storm_of_kills_over_the_chain(first_run: FirstRun, tmp_path: Path) -> None:
     """SIGKILL to dvc, stage and helpers at once. A chain that got to its end is begun anew.
 
-    The longest life of a run is a quarter of what the chain takes undisturbed on this machine. A
-    dvc.lock that DVC was killed over is mended as `make repro` does.
+    The longest life of a run is a quarter of what the chain takes undisturbed on this machine. What
+    DVC was killed over is mended as `make repro` does.
     """
     project = first_run.project.clone(tmp_path)
     project.workers = 2
@@ -84,14 +84,14 @@ def test_a_storm_of_kills_over_the_chain(first_run: FirstRun, tmp_path: Path) ->
     while kills < CHAIN_KILLS or not chains:
         if group_killed(project, rng.uniform(0, longest)):
             kills += 1
-            told = project.must("python", "tools/mend_lock.py")
+            told = project.must("python", "tools/mend.py")
             cut += "cut off" in told
         else:
             assert reproduce.digests(project.root) == expected
             assert project.changed() == set()
             chains += 1
             project.must("git", "clean", "-dffxq")  # as it was cloned, without data or cache
-    told = f"{kills} kills over {chains} whole chains, {cut} times in the middle of dvc.lock"
+    told = f"{kills} kills over {chains} whole chains, {cut} times in the middle of DVC's own files"
     warnings.warn(told, stacklevel=1)  # in the summary
 
 
