@@ -34,6 +34,7 @@ check: setup            ## linters and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	PYTHONPATH=stages $(BIN)/lint-imports --no-logo
 
 seeds: setup            ## the default chain over three seeds, into benchmarks/seeds.md
 	$(BIN)/python benchmarks/seeds.py

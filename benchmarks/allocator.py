@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 import torch
 
-import stage
-import training
-from pose.files import write_atomic
-from pose.optim import build_adamw
-from pose.params import Params, load_params
-from pose.skeleton import COCO_17
+from pose.common import stage
+from pose.common.files import write_atomic
+from pose.common.params import Params, load_params
+from pose.common.skeleton import COCO_17
+from pose.engine.optim import build_adamw
+from pose.models import build
 
 PAGE = Path(__file__).with_suffix(".md")
 KEPT, FREED = "kept", "freed"
@@ -37,7 +37,7 @@ MEGA = 1e6
 def measured(side: str, steps: int) -> dict[str, float]:
     """Seconds of the wall's clock and of CPU, page faults a step, and the process's most memory."""
     if side == FREED:
-        training.keep_freed_memory = lambda: None
+        build.keep_freed_memory = lambda: None
     step = stepper(load_params(stage.ROOT / "params.yaml"))
     for _ in range(5):
         step()
@@ -52,8 +52,8 @@ def measured(side: str, steps: int) -> dict[str, float]:
 
 def stepper(params: Params) -> Callable[[], None]:
     """A step of phase 2 on random images."""
-    training.setup_torch(params)
-    model = training.build_model(params, COCO_17).train()
+    build.setup_torch(params)
+    model = build.build_model(params, COCO_17).train()
     law, (width, height) = params.train, params.codec.input_size
     optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
     images = torch.rand(law.batch_size, 3, height, width)

@@ -27,15 +27,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 import torch
 
 import apply
-import stage
-import training
-from pose.checkpoint import newest_training_state, save_training_state
-from pose.engine import TrainState
-from pose.errors import PoseError
-from pose.files import write_atomic
-from pose.optim import build_adamw
-from pose.params import Params
-from pose.skeleton import COCO_17
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import write_atomic
+from pose.common.params import Params
+from pose.common.skeleton import COCO_17
+from pose.engine import train
+from pose.engine.checkpoint import newest_training_state, save_training_state
+from pose.engine.fit import TrainState
+from pose.engine.optim import build_adamw
+from pose.models import build
 
 PAGE = Path(__file__).with_suffix(".md")
 TIMES = 3
@@ -48,7 +49,7 @@ HEAD = """# What a checkpoint costs
 
 def state_of(params: Params) -> TrainState:
     """A state with moments, as after a step of gradients of 0."""
-    model, law = training.build_model(params, COCO_17), params.train
+    model, law = build.build_model(params, COCO_17), params.train
     optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -76,7 +77,7 @@ def written(params: Params, path: Path) -> tuple[int, float]:
 
 def row(name: str, params: Params, folder: Path) -> str:
     """A line of the table."""
-    path, (numbers, write) = folder / training.STATE, written(params, folder / training.STATE)
+    path, (numbers, write) = folder / train.STATE, written(params, folder / train.STATE)
     read = milliseconds(lambda: newest_training_state(path))
     size = path.stat().st_size / 1e6
     every = params.train.checkpoint_steps

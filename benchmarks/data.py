@@ -30,21 +30,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "stages"))
 
 import reference  # noqa: E402
-from pose import geometry  # noqa: E402
-from pose.augment import BoxLaw, ColourLaw  # noqa: E402
-from pose.cache import (  # noqa: E402
-    CropSpec,
-    CropTable,
-    psnr_db,
-    schema,
-    write_shard,
-)
-from pose.coco import Images, Person, read_annotations  # noqa: E402
-from pose.codec import UdpCodec  # noqa: E402
-from pose.dataset import TrainingSamples  # noqa: E402
-from pose.gaussian import Blur  # noqa: E402
-from pose.skeleton import COCO_17  # noqa: E402
-from pose.synthetic import SyntheticSpec, write_coco_zips  # noqa: E402
+from pose.coco.annotations import Person, read_annotations  # noqa: E402
+from pose.coco.images import Images  # noqa: E402
+from pose.codecs import geometry  # noqa: E402
+from pose.codecs.gaussian import Blur  # noqa: E402
+from pose.codecs.udp import UdpCodec  # noqa: E402
+from pose.common.skeleton import COCO_17  # noqa: E402
+from pose.crop_table import CropTable, schema  # noqa: E402
+from pose.crops.shards import CropSpec, psnr_db, write_shard  # noqa: E402
+from pose.data.augment import BoxLaw, ColourLaw  # noqa: E402
+from pose.data.samples import TrainingSamples  # noqa: E402
+from pose.synthetic.dataset import SyntheticSpec, write_coco_zips  # noqa: E402
 
 SIZES = [((192, 256), 2.0), ((384, 512), 2.0), ((768, 1024), 6.0)]  # (w, h), sigma
 ROUNDS, SAMPLES = 9, 40

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scipy.stats import truncnorm
 from torch import Tensor
 
-from pose import geometry
-from pose.coco import Person
-from pose.skeleton import COCO_17
+from pose.coco.annotations import Person
+from pose.codecs import geometry
+from pose.common.skeleton import COCO_17
 
 Array = NDArray[np.float64]
 MEAN, STD = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])

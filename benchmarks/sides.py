@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-import training
-from pose.engine import autocast, supervised_step
-from pose.inference import predict_maps
-from pose.model import normalise
-from pose.optim import build_adamw, set_lr
-from pose.params import Params
-from pose.skeleton import COCO_17
+from pose.common.params import Params
+from pose.common.skeleton import COCO_17
+from pose.data import build
+from pose.engine.fit import supervised_step
+from pose.engine.optim import build_adamw, set_lr
+from pose.evaluation.predict import predict_maps
+from pose.models import build as models_build
+from pose.models.build import autocast
+from pose.models.vit import normalise
 
 Work = Callable[[], None]
 
@@ -50,7 +52,10 @@ class Side:
 def our_side(case: Case) -> Side:
     """The engine's step; see the head of this file."""
     params, device = case.params, case.setting.device
-    model, codec = training.build_model(params, COCO_17).to(device), training.codec(params, COCO_17)
+    model, codec = (
+        models_build.build_model(params, COCO_17).to(device),
+        build.codec(params, COCO_17),
+    )
     law = params.train
     optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
     set_lr(optimizer, law.lr)
@@ -94,7 +99,7 @@ def their_side(case: Case) -> Side | None:
     model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=case.params.train.lr)
     raw, targets = samples(case)
-    codec = training.codec(case.params, COCO_17)
+    codec = build.codec(case.params, COCO_17)
     images, heatmaps = normalise(raw), codec.render(targets)
 
     def step() -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-import plan
-import training
-from pose.counting import count_flops, count_held
-from pose.files import write_atomic
+from pose.common.files import write_atomic
+from pose.models import build
+from pose.planner import plan
+from pose.planner.count import count_flops, count_held
 from sides import Setting
 from timing import Result, Seconds
 
@@ -41,7 +41,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def achieved(result: Result) -> list[float]:
     """FLOP/s of our step, a pair each; what checkpointing computes again is not counted."""
-    flops = count_flops(training.model_spec(result.case.params, 17)).training * result.case.batch
+    flops = count_flops(build.model_spec(result.case.params, 17)).training * result.case.batch
     return [flops / seconds for seconds in result.train.ours]
 
 
@@ -77,7 +77,7 @@ def _memory(result: Result) -> str:
     What a step starts from holds the gradients of the step before: they are not in the rise.
     """
     case = result.case
-    spec = training.model_spec(case.params, 17)
+    spec = build.model_spec(case.params, 17)
     held = count_held(spec, case.setting.amp)
     counted = (held.fixed + held.sample * case.batch) / 1e9
     told = [f"{name} {size / 1e9:.2f}" for name, size in result.memory.items() if size is not None]

@@ -32,14 +32,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 import torch
 
 import apply
-import plan
 import telling
-import training
-from pose.counting import count_flops, count_held, count_parameters
-from pose.errors import PoseError
-from pose.files import write_atomic
-from pose.model import build_on_meta
-from pose.params import Params
+from pose.common.errors import PoseError
+from pose.common.files import write_atomic
+from pose.common.params import Params
+from pose.models import build
+from pose.models.vit import build_on_meta
+from pose.planner import plan
+from pose.planner.count import count_flops, count_held, count_parameters
 from sides import Case, Setting, our_side, their_side
 from timing import Result, measure
 
@@ -58,7 +58,7 @@ def chosen_batch(params: Params, setting: Setting) -> int:
         return setting.batch
     if setting.device.type == "cpu":
         return 8
-    spec = training.model_spec(params, 17)
+    spec = build.model_spec(params, 17)
     held = count_held(spec, setting.amp)
     state = sum(plan.STATE_BYTES.values()) * count_parameters(build_on_meta(spec))
     free = SHARE * torch.cuda.mem_get_info(setting.device)[0] - state - held.fixed
@@ -79,7 +79,7 @@ def run_case(name: str, setting: Setting) -> Result:
 
 def flops_of(result: Result) -> int:
     """Forward, of an image."""
-    return count_flops(training.model_spec(result.case.params, 17)).forward
+    return count_flops(build.model_spec(result.case.params, 17)).forward
 
 
 def options() -> argparse.Namespace:

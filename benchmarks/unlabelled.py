@@ -34,24 +34,26 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-import stage
 import train_ssl
-import training
-from pose.cache import CropTable
-from pose.checkpoint import load_model
-from pose.consistency import label_teacher
-from pose.dataset import TestSamples, TrainingSamples, test_loader
-from pose.engine import AT_ONCE, FitSettings, StepLoss, TrainState, fit, supervised_step
-from pose.evaluation import coco_eval, to_results
-from pose.files import read_json, write_atomic
-from pose.gaussian import Blur
-from pose.inference import Ensemble, predict
-from pose.log import BarSafeHandler, logger
-from pose.model import PoseModel
-from pose.networks import Learners
-from pose.optim import build_adamw
-from pose.params import Params, load_params
-from pose.skeleton import Skeleton, oks_sigmas
+from pose.codecs.gaussian import Blur
+from pose.common import stage
+from pose.common.files import read_json, write_atomic
+from pose.common.log import BarSafeHandler, logger
+from pose.common.params import Params, load_params
+from pose.common.skeleton import Skeleton, oks_sigmas
+from pose.crop_table import CropTable
+from pose.data import build as data_build
+from pose.data.samples import TestSamples, TrainingSamples, test_loader
+from pose.engine import train as engine_train
+from pose.engine.fit import AT_ONCE, FitSettings, StepLoss, TrainState, fit, supervised_step
+from pose.engine.optim import build_adamw
+from pose.evaluation.coco_metrics import coco_eval, to_results
+from pose.evaluation.predict import Ensemble, predict
+from pose.models import build as models_build
+from pose.models.checkpoint import load_model
+from pose.models.vit import PoseModel
+from pose.ssl.consistency import label_teacher
+from pose.ssl.students import Learners
 
 ROOT = Path(__file__).resolve().parents[1]
 PEOPLE = {  # what differs from params.yaml, for all arms
@@ -178,9 +180,9 @@ def run_arm(folder: Path, arm: str, steps: int) -> dict[str, float]:
     ssl = params.ssl.model_copy(update={**ARMS[arm], "batch_size": OTHERS})
     train = params.train.model_copy(update={"batch_size": LABELLED, "log_steps": 50})
     params = params.model_copy(update={"ssl": ssl, "train": train})
-    device = training.setup_torch(params)
+    device = models_build.setup_torch(params)
     skeleton = stage.skeleton()
-    first = training.build_model(params, skeleton).to(device)
+    first = models_build.build_model(params, skeleton).to(device)
     load_model(first, PHASE2)
     students = [first, *train_ssl.second_networks(params, skeleton, first)]
     started = time.process_time()
@@ -212,7 +214,7 @@ def train_arm(
         TrainState(learners, optimizer),
         batches,
         averaging,
-        training.build_schedule(params, 1, steps, params.ssl.lr),
+        engine_train.build_schedule(params, 1, steps, params.ssl.lr),
         stage.pick(FitSettings, law, name=f"{Path.cwd().name}, {arm}", checkpoint_steps=10**9),
         on_row=lambda row: None,
         save=lambda state: None,
@@ -229,11 +231,11 @@ def build_arm(
 ) -> tuple[StepLoss, Iterable[Any]]:
     """The losses of an arm and its batches."""
     labelled, others = train_ssl.samples(params, skeleton)
-    codec, networks = training.codec(params, skeleton), list(learners.students)
+    codec, networks = data_build.codec(params, skeleton), list(learners.students)
     if arm in (LIGHT, HARD, ALL):
         others = drawn_again(params, skeleton, labelled)
     parts = ((labelled, LABELLED), (others, OTHERS))
-    batches = zip(*(training.loader(one, size, 0, steps) for one, size in parts), strict=True)
+    batches = zip(*(data_build.loader(one, size, 0, steps) for one, size in parts), strict=True)
     if arm in (LIGHT, ALL):
         together = ([torch.cat(both) for both in zip(*pair, strict=True)] for pair in batches)
         return supervised_step(networks[0], codec, device, params.train.amp), together
@@ -245,7 +247,7 @@ def build_arm(
 def drawn_again(params: Params, skeleton: Skeleton, labelled: TrainingSamples) -> TrainingSamples:
     """The labelled persons under random draws of their own."""
     few, seed = params.augment.min_keypoints, (params.run.seed, 5)
-    return training.training_samples(params, skeleton, labelled.table, labelled.rows, few, seed)
+    return data_build.training_samples(params, skeleton, labelled.table, labelled.rows, few, seed)
 
 
 def evaluate(
@@ -253,7 +255,7 @@ def evaluate(
 ) -> dict[str, float]:
     """AP and AP50 in the true boxes of val."""
     network.eval()
-    codec, table = training.codec(params, skeleton), CropTable(stage.CACHE / "val")
+    codec, table = data_build.codec(params, skeleton), CropTable(stage.CACHE / "val")
     samples = TestSamples(table, table.labelled(), params.augment.bbox_padding, codec)
     batches = test_loader(samples, params.evaluate.batch_size)
     blur = stage.pick(Blur, params.codec)

@@ -28,9 +28,9 @@ from ruamel.yaml.error import YAMLError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from pose.errors import PoseError
-from pose.files import write_atomic
-from pose.params import Params, load_params
+from pose.common.errors import PoseError
+from pose.common.files import write_atomic
+from pose.common.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"

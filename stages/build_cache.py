@@ -23,38 +23,31 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-import stage
-from pose.cache import (
-    CropSpec,
-    CropTable,
-    ShardNotes,
-    is_whole,
-    plan_shards,
-    psnr_db,
-    write_shard,
-)
-from pose.category import Category, require_same_names
-from pose.coco import (
+from pose.coco.annotations import (
     UNLABELLED_SPLIT,
     Annotations,
     BadRecord,
-    Images,
     Person,
     is_unannotated,
     read_annotations,
     read_images,
     read_unannotated,
 )
-from pose.codec import UdpCodec
-from pose.coverage import Coverage, measure, never, nothing, require_keypoints
-from pose.detections import read_detections
-from pose.errors import PoseError
-from pose.files import read_json, write_atomic, write_json
-from pose.log import log
-from pose.params import Params
-from pose.processes import worker_pool
-from pose.skeleton import Skeleton, build_skeleton, oks_sigmas, some
-from pose.splits import SplitLaw, training_persons
+from pose.coco.category import Category, require_same_names
+from pose.coco.detections import read_detections
+from pose.coco.images import Images
+from pose.codecs.udp import UdpCodec
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import read_json, write_atomic, write_json
+from pose.common.log import log
+from pose.common.params import Params
+from pose.common.processes import worker_pool
+from pose.common.skeleton import Skeleton, build_skeleton, oks_sigmas, some
+from pose.crop_table import CropTable
+from pose.crops.coverage import Coverage, measure, never, nothing, require_keypoints
+from pose.crops.shards import CropSpec, ShardNotes, is_whole, plan_shards, psnr_db, write_shard
+from pose.crops.splits import SplitLaw, training_persons
 
 NAME = "build_cache"
 MAX_LISTED = 10

@@ -33,19 +33,25 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import stage
-from pose import coco
-from pose.advice import need_space
-from pose.detections import parse_detections
-from pose.errors import PoseError
-from pose.fetching import fetch_all
-from pose.files import digest, locked, replacing, write_atomic, write_json
-from pose.log import log
-from pose.params import Params
-from pose.pins import Pin, ZipPin
-from pose.published import COCO, UNLABELLED
-from pose.remote import file_name
-from pose.synthetic import SyntheticSpec, write_coco_zips
+from pose.coco.annotations import (
+    ANNOTATIONS_ZIP,
+    UNLABELLED_SPLIT,
+    image_info_zip,
+    is_unannotated,
+    read_annotations,
+    read_images,
+)
+from pose.coco.detections import parse_detections
+from pose.coco.images import Images, image_split
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import digest, locked, replacing, write_atomic, write_json
+from pose.common.log import log
+from pose.common.params import Params
+from pose.fetch.checksums import COCO, UNLABELLED, Pin, ZipPin
+from pose.fetch.errors import need_space
+from pose.fetch.url import fetch_all, file_name
+from pose.synthetic.dataset import SyntheticSpec, write_coco_zips
 
 NAME = "download_coco"
 
@@ -177,36 +183,36 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     law, names = params.data, params.keypoints.names
     for split in dict.fromkeys((law.train_split, law.val_split)):
         images, persons = _counts(root, split, law.category, names)
-        with coco.Images(root, split):  # raises if there are none
+        with Images(root, split):  # raises if there are none
             digests[split] = _split_digest(root, split)
         counts |= {f"{split}_images": images, f"{split}_persons": persons}
     if params.data.unlabelled_images:
-        counts["unlabelled_images"] = len(coco.read_images(root, coco.UNLABELLED_SPLIT))
-        digests[coco.UNLABELLED_SPLIT] = digest(_place(root, coco.UNLABELLED_SPLIT))
+        counts["unlabelled_images"] = len(read_images(root, UNLABELLED_SPLIT))
+        digests[UNLABELLED_SPLIT] = digest(_place(root, UNLABELLED_SPLIT))
     write_json(folder / "local.json", digests)
     return counts
 
 
 def _counts(root: Path, split: str, category: str, names: Sequence[str] | None) -> tuple[int, int]:
     """Images and persons of a split whose annotations, if it has any, are sound."""
-    if coco.is_unannotated(root, split):
-        return len(coco.read_images(root, split)), 0
-    found = coco.read_annotations(root, split, category, names)
+    if is_unannotated(root, split):
+        return len(read_images(root, split)), 0
+    found = read_annotations(root, split, category, names)
     return len(found.images), len(found.persons)
 
 
 def _split_digest(root: Path, split: str) -> str:
     """Digest of a split's images and annotations, wherever they lie under root."""
-    kind = "image_info" if coco.is_unannotated(root, split) else "person_keypoints"
+    kind = "image_info" if is_unannotated(root, split) else "person_keypoints"
     name = root / "annotations" / f"{kind}_{split}.json"
-    zipped = coco.ANNOTATIONS_ZIP if kind == "person_keypoints" else coco.image_info_zip(split)
+    zipped = ANNOTATIONS_ZIP if kind == "person_keypoints" else image_info_zip(split)
     annotations = name if name.is_file() else root / zipped
     return f"{digest(_place(root, split))} {digest(annotations)}"
 
 
 def _place(root: Path, split: str) -> Path:
     """A split's images, in their folder or their zip."""
-    split = coco.image_split(split)
+    split = image_split(split)
     return root / split if (root / split).is_dir() else root / f"{split}.zip"
 
 

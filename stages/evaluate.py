@@ -26,31 +26,26 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-import stage
-import training
-from pose import breakdown, distributed, geometry, mistakes
-from pose.cache import CropTable
-from pose.checkpoint import load_model
-from pose.dataset import TestSamples
-from pose.errors import PoseError
-from pose.evaluation import (
-    STATS,
-    assign,
-    coco_eval,
-    keypoint_similarity,
-    match_results,
-    partners,
-    person_oks,
-    rescore,
-    to_results,
-)
-from pose.files import digest, read_json, write_atomic, write_json
-from pose.gaussian import Blur
-from pose.inference import Ensemble, Found, Predictions
-from pose.kept import predict_kept
-from pose.log import log
-from pose.params import Params
-from pose.skeleton import Skeleton, oks_sigmas
+from pose import distributed
+from pose.analysis import breakdown
+from pose.analysis.error_diagnosis import MATCH_OKS, error_table
+from pose.analysis.matching import assign, keypoint_similarity, match_results, partners, person_oks
+from pose.analysis.predict_resumable import predict_kept
+from pose.codecs import geometry
+from pose.codecs.gaussian import Blur
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import digest, read_json, write_atomic, write_json
+from pose.common.log import log
+from pose.common.params import Params
+from pose.common.skeleton import Skeleton, oks_sigmas
+from pose.crop_table import CropTable
+from pose.data import build
+from pose.data.samples import TestSamples
+from pose.evaluation.coco_metrics import STATS, coco_eval, rescore, to_results
+from pose.evaluation.predict import Ensemble, Found, Predictions
+from pose.models.build import build_model, setup_torch
+from pose.models.checkpoint import load_model
 
 NAME = "evaluate"
 ENSEMBLE = "ensemble"
@@ -91,7 +86,7 @@ class Headline:
 
 
 def main(params: Params) -> None:
-    device = training.setup_torch(params)
+    device = setup_torch(params)
     skeleton = stage.skeleton()
     val = _val(params, skeleton)
     log(f"{NAME}: boxes: {val.boxes} ({len(val.samples):,})")
@@ -122,7 +117,7 @@ def _val(params: Params, skeleton: Skeleton) -> Val:
     if (folder := stage.CACHE / "detections").is_dir():
         table, boxes = CropTable(folder), stage.DETECTIONS.name
         rows = np.arange(len(table), dtype=np.intp)
-    codec = training.codec(params, skeleton)
+    codec = build.codec(params, skeleton)
     samples = TestSamples(table, rows, law.bbox_padding, codec, scales)
     truth = read_json(stage.CACHE / "ground_truth.json")
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
@@ -179,7 +174,7 @@ def _predictions(
     """Everyone's predictions by the mean of these checkpoints; finished batches are in `kept`."""
 
     def network() -> nn.Module:
-        members = [training.build_model(params, skeleton) for _ in paths]
+        members = [build_model(params, skeleton) for _ in paths]
         for member, path in zip(members, paths, strict=True):
             load_model(member, path)
         return (members[0] if len(members) == 1 else Ensemble(members)).to(device).eval()
@@ -194,7 +189,7 @@ def _predictions(
         device,
         params.train.amp,
         stage.pick(Blur, params.codec),
-        training.loader_workers() if device.type == "cuda" else 0,
+        build.loader_workers() if device.type == "cuda" else 0,
     )
 
 
@@ -266,14 +261,14 @@ def _tables(
     oks: NDArray[np.float64],
 ) -> Tables:
     truth, sigmas = val.truth, val.sigmas
-    matches = match_results(truth, results, sigmas, mistakes.MATCH_OKS)
+    matches = match_results(truth, results, sigmas, MATCH_OKS)
     by_id = dict(zip(val.persons.ann_id[shown.rows].tolist(), oks.tolist(), strict=True))
     thr = params.evaluate.pck_thr
     return {
         "keypoints": breakdown.keypoint_table(
             skeleton.names, truth, results, val.persons, shown, sigmas, thr
         ),
-        "errors": mistakes.error_table(truth, results, matches, sigmas, skeleton.flip_indices),
+        "errors": error_table(truth, results, matches, sigmas, skeleton.flip_indices),
         "groups": breakdown.group_table(truth, results, matches, sigmas, by_id),
         "pr": breakdown.pr_table(truth, results, sigmas),
         "oks": breakdown.oks_table(oks),

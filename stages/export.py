@@ -24,19 +24,26 @@ from typing import Any
 import jinja2
 import torch
 
-import stage
-import trained
-from pose.advice import one_line
-from pose.card import DATASETS, front_matter, licence
-from pose.checkpoint import read_provenance
-from pose.errors import PoseError
-from pose.exporting import OPSET, replacing_folder, trace, verify, write_onnx
-from pose.files import digest, read_json, write_atomic, write_json
-from pose.log import BarSafeHandler, log, logger
-from pose.manifest import FILE, Manifest, describe
-from pose.params import Params
-from pose.predictor import ONNX, SAFETENSORS, torch_network
-from pose.runtime import INPUT, OUTPUT
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import digest, read_json, write_atomic, write_json
+from pose.common.log import BarSafeHandler, log, logger
+from pose.common.params import Params
+from pose.deploy import manifest
+from pose.deploy.export import (
+    DATASETS,
+    OPSET,
+    front_matter,
+    licence,
+    replacing_folder,
+    trace,
+    verify,
+    write_onnx,
+)
+from pose.deploy.manifest import FILE, Manifest, describe
+from pose.deploy.predictor import INPUT, ONNX, OUTPUT, SAFETENSORS, torch_network
+from pose.fetch.errors import one_line
+from pose.models.checkpoint import read_provenance
 
 NAME = "export"
 PROGRAM = "model.pt2"
@@ -47,8 +54,8 @@ EXAMPLES = 3  # images that the graphs are compared on
 
 
 def main(name: str, out: Path) -> None:
-    params = trained.params()
-    path, about = trained.weights(name), trained.manifest(params)
+    params = manifest.params()
+    path, about = manifest.weights(name), manifest.manifest(params)
     model = torch_network(about, path, torch.device("cpu"))
     w, h = about.codec.input_size
     images = torch.randn(EXAMPLES, 3, h, w, generator=torch.Generator().manual_seed(0))
@@ -81,7 +88,8 @@ def _card(title: str, params: Params, about: Manifest, facts: dict[str, Any]) ->
     dataset = DATASETS[params.data.source]
     scores = _scores(facts["trained"]["model"], params.evaluate.asked_models[-1])
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "pose" / "deploy"),
+        keep_trailing_newline=True,
     )
     return environment.get_template(TEMPLATE).render(
         front_matter=front_matter(title, licence_id, params.data.source, scores),

@@ -36,18 +36,18 @@ from typing import Any
 
 import torch
 
-import stage
-from pose.checkpoint import State, read_weights, save_weights
-from pose.errors import PoseError
-from pose.families import convert
-from pose.files import digest
-from pose.hub import fetch_hub
-from pose.log import log
-from pose.model import ModelSpec, build_backbone, build_on_meta
-from pose.params import Params
-from pose.pins import Pin
-from pose.remote import fetch_url
-from pose.skeleton import COCO_17
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import digest
+from pose.common.log import log
+from pose.common.params import Params
+from pose.common.skeleton import COCO_17
+from pose.fetch.checksums import Pin
+from pose.fetch.url import fetch_url
+from pose.models.checkpoint import State, read_weights, save_weights
+from pose.models.vit import ModelSpec, build_backbone, build_on_meta
+from pose.pretrained.convert import convert
+from pose.pretrained.hub import fetch_hub
 
 NAME = "fetch_weights"
 LICENCE = "that of the file"

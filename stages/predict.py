@@ -28,20 +28,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import stage
-import trained
-from pose.advice import one_line
-from pose.album import Album, FindBoxes, numbers, overlay_paths
-from pose.boxes import BoxFile, whole_image
-from pose.coco import BadImageError
-from pose.detector import DETECTORS, Detector, weights_path, weights_url
-from pose.errors import PoseError
-from pose.figures import encode_jpeg
-from pose.files import write_atomic
-from pose.log import BarSafeHandler, log, logger
-from pose.manifest import FILE
-from pose.pictures import Video, is_video, list_inputs, read_picture, video_writer
-from pose.predictor import Predictor, torch_network
+from pose.coco.images import BadImageError
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import write_atomic
+from pose.common.log import BarSafeHandler, log, logger
+from pose.deploy import manifest
+from pose.deploy.boxes import BoxFile, whole_image
+from pose.deploy.detector import DETECTORS, Detector, weights_path, weights_url
+from pose.deploy.manifest import FILE
+from pose.deploy.media import Video, is_video, list_inputs, read_picture, video_writer
+from pose.deploy.predictor import Predictor, torch_network
+from pose.deploy.results import Album, FindBoxes, numbers, overlay_paths
+from pose.draw import encode_jpeg
+from pose.fetch.errors import one_line
 
 NAME = "predict"
 
@@ -85,9 +85,9 @@ def _predictor(arguments: argparse.Namespace, device: torch.device) -> Predictor
     path, size = arguments.model, arguments.batch_size
     if path is not None and (path.is_dir() or (path.parent / FILE).is_file()):
         return Predictor.load(path, arguments.flip, size, device)
-    params = trained.params()
-    about = trained.manifest(params)
-    network = torch_network(about, path or trained.weights("ssl"), device)
+    params = manifest.params()
+    about = manifest.manifest(params)
+    network = torch_network(about, path or manifest.weights("ssl"), device)
     flip = about.flip_test if arguments.flip is None else arguments.flip
     return Predictor(network, about, flip, size, device, params.train.amp)
 

@@ -15,19 +15,17 @@ from pathlib import Path
 
 import pandas as pd
 
-import report_charts as charts
-import report_pictures as pictures
-import report_tables as tables
-import stage
-from pose.cache import CropTable
-from pose.checkpoint import read_provenance
-from pose.files import read_json, write_atomic
-from pose.log import log
-from pose.page import Page, Pictures, Section, Text, number, render_html, render_markdown
-from pose.params import Params
+from pose.common import stage
+from pose.common.files import read_json, write_atomic
+from pose.common.log import log
+from pose.common.params import Params
+from pose.crop_table import CropTable
+from pose.models.checkpoint import read_provenance
+from pose.report import charts, pictures, tables
+from pose.report.page import Page, Pictures, Section, Text, number, render_html, render_markdown
 
 NAME = "report"
-TEMPLATES = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "pose" / "report"
 FOLDER = stage.METRICS / NAME
 EVALUATE = stage.METRICS / "evaluate"
 BASELINE = stage.METRICS / "baseline"

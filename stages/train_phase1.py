@@ -8,25 +8,26 @@ a minute on two cores with the embedded default.
 
 from __future__ import annotations
 
-import stage
-import training
-from pose.checkpoint import load_start
-from pose.engine import freeze_backbone_
-from pose.log import log
-from pose.params import Params
+from pose.common import stage
+from pose.common.log import log
+from pose.common.params import Params
+from pose.engine.fit import freeze_backbone_
+from pose.engine.train import train_supervised
+from pose.models.build import build_model, setup_torch
+from pose.models.checkpoint import load_start
 
 NAME = "train_phase1"
 STREAM = 1  # keeps the phases' random draws apart
 
 
 def main(params: Params) -> None:
-    device = training.setup_torch(params)
+    device = setup_torch(params)
     skeleton = stage.skeleton()
-    model = training.build_model(params, skeleton)
+    model = build_model(params, skeleton)
     log(f"{NAME}: loaded {load_start(model, stage.WEIGHTS)}")
     freeze_backbone_(model.to(device))
     epochs = params.phase1.epochs
-    training.train_supervised(NAME, STREAM, params, skeleton, model, epochs, stage.WEIGHTS)
+    train_supervised(NAME, STREAM, params, skeleton, model, epochs, stage.WEIGHTS)
 
 
 if __name__ == "__main__":

@@ -8,24 +8,25 @@ metrics/train_phase2. About 4 minutes on two cores with the embedded default.
 
 from __future__ import annotations
 
-import stage
-import training
-from pose.checkpoint import load_model
-from pose.params import Params
+from pose.common import stage
+from pose.common.params import Params
+from pose.engine.train import model_path, train_supervised
+from pose.models.build import build_model, setup_torch
+from pose.models.checkpoint import load_model
 
 NAME = "train_phase2"
 STREAM = 2  # keeps the phases' random draws apart
 
 
 def main(params: Params) -> None:
-    device = training.setup_torch(params)
+    device = setup_torch(params)
     skeleton = stage.skeleton()
-    model = training.build_model(params, skeleton)
-    start_weights = training.model_path("train_phase1")
+    model = build_model(params, skeleton)
+    start_weights = model_path("train_phase1")
     load_model(model, start_weights)
     epochs = params.phase2.epochs
     model.to(device)
-    training.train_supervised(NAME, STREAM, params, skeleton, model, epochs, start_weights)
+    train_supervised(NAME, STREAM, params, skeleton, model, epochs, start_weights)
 
 
 if __name__ == "__main__":

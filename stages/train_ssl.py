@@ -20,25 +20,27 @@ from dvclive import Live
 from torch import nn
 from torch.utils.data import default_collate
 
-import stage
-import training
 from pose import distributed
-from pose.cache import CropTable
-from pose.checkpoint import load_model, read_provenance
-from pose.consistency import Consistency, network_teacher
-from pose.dataset import TrainingSamples, steps_per_epoch
-from pose.engine import AT_ONCE, Gradients, Losses, Row, moved
-from pose.errors import PoseError
-from pose.figures import Image, encode_jpeg
-from pose.files import replacing, write_atomic
-from pose.gallery import no_picture, picture_views
-from pose.log import log
-from pose.model import PoseModel
-from pose.networks import Learners
-from pose.params import Params
-from pose.pseudo import TargetLaw
-from pose.skeleton import Skeleton
-from pose.views import PathSpec
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import replacing, write_atomic
+from pose.common.log import log
+from pose.common.params import Params
+from pose.common.skeleton import Skeleton
+from pose.crop_table import CropTable
+from pose.data import build as data_build
+from pose.data.samples import TrainingSamples, steps_per_epoch
+from pose.draw import Image, encode_jpeg
+from pose.engine.fit import AT_ONCE, Gradients, Losses, Row, moved
+from pose.engine.train import build_schedule, hand_on, model_path, prepare, step_gradients, train
+from pose.models.build import build_model, setup_torch
+from pose.models.checkpoint import load_model, read_provenance
+from pose.models.vit import PoseModel
+from pose.ssl.consistency import Consistency, network_teacher
+from pose.ssl.hard_views import PathSpec
+from pose.ssl.pictures import no_picture, picture_views
+from pose.ssl.students import Learners
+from pose.ssl.targets import TargetLaw
 
 NAME = "train_ssl"
 STREAM, STREAM_UNLABELLED = 3, 4  # keep the phases' random draws apart
@@ -49,14 +51,14 @@ FALLEN = 0.5  # of the first row's peak
 
 
 def main(params: Params) -> None:
-    device = training.setup_torch(params)
+    device = setup_torch(params)
     skeleton = stage.skeleton()
-    model = training.build_model(params, skeleton)
-    start_weights = training.model_path("train_phase2")
+    model = build_model(params, skeleton)
+    start_weights = model_path("train_phase2")
     load_model(model, start_weights)
     model.to(device)
     if params.ssl.epochs == 0:
-        training.hand_on(NAME, model, start_weights)
+        hand_on(NAME, model, start_weights)
         return _hand_on_the_rest()
     labelled, others = samples(params, skeleton)
     size, law, accumulate = params.train.batch_size, params.ssl, params.train.accumulate
@@ -66,11 +68,11 @@ def main(params: Params) -> None:
         steps_per_epoch(len(labelled), size),
         steps_per_epoch(len(others), law.batch_size, "ssl.batch_size"),
     )
-    schedule = training.build_schedule(params, law.epochs, per_epoch, law.lr)
+    schedule = build_schedule(params, law.epochs, per_epoch, law.lr)
     students = [model, *second_networks(params, skeleton, model)]
     learners = Learners(students, law.ema_decay).to(device)
-    gradients = training.step_gradients(params, device)
-    networks = [training.prepare(params, student, device) for student in students]
+    gradients = step_gradients(params, device)
+    networks = [prepare(params, student, device) for student in students]
     build = partial(build_consistency, params, skeleton, learners, networks, device, schedule.steps)
     consistency = build(gradients)
 
@@ -80,8 +82,8 @@ def main(params: Params) -> None:
 
     def batches(start: int) -> Iterable[Any]:
         return zip(
-            training.loader(labelled, size, start, schedule.steps),
-            training.loader(others, law.batch_size, start, schedule.steps),
+            data_build.loader(labelled, size, start, schedule.steps),
+            data_build.loader(others, law.batch_size, start, schedule.steps),
             strict=True,
         )
 
@@ -90,7 +92,7 @@ def main(params: Params) -> None:
         picture = picture_views(build(AT_ONCE), *moved(chosen, device), schedule.steps)
         _log_picture(live, picture)
 
-    training.train(
+    train(
         NAME,
         params,
         model,
@@ -110,7 +112,7 @@ def samples(params: Params, skeleton: Skeleton) -> tuple[TrainingSamples, Traini
     """Labelled persons, and unlabelled ones, whose targets are empty: nothing to demand of them."""
     table, more = CropTable(stage.CACHE / "train"), CropTable(stage.CACHE / "unlabelled")
     few, seed = params.augment.min_keypoints, params.run.seed
-    draw = partial(training.training_samples, params, skeleton)
+    draw = partial(data_build.training_samples, params, skeleton)
     return (
         draw(table, table.labelled(), few, (seed, STREAM)),
         draw(more, np.arange(len(more)), 0, (seed, STREAM_UNLABELLED)),
@@ -125,7 +127,7 @@ def second_networks(params: Params, skeleton: Skeleton, first: PoseModel) -> lis
     """
     if params.ssl.networks == 1:
         return []
-    second = training.build_model(params, skeleton)
+    second = build_model(params, skeleton)
     second.backbone.load_state_dict(first.backbone.state_dict())
     return [second.to(next(first.parameters()).device)]
 
@@ -143,7 +145,7 @@ def build_consistency(
 
     Raises PoseError for an average of sharded weights.
     """
-    law, amp, codec = params.ssl, params.train.amp, training.codec(params, skeleton)
+    law, amp, codec = params.ssl, params.train.amp, data_build.codec(params, skeleton)
     if law.ema_decay and params.train.parallel == "fsdp" and distributed.world_size() > 1:
         raise PoseError(
             f"params.yaml: ssl.ema_decay = {law.ema_decay}, but train.parallel: fsdp holds weights "
@@ -210,7 +212,7 @@ def _hand_on_the_rest() -> None:
     if not distributed.is_first():
         return
     with replacing(SECOND) as beside:
-        shutil.copyfile(training.model_path(NAME), beside)
+        shutil.copyfile(model_path(NAME), beside)
     picture = encode_jpeg(no_picture("ssl.epochs is 0: no views"))
     write_atomic(stage.METRICS / NAME / "plots" / "images" / PICTURE, picture)
 

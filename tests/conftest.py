@@ -12,11 +12,13 @@ import cv2
 import pytest
 import torch
 
-from pose.cache import CropSpec, CropTable, plan_shards, write_shard
-from pose.coco import Images, read_annotations
-from pose.codec import UdpCodec
-from pose.model import ModelSpec
-from pose.skeleton import COCO_17
+from pose.coco.annotations import read_annotations
+from pose.coco.images import Images
+from pose.codecs.udp import UdpCodec
+from pose.common.skeleton import COCO_17
+from pose.crop_table import CropTable
+from pose.crops.shards import CropSpec, plan_shards, write_shard
+from pose.models.vit import ModelSpec
 from tiny import SPLIT, TinyCoco, person, picture
 
 ROOT = Path(__file__).resolve().parents[1]

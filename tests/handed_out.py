@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from pose.codec import UdpCodec
-from pose.gaussian import Blur
-from pose.manifest import Manifest
-from pose.model import ModelSpec, PoseModel
-from pose.skeleton import COCO_17, COCO_OKS_SIGMAS
+from pose.codecs.gaussian import Blur
+from pose.codecs.udp import UdpCodec
+from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
+from pose.deploy.manifest import Manifest
+from pose.models.vit import ModelSpec, PoseModel
 
 
 def about(maps_per_keypoint: int = 1) -> Manifest:

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 STAGES = Path(__file__).resolve().parents[1] / "stages"
+POSE = STAGES / "pose"
 
 
 def direct_imports(path: Path) -> set[Path]:
@@ -28,6 +29,16 @@ def needed_files(path: Path) -> set[str]:
         file = waiting.pop()
         seen.add(file)
         waiting |= direct_imports(file) - seen
-    if any(file.parent.name == "pose" for file in seen):
-        seen.add(STAGES / "pose" / "__init__.py")
+    if any(POSE in file.parents for file in seen):
+        seen.add(POSE / "__init__.py")
     return {file.relative_to(STAGES.parent).as_posix() for file in seen}
+
+
+def room(file: str) -> str:
+    """What DVC depends on to watch a source file: its folder below stages/pose, or the file."""
+    return "/".join(file.split("/")[:3]) if file.startswith("stages/pose/") else file
+
+
+def needed_rooms(path: Path) -> set[str]:
+    """The script itself and the rooms of all that it imports, directly or not."""
+    return {room(file) for file in needed_files(path)}

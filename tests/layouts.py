@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pose.model import ModelSpec, build_on_meta
+from pose.models.vit import ModelSpec, build_on_meta
 
 State = dict[str, Tensor]
 PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")  # ours, of a block

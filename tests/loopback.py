@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pose import advice
-from pose.errors import PoseError
+from pose.common.errors import PoseError
+from pose.fetch import errors
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 OTHER = np.random.default_rng(1).bytes(700_001)
@@ -143,4 +143,4 @@ def failure(call: Callable[..., object], *args: object) -> str:
 
 def little_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(free=100_000)
-    monkeypatch.setattr(advice, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
+    monkeypatch.setattr(errors, "shutil", SimpleNamespace(disk_usage=lambda _: usage))

@@ -16,15 +16,18 @@ import pandas as pd
 import torch
 from ruamel.yaml import YAML
 
-import training
 from mice import LIMBS, write_mice
-from pose.cache import CropSpec, CropTable, plan_shards, write_shard
-from pose.checkpoint import save_weights
-from pose.coco import Images, read_annotations
-from pose.files import write_atomic, write_json
-from pose.model import PoseModel
-from pose.params import load_params
-from pose.skeleton import Skeleton, build_skeleton
+from pose.coco.annotations import read_annotations
+from pose.coco.images import Images
+from pose.common.files import write_atomic, write_json
+from pose.common.params import load_params
+from pose.common.skeleton import Skeleton, build_skeleton
+from pose.crop_table import CropTable
+from pose.crops.shards import CropSpec, plan_shards, write_shard
+from pose.data import build as data_build
+from pose.models import build as models_build
+from pose.models.checkpoint import save_weights
+from pose.models.vit import PoseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("nose", "left_ear", "right_ear", "tail $<b>x$", "tail_tip")
@@ -86,7 +89,7 @@ def _write_cache(folder: Path, skeleton: Skeleton) -> None:
     """Crops and predictions of five mice; the last has no box."""
     write_mice(folder / "mice", "val", 5)
     params = load_params(folder / "params.yaml")
-    spec = CropSpec(training.codec(params, skeleton), (), 1.25, 1.5, 0.3, 0.1, 30.0, 95)
+    spec = CropSpec(data_build.codec(params, skeleton), (), 1.25, 1.5, 0.3, 0.1, 30.0, 95)
     images = Images(folder / "mice", "val")
     persons = read_annotations(folder / "mice", "val", "mouse", None).persons
     cache = folder / "data/cache"
@@ -107,7 +110,7 @@ def _write_cache(folder: Path, skeleton: Skeleton) -> None:
 
 def _write_weights(folder: Path) -> None:
     torch.manual_seed(0)
-    model = PoseModel(training.model_spec(load_params(folder / "params.yaml"), len(NAMES)))
+    model = PoseModel(models_build.model_spec(load_params(folder / "params.yaml"), len(NAMES)))
     provenance = {"source": HOSTILE, "licence": "that of the file"}
     save_weights(folder / "models/ssl.safetensors", model.state_dict(), provenance)
     save_weights(folder / "data/weights/start.safetensors", model.state_dict(), provenance)

@@ -12,71 +12,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from imports import STAGES, direct_imports, needed_files
+from imports import POSE, STAGES, direct_imports, needed_files, needed_rooms
 
 ROOT = STAGES.parent
-POSE = STAGES / "pose"
-RENDERER = ("canvas", "body", "puppet", "scenery", "labels", "synthetic")
-ROWS = (
-    ("errors", "params", "skeleton", "log", "processes", "page", "plots"),
-    (
-        "geometry",
-        "files",
-        "advice",
-        "pins",
-        "remote",
-        "fetching",
-        "published",
-        "hub",
-        "distributed",
-        "category",
-    ),
-    (
-        "gaussian",
-        "offsets",
-        "heads",
-        "losses",
-        "pseudo",
-        "coco",
-        "detections",
-        "splits",
-        "card",
-        "runtime",
-        *RENDERER,
-    ),
-    (
-        "codec",
-        "augment",
-        "recolour",
-        "model",
-        "checkpoint",
-        "randaugment",
-        "boxes",
-        "pictures",
-        "exporting",
-    ),
-    (
-        "cache",
-        "optim",
-        "families",
-        "counting",
-        "parallel",
-        "networks",
-        "views",
-        "manifest",
-        "detector",
-        "guards",
-    ),
-    ("dataset", "figures", "coverage", "average"),
-    ("engine", "inference"),
-    ("consistency", "evaluation", "gallery", "kept", "predictor", "album"),
-    ("breakdown", "mistakes"),
-)
-ROW_OF = {name: row for row, names in enumerate(ROWS, start=1) for name in names}
-SCRIPT_ROW = len(ROWS) + 1
 SCRIPTS = sorted(STAGES.glob("*.py"))
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
-MODULES = sorted(path for path in POSE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(path for path in POSE.rglob("*.py") if path.stem != "__init__")
 
 
 def read_yaml(name: str) -> dict:
@@ -86,8 +27,8 @@ def read_yaml(name: str) -> dict:
 CHAIN = read_yaml("dvc.yaml")["stages"]
 
 
-def row(path: Path) -> int:
-    return ROW_OF[path.stem] if path.parent == POSE else SCRIPT_ROW
+def name_in_pose(path: Path) -> str:
+    return path.relative_to(POSE).with_suffix("").as_posix()
 
 
 def calls(path: Path) -> Iterator[str]:
@@ -97,23 +38,15 @@ def calls(path: Path) -> Iterator[str]:
             yield ast.unparse(node.func)
 
 
-def test_every_module_has_its_row() -> None:
-    assert {path.stem for path in MODULES} == set(ROW_OF)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_modules_import_from_their_own_or_lower_rows(path: Path) -> None:
-    above = [file.name for file in direct_imports(path) if row(file) > row(path)]
-    assert above == []
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=name_in_pose)
 def test_no_module_needs_itself(path: Path) -> None:
     own = path.relative_to(ROOT).as_posix()
     assert all(own not in needed_files(file) for file in direct_imports(path) - {path})
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.stem != "stage"], ids=name_in_pose
+)
 def test_the_library_neither_prints_nor_exits(path: Path) -> None:
     assert not {"print", "exit", "quit", "sys.exit", "os._exit"} & set(calls(path))
 
@@ -138,21 +71,19 @@ def test_names_shadow_no_other_module(name: str) -> None:
     assert is_installed("torch")
 
 
-def test_stages_are_scripts_and_the_rest_is_shared() -> None:
-    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {
-        "stage",
-        "training",
-        "watching",
-        "dials",
-        "plan",
-        "trained",
-        "predict",
-        "export",
-        "report_charts",
-        "report_pictures",
-        "report_tables",
-    }
+def test_only_scripts_lie_in_stages() -> None:
+    assert {path.stem for path in SCRIPTS} - set(CHAIN) == {"plan", "predict", "export"}
     assert set(CHAIN) <= {path.stem for path in SCRIPTS}
+    others = {p.name for p in STAGES.iterdir() if p.suffix != ".py"} - {"__pycache__"}
+    assert others == {"pose"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_in_pose)
+def test_a_module_of_a_room_has_its_tests_in_the_same_room(path: Path) -> None:
+    """tests/unit mirrors the rooms; a module may be tested through its room's other modules."""
+    room = path.relative_to(POSE).parts[0].removesuffix(".py")
+    tests = ROOT / "tests" / "unit"
+    assert list((tests / room).glob("test_*.py")) or (tests / f"test_{room}.py").is_file()
 
 
 def produced() -> set[str]:
@@ -171,11 +102,11 @@ def is_produced(dep: str) -> bool:
 
 
 @pytest.mark.parametrize("name", CHAIN)
-def test_dvc_watches_exactly_the_code_that_a_stage_imports(name: str) -> None:
+def test_dvc_watches_exactly_the_rooms_that_a_stage_imports(name: str) -> None:
     entry = CHAIN[name]
     assert entry["cmd"] == f"python stages/{name}.py"
-    code = {dep for dep in entry["deps"] if dep.endswith(".py")}
-    assert code == needed_files(STAGES / f"{name}.py")
+    code = {dep for dep in entry["deps"] if dep.startswith("stages/")}
+    assert code == needed_rooms(STAGES / f"{name}.py")
     others = set(entry["deps"]) - code
     assert all(is_produced(dep) or (ROOT / dep).exists() for dep in others), others
     assert len(entry["deps"]) == len(set(entry["deps"]))

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pose import evaluation
-from pose.families import fit_pos_embed
-from pose.model import resize_pos_embed
-from pose.skeleton import COCO_OKS_SIGMAS
+from pose.common.skeleton import COCO_OKS_SIGMAS
+from pose.evaluation import coco_metrics
+from pose.models.vit import resize_pos_embed
+from pose.pretrained.convert import fit_pos_embed
 
-oks = partial(evaluation.oks, sigmas=COCO_OKS_SIGMAS)
-coco_eval = partial(evaluation.coco_eval, sigmas=COCO_OKS_SIGMAS)
+oks = partial(coco_metrics.oks, sigmas=COCO_OKS_SIGMAS)
+coco_eval = partial(coco_metrics.coco_eval, sigmas=COCO_OKS_SIGMAS)
 
 ROOT = Path(__file__).resolve().parents[1]
 DOC = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pose.params import Params
-from pose.published import COCO, UNLABELLED
+from pose.common.params import Params
+from pose.fetch.checksums import COCO, UNLABELLED
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "stages").rglob("*.py")) + sorted((ROOT / "recipes").glob("*.py"))

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
-from pose import checkpoint, distributed, parallel
-from pose.average import Average
-from pose.codec import UdpCodec
-from pose.consistency import Consistency, network_teacher
-from pose.engine import (
+from pose import distributed
+from pose.codecs.udp import UdpCodec
+from pose.common.errors import PoseError, Stopped
+from pose.common.skeleton import COCO_17
+from pose.engine import checkpoint, parallel
+from pose.engine.ema import Average
+from pose.engine.fit import (
     FitSettings,
     Gradients,
     TrainState,
@@ -29,13 +31,12 @@ from pose.engine import (
     model_weights,
     supervised_step,
 )
-from pose.errors import PoseError, Stopped
-from pose.model import ModelSpec, PoseModel
-from pose.networks import Learners
-from pose.optim import Schedule, build_adamw
-from pose.pseudo import TargetLaw
-from pose.skeleton import COCO_17
-from pose.views import PathSpec
+from pose.engine.optim import Schedule, build_adamw
+from pose.models.vit import ModelSpec, PoseModel
+from pose.ssl.consistency import Consistency, network_teacher
+from pose.ssl.hard_views import PathSpec
+from pose.ssl.students import Learners
+from pose.ssl.targets import TargetLaw
 
 CPU = torch.device("cpu")
 STEPS, KILL_AT, BATCH = 6, 4, 4

@@ -23,8 +23,8 @@ from ruamel.yaml import YAML
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from pose.errors import PoseError
-from pose.files import digest
+from pose.common.errors import PoseError
+from pose.common.files import digest
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ["data/coco", "data/cache"]  # what helper processes write

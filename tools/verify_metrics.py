@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
-from pose.errors import PoseError
-from pose.params import load_params
+from pose.common.errors import PoseError
+from pose.common.params import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADLINE = "metrics/evaluate/metrics.json"

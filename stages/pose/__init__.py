@@ -1,1 +1,1 @@
-"""The library the stages share; rooms and import rows are in README.md."""
+"""The library the stages share; rooms are in README.md."""

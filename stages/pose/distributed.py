@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pose.errors import PoseError
-from pose.log import logger
-from pose.processes import die_with
+from pose.common.errors import PoseError
+from pose.common.log import logger
+from pose.common.processes import die_with
 
 T = TypeVar("T")
 

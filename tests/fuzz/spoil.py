@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pose.errors import PoseError
+from pose.common.errors import PoseError
 
 MEMORY_BOUND = 768 << 20  # bytes of growth of this process that a hostile file may cause
 MAX_LINE = 4000  # characters of a message; one line a mistake

@@ -17,15 +17,17 @@ from hypothesis import strategies as st
 
 from build_cache import ground_truth
 from fuzz.spoil import fuzz, inputs, refused, refused_or_fine, spoilt_bytes, spoilt_json
-from pose.cache import CropSpec, CropTable, plan_shards, psnr_db, write_shard
-from pose.category import Category
-from pose.coco import BadImageError, Images, Person, decode_image, read_annotations
-from pose.coverage import measure
-from pose.detections import read_detections
-from pose.evaluation import coco_eval
-from pose.pins import ZipPin
-from pose.skeleton import COCO_17, COCO_OKS_SIGMAS, build_skeleton
-from pose.splits import SplitLaw, training_persons
+from pose.coco.annotations import Person, read_annotations
+from pose.coco.category import Category
+from pose.coco.detections import read_detections
+from pose.coco.images import BadImageError, Images, decode_image
+from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS, build_skeleton
+from pose.crop_table import CropTable
+from pose.crops.coverage import measure
+from pose.crops.shards import CropSpec, plan_shards, psnr_db, write_shard
+from pose.crops.splits import SplitLaw, training_persons
+from pose.evaluation.coco_metrics import coco_eval
+from pose.fetch.checksums import ZipPin
 from tiny import SPLIT, TinyCoco, picture
 
 LAW = SplitLaw(None, 0.5, ("boxes", "rest"))

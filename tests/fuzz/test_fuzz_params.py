@@ -9,9 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from fuzz.spoil import fuzz, inputs, refused, refused_or_fine, spoilt_bytes, spoilt_json
-from pose import params
-from pose.errors import PoseError
-from pose.params import load_params
+from pose.common import params
+from pose.common.errors import PoseError
+from pose.common.params import load_params
 
 
 @inputs(5, 1500)

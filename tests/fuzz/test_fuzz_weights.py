@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from fuzz.spoil import fuzz, inputs, refused, refused_or_fine, spoilt_bytes, spoilt_json
 from layouts import hugging_face, random_state, sapiens_clean, sapiens_pose, vitpose
-from pose.checkpoint import read_provenance, read_training_state, read_weights
-from pose.families import convert
-from pose.model import ModelSpec, PoseModel, build_on_meta
+from pose.engine.checkpoint import read_training_state
+from pose.models.checkpoint import read_provenance, read_weights
+from pose.models.vit import ModelSpec, PoseModel, build_on_meta
+from pose.pretrained.convert import convert
 
 KINDS = {
     "zip.pth": sapiens_clean,

@@ -12,14 +12,18 @@ import pytest
 import sapiens_reference
 import torch
 
-from pose import checkpoint, evaluation, families, gaussian, geometry, losses
-from pose.codec import UdpCodec, decode_person, encode_person
-from pose.model import ModelSpec, PoseModel, build_on_meta
-from pose.optim import parameter_groups
-from pose.skeleton import COCO_17, COCO_OKS_SIGMAS
+from pose.codecs import gaussian, geometry
+from pose.codecs.udp import UdpCodec, decode_person, encode_person
+from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
+from pose.engine import losses
+from pose.engine.optim import parameter_groups
+from pose.evaluation import coco_metrics
+from pose.models import checkpoint
+from pose.models.vit import ModelSpec, PoseModel, build_on_meta
+from pose.pretrained import convert
 
-oks = partial(evaluation.oks, sigmas=COCO_OKS_SIGMAS)
-oks_nms = partial(evaluation.oks_nms, sigmas=COCO_OKS_SIGMAS)
+oks = partial(coco_metrics.oks, sigmas=COCO_OKS_SIGMAS)
+oks_nms = partial(coco_metrics.oks_nms, sigmas=COCO_OKS_SIGMAS)
 
 DATA = Path(__file__).with_name("data")
 UDP = np.load(DATA / "udp_gaussian.npz")
@@ -145,7 +149,7 @@ def test_oks_nms(image: str, threshold: str) -> None:
 
 def our_name(name: str) -> str:
     """Ours for an official parameter name, by the pairs of families.RENAMES."""
-    for pattern, replacement in families.RENAMES:
+    for pattern, replacement in convert.RENAMES:
         name = pattern.sub(replacement, name)
     return name
 
@@ -173,7 +177,7 @@ def test_layer_decay_groups_of_sapiens_03b() -> None:
 
 def test_pos_embed_resize_drops_the_class_row() -> None:
     case = np.load(DATA / "pos_embed.npz")
-    found = families.fit_pos_embed(torch.from_numpy(case["src"]), (8, 6), adds_class_row=False)
+    found = convert.fit_pos_embed(torch.from_numpy(case["src"]), (8, 6), adds_class_row=False)
     np.testing.assert_allclose(found.numpy(), case["dst"], atol=1e-6)
 
 
@@ -201,7 +205,7 @@ def test_the_model_computes_what_sapiens_computes(tmp_path: Path) -> None:
         for n, t in model.state_dict().items()
     }
     torch.save({"meta": {"epoch": 210}, "state_dict": official}, tmp_path / "pose.pth")
-    state, report = families.convert(checkpoint.read_weights(tmp_path / "pose.pth"), model, True)
+    state, report = convert.convert(checkpoint.read_weights(tmp_path / "pose.pth"), model, True)
     assert (len(report.loaded), report.resized, report.dropped) == (29 + 8, [], [])
     model.load_state_dict(state)
     images = torch.randn(2, 3, 128, 96, generator=generator)
@@ -218,7 +222,7 @@ def test_the_model_computes_what_hugging_face_vitpose_computes(kind: str, channe
     spec = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, kind, channels, (), False, 1, 17)
     model, case = PoseModel(spec).eval(), np.load(DATA / "hf_vitpose_io.npz")
     source = checkpoint.read_weights(DATA / f"hf_vitpose_{kind}.safetensors")
-    state, report = families.convert(source, model, keep_head=True)
+    state, report = convert.convert(source, model, keep_head=True)
     assert report.dropped == report.missing == []
     model.load_state_dict(state)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from imports import needed_files
+from imports import needed_files, needed_rooms, room
 from pipeline.project import ROOT, STAGES, FirstRun, Project
 
 ASIDE = ("data/resume", "params.yaml", "dvc.yaml", ".gitignore", ".dvcignore")
@@ -124,36 +124,36 @@ def test_every_out_has_one_stage(first_run: FirstRun) -> None:
     assert [path for path in found if set(path.parents) & set(found)] == []
 
 
-def users(sources: list[Path]) -> dict[str, set[str]]:
-    """Stages that import each file or, if it is no module, name it."""
-    needed = {stage: needed_files(ROOT / "stages" / f"{stage}.py") for stage in STAGES}
-    texts = {
-        stage: " ".join((ROOT / name).read_text(encoding="utf-8") for name in names)
-        for stage, names in needed.items()
-    }
-    found = {}
-    for source in sources:
-        path = source.relative_to(ROOT).as_posix()
-        named = {stage for stage in STAGES if f'"{source.name}"' in texts[stage]}
-        imported = {stage for stage in STAGES if path in needed[stage]}
-        found[path] = imported if source.suffix == ".py" else named
-    return found
-
-
-def test_editing_a_file_reruns_exactly_the_stages_that_use_it(project: Project) -> None:
-    """dvc names the changed files of each stage, so all are edited at once."""
-    below = (ROOT / "stages").rglob("*.*")
-    sources = [path for path in sorted(below) if path.parent.name != "__pycache__"]
-    assert len(sources) > 50
-    for source in sources:
-        with (project.root / source.relative_to(ROOT)).open("a") as stream:
-            stream.write("\n")
-    status = json.loads(project.must("dvc", "status", "--json"))
-    changed = {
+def changed_stages(status: dict[str, list[Any]]) -> dict[str, set[str]]:
+    """Of each stage that DVC would rerun, the deps that changed."""
+    found = {
         stage: {path for reason in reasons for path in reason.get("changed deps", {})}
         for stage, reasons in status.items()
     }
-    expected = users(sources)
-    found = {path: {stage for stage in changed if path in changed[stage]} for path in expected}
-    assert found == expected
-    assert set.union(*changed.values()) <= set(expected)
+    return {stage: paths for stage, paths in found.items() if paths}
+
+
+EDIT_EACH = """
+import json
+from pathlib import Path
+from dvc.repo import Repo
+
+files = [path for path in Path("stages").rglob("*.*") if path.parent.name != "__pycache__"]
+for file in sorted(files):
+    before = file.read_bytes()
+    file.write_bytes(before + b"# edited")
+    with Repo() as repo:
+        print(json.dumps([file.as_posix(), repo.status()]), flush=True)
+    file.write_bytes(before)
+"""
+
+
+def test_editing_a_file_reruns_exactly_the_stages_that_import_its_room(project: Project) -> None:
+    """Each source file alone, templates included, as `dvc status` sees it."""
+    output = project.must("python", "-c", EDIT_EACH)
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("[")]
+    assert len(lines) > 100
+    needed = {stage: needed_rooms(ROOT / "stages" / f"{stage}.py") for stage in STAGES}
+    for file, status in lines:
+        users = {stage: {room(file)} for stage in STAGES if room(file) in needed[stage]}
+        assert changed_stages(status) == users, file

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.project import FirstRun, Project, ran
-from pose.cache import CropTable
-from pose.geometry import bbox_to_center_scale
+from pose.codecs.geometry import bbox_to_center_scale
+from pose.crop_table import CropTable
 
 RERUN = ["download_coco", "build_cache", "evaluate", "report"]
 PHASES = ("phase1", "phase2", "ssl")

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from pipeline.project import Project, wait_for
-from pose.cache import CropTable
+from pose.crop_table import CropTable
 from tiny import SPLIT, TinyCoco
 
 RESULTS = ("data/predictions", "metrics/evaluate")

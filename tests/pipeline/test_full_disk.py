@@ -1,6 +1,7 @@
 """A disk that fills up while a stage runs: one line, and nothing made before is lost or cut off.
 
-Long, since each stage runs several times; tests/unit/test_faults.py tries the writers alone.
+Long, since each stage runs several times; tests/unit/scripts/test_faults.py tries the
+writers alone.
 """
 
 from __future__ import annotations

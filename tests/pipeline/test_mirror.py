@@ -13,8 +13,8 @@ import pytest
 
 from loopback import Handler, Server, serve
 from pipeline.project import SMALL, Project, new_project, ran, wait_for
-from pose.published import COCO
-from pose.synthetic import SyntheticSpec, write_coco_zips
+from pose.fetch.checksums import COCO
+from pose.synthetic.dataset import SyntheticSpec, write_coco_zips
 
 FETCHED = ["download_coco", "build_cache"]
 
@@ -45,7 +45,7 @@ def new_user(folder: Path, mirror: Server) -> Project:
         for path, content in mirror.files.items()
     }
     table = ", ".join(f'"{place}": {pin}' for place, pin in pins.items())
-    module = project.root / "stages/pose/published.py"
+    module = project.root / "stages/pose/fetch/checksums.py"
     head, _, tail = module.read_text().partition("COCO = {")
     module.write_text(f"{head}COCO = {{{table}}}\nUNLABELLED{tail.partition('UNLABELLED')[2]}")
     return project

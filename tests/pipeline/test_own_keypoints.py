@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from mice import NAMES, save_mice, write_mice
 from pipeline.project import STAGES, Project, assert_refused, new_project, ran
-from pose.cache import CropTable
+from pose.crop_table import CropTable
 
 MADE = ("data/cache", "models", "metrics")
 Raw = dict[str, Any]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import stage
-import trained
 from pipeline.project import FirstRun
-from pose.cache import CropTable
-from pose.predictor import Predictor, torch_network
+from pose.common import stage
+from pose.crop_table import CropTable
+from pose.deploy import manifest
+from pose.deploy.predictor import Predictor, torch_network
 
 CPU = torch.device("cpu")
 
@@ -38,9 +38,9 @@ def val_pictures(root: Path) -> dict[int, np.ndarray]:
 
 def test_the_same_poses_but_for_the_crops_jpeg(root: Path, first_run: FirstRun) -> None:
     """This model has learnt next to nothing: near-flat maps turn grey levels into pixels."""
-    params = trained.params()
-    about = trained.manifest(params)
-    network = torch_network(about, trained.weights("ssl"), CPU)
+    params = manifest.params()
+    about = manifest.manifest(params)
+    network = torch_network(about, manifest.weights("ssl"), CPU)
     predictor = Predictor(network, about, about.flip_test, 32, CPU)
     table, pictures = CropTable(root / "data/cache/val"), val_pictures(root)
     evaluated = first_run.project.json("data/predictions/persons.json")
@@ -55,8 +55,8 @@ def test_the_same_poses_but_for_the_crops_jpeg(root: Path, first_run: FirstRun) 
 
 
 def test_the_manifest_is_of_params_and_cache(root: Path) -> None:
-    params = trained.params()
-    about = trained.manifest(params)
+    params = manifest.params()
+    about = manifest.manifest(params)
     assert about.codec.input_size == params.codec.input_size
     assert (about.category, about.category_id) == ("person", 1)
     assert about.model.num_keypoints == about.skeleton.num_keypoints == 17

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pipeline.project import Finished, FirstRun, Project, assert_refused, wait_for
-from pose.checkpoint import previous, read_training_state
+from pose.engine.checkpoint import previous, read_training_state
 from tiny import SPLIT, TinyCoco
 
 OFTEN = {"train.checkpoint_steps": 5, "train.log_steps": 3}

@@ -10,12 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pose import evaluation, gaussian, geometry
-from pose.codec import UdpCodec
-from pose.skeleton import COCO_17, COCO_OKS_SIGMAS
+from pose.codecs import gaussian, geometry
+from pose.codecs.udp import UdpCodec
+from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
+from pose.evaluation import coco_metrics
 
-oks = partial(evaluation.oks, sigmas=COCO_OKS_SIGMAS)
-oks_nms = partial(evaluation.oks_nms, sigmas=COCO_OKS_SIGMAS)
+oks = partial(coco_metrics.oks, sigmas=COCO_OKS_SIGMAS)
+oks_nms = partial(coco_metrics.oks_nms, sigmas=COCO_OKS_SIGMAS)
 
 SIZES = st.sampled_from([((192, 256), (48, 64)), ((72, 96), (36, 48)), ((768, 1024), (192, 256))])
 SEEDS = st.integers(0, 2**32 - 1)

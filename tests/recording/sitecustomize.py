@@ -33,10 +33,10 @@ def note(line: str) -> None:
 
 
 class ParamsFinder:
-    """Wraps pose.params as it is imported."""
+    """Wraps pose.common.params as it is imported."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != "pose.params":
+        if name != "pose.common.params":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -1,0 +1,58 @@
+"""UDP combined maps: a disc around each keypoint and the offsets to it; batched in torch.
+
+Source: mmpose/codecs/udp_heatmap.py and utils/offset_heatmap.py ('combined') of the Sapiens fork.
+Maps come in threes a keypoint: disc, x offset, y offset, offsets in units of the disc's radius over
+the whole map (ViTPose's older code has them inside the disc only; the loss looks nowhere else).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pose.codecs.gaussian import argmax_decode, mirror_blurred
+
+
+def encode_targets(
+    keypoints_heatmap: NDArray[np.float64], keypoint_weights: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """(K, 3) targets: disc centre x, y in cells and the loss weight.
+
+    Unlike the gaussian's, the weight of a keypoint off the map stays. Below 0.5 a keypoint is
+    unlabelled: its centre becomes 0, so that NaN coordinates cannot leak.
+    """
+    centers = np.where(keypoint_weights[:, None] >= 0.5, keypoints_heatmap, 0.0)
+    return np.concatenate([centers, keypoint_weights[:, None]], axis=1).astype(np.float32)
+
+
+def render_maps(targets: Tensor, heatmap_wh: tuple[int, int], radius: float) -> Tensor:
+    """Maps (B, 3 K, H, W) from targets (B, K, 3); radius in cells. Unlabelled keypoints: zeros."""
+    width, height = heatmap_wh
+    columns = torch.arange(width, device=targets.device, dtype=targets.dtype)
+    rows = torch.arange(height, device=targets.device, dtype=targets.dtype)
+    dx = ((targets[..., 0:1] - columns) / radius)[..., None, :].expand(-1, -1, height, -1)
+    dy = ((targets[..., 1:2] - rows) / radius)[..., :, None].expand(-1, -1, -1, width)
+    disc = (dx**2 + dy**2 <= 1).to(targets.dtype)
+    labelled = (targets[..., 2] >= 0.5)[..., None, None, None]
+    return (torch.stack([disc, dx, dy], dim=2) * labelled).flatten(1, 2)
+
+
+def decode_maps(
+    maps: Tensor, radius: float, blur_kernel_size: int, refine: bool
+) -> tuple[Tensor, Tensor]:
+    """Keypoints (B, K, 2) in cells and scores (B, K) of maps (B, 3 K, H, W), in float32.
+
+    The peak of the blurred disc map, plus, with refine, the offsets found there. The blur is
+    2 * blur_kernel_size + 1 cells wide, edges mirrored; the score is the blurred peak's height.
+    Where it is <= 0 (officially undefined) the peak stays unrefined.
+    """
+    discs, dx, dy = maps.float().unflatten(1, (-1, 3)).unbind(2)
+    peaks, scores = argmax_decode(mirror_blurred(discs, 2 * blur_kernel_size + 1))
+    if not refine:
+        return peaks, scores
+    index = (peaks[..., 1] * maps.shape[3] + peaks[..., 0]).long()[..., None]
+    offsets = [plane.flatten(2).gather(2, index)[..., 0] for plane in (dx, dy)]
+    refined = peaks + torch.stack(offsets, dim=2) * radius
+    return torch.where(scores[..., None] > 0, refined, peaks), scores

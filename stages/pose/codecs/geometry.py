@@ -1,0 +1,127 @@
+"""Boxes, the UDP affine, its exact inverse, and the warp of pictures.
+
+Spaces: *image* (pixels of the photo), *input* (pixels of the network's crop), *heatmap* (cells).
+Every span is counted in distances between pixel centres, so it is w - 1, never w
+(UDP, Huang et al., CVPR 2020). Boxes are COCO's xywh; `scale` is the crop's (w, h) in image pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Image = NDArray[np.uint8]
+
+
+def fix_aspect(scale: Array, input_wh: tuple[int, int]) -> Array:
+    """The smallest (w, h) of the input's aspect ratio that holds `scale`."""
+    w, h = scale
+    aspect = input_wh[0] / input_wh[1]
+    return np.array([w, w / aspect]) if w > h * aspect else np.array([h * aspect, h])
+
+
+def bbox_to_center_scale(
+    bbox_xywh: Array, padding: float, input_wh: tuple[int, int]
+) -> tuple[Array, Array]:
+    """Centre (2,) of the box, and its size (2,) times `padding`, aspect fixed; image pixels."""
+    x, y, w, h = bbox_xywh
+    center = np.array([x + w / 2, y + h / 2])
+    return center, fix_aspect(np.array([w, h]) * padding, input_wh)
+
+
+def udp_affine(
+    center: Array, scale: Array, rotation_deg: float, input_wh: tuple[int, int]
+) -> Array:
+    """(2, 3) affine, image -> input: the box `center`, `scale` fills the input exactly.
+
+    Source: Sapiens pose/mmpose/structures/bbox/transforms.py, get_udp_warp_matrix. Positive angles
+    turn the picture clockwise on screen.
+    """
+    sx, sy = (input_wh[0] - 1) / scale[0], (input_wh[1] - 1) / scale[1]
+    c, s = math.cos(math.radians(rotation_deg)), math.sin(math.radians(rotation_deg))
+    x, y = center
+    return np.array(
+        [
+            [c * sx, -s * sx, sx * (-x * c + y * s + scale[0] / 2)],
+            [s * sy, c * sy, sy * (-x * s - y * c + scale[1] / 2)],
+        ]
+    )
+
+
+def mirror_affine(width: int) -> Array:
+    """(2, 3) affine that mirrors an image of `width` pixels: x -> width - 1 - x."""
+    return np.array([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]])
+
+
+def compose(second: Array, first: Array) -> Array:
+    """(2, 3) affine that applies `first`, then `second`."""
+    bottom = np.array([[0.0, 0.0, 1.0]])
+    return (np.vstack([second, bottom]) @ np.vstack([first, bottom]))[:2]
+
+
+def translate(offset_xy: Array) -> Array:
+    """(2, 3) affine that moves points by `offset_xy`."""
+    return np.array([[1.0, 0.0, offset_xy[0]], [0.0, 1.0, offset_xy[1]]])
+
+
+def apply_affine(affine: Array, points: Array) -> Array:
+    """points (..., 2) sent through a (2, 3) affine."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def warp(crop: Image, affine: Array, input_wh: tuple[int, int]) -> Image:
+    """The input image (h, w, 3): bilinear, black outside.
+
+    By way of four channels: OpenCV has a faster path for them, to the same bits.
+    """
+    four = cv2.cvtColor(crop, cv2.COLOR_BGR2BGRA)
+    four = cv2.warpAffine(four, affine, input_wh, flags=cv2.INTER_LINEAR)
+    return cv2.cvtColor(four, cv2.COLOR_BGRA2BGR).astype(np.uint8, copy=False)
+
+
+def input_to_heatmap_factor(input_wh: tuple[int, int], heatmap_wh: tuple[int, int]) -> Array:
+    """(2,) factor from input pixels to heatmap cells: (Wh - 1) / (Wi - 1) per axis."""
+    return (np.array(heatmap_wh, dtype=np.float64) - 1) / (np.array(input_wh) - 1)
+
+
+def heatmap_to_image(
+    keypoints_heatmap: Array, center: Array, scale: Array, heatmap_wh: tuple[int, int]
+) -> Array:
+    """Keypoints (..., K, 2) from cells to image pixels; center and scale (..., 2).
+
+    The exact inverse of udp_affine (without rotation) followed by input_to_heatmap_factor. mmpose
+    reaches the same image coordinates by way of k * Wi / (Wi - 1) in input space, see README.
+    """
+    unit = keypoints_heatmap / (np.array(heatmap_wh, dtype=np.float64) - 1)
+    return (unit - 0.5) * scale[..., None, :] + center[..., None, :]
+
+
+def context_size(
+    scale: Array, scale_factor: float, shift_factor: float, rotation_deg: float
+) -> Array:
+    """(w, h) of the image region that augmentation of a box `scale` can reach, image pixels.
+
+    Largest zoom-out, turned by the worst angle up to `rotation_deg`, moved by the largest shift.
+    """
+    w, h = scale * (1 + scale_factor)
+    turned_w = _largest_span(w, h, rotation_deg)
+    turned_h = _largest_span(h, w, rotation_deg)
+    return np.array([turned_w, turned_h]) + 2 * shift_factor * scale
+
+
+def zoom_room(
+    input_wh: tuple[int, int], scale_factor: float, shift_factor: float, rotation_deg: float
+) -> float:
+    """The largest factor by which a box may grow about its centre inside context_size."""
+    scale = np.array(input_wh, dtype=np.float64)
+    return float((context_size(scale, scale_factor, shift_factor, rotation_deg) / scale).min())
+
+
+def _largest_span(along: float, across: float, rotation_deg: float) -> float:
+    """max over angles in [0, rotation_deg] of along*cos + across*sin."""
+    angle = min(math.radians(rotation_deg), math.atan2(across, along))
+    return along * math.cos(angle) + across * math.sin(angle)

@@ -1,0 +1,120 @@
+"""Keypoints to maps and back, gaussian or combined, by the UDP rule.
+
+Coordinates are a crop's input pixels or heatmap cells, as the name says; each function is an exact
+inverse on its own: the official code's Wi / (Wi - 1) detour, which cancels when it maps to the
+image, lives in no function of ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pose.codecs import gaussian, geometry
+from pose.codecs.combined import decode_maps, encode_targets, render_maps
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class UdpCodec:
+    """Sizes (w, h) of input and maps; names and units of params.yaml's `codec`.
+
+    flip_indices (K) is the order of the keypoints in a mirrored image, see skeleton.Skeleton.
+    """
+
+    type: str  # gaussian: K maps | combined: 3 K maps, see offsets.py
+    input_size: tuple[int, int]
+    heatmap_size: tuple[int, int]
+    sigma: float
+    radius_factor: float
+    flip_indices: tuple[int, ...]
+
+    @property
+    def refinement(self) -> str:
+        """Name of what refines a peak cell."""
+        return "offset" if self.type == "combined" else "dark"
+
+    @property
+    def radius(self) -> float:
+        """Of the combined disc, in cells."""
+        return self.radius_factor * max(self.heatmap_size)
+
+    def encode(self, keypoints_input: Array, keypoint_weights: Array) -> NDArray[np.float32]:
+        """(K, 3) targets, centre x, y in cells and loss weight, from input pixels (K, 2).
+
+        Pixels become cells in float32, as in the official code, which the maps then equal but for
+        rounding.
+        """
+        step = (np.array(self.input_size) - 1) / (np.array(self.heatmap_size) - 1)
+        cells = (keypoints_input.astype(np.float32) / step.astype(np.float32)).astype(np.float64)
+        if self.type == "combined":
+            return encode_targets(cells, keypoint_weights)
+        return gaussian.encode_targets(cells, keypoint_weights, self.heatmap_size, self.sigma)
+
+    def render(self, targets: Tensor) -> Tensor:
+        """Maps (B, K or 3 K, H, W) from targets (B, K, 3), on the targets' device."""
+        if self.type == "combined":
+            return render_maps(targets, self.heatmap_size, self.radius)
+        return gaussian.render_heatmaps(targets, self.heatmap_size, self.sigma)
+
+    def decode(self, maps: Tensor, blur: gaussian.Blur, refine: bool) -> tuple[Tensor, Tensor]:
+        """Keypoints (B, K, 2) in cells and scores (B, K), on the maps' device."""
+        if self.type == "combined":
+            return decode_maps(maps, self.radius, blur.blur_kernel_size, refine)
+        if refine:
+            return gaussian.dark_decode(maps, blur)
+        return gaussian.argmax_decode(maps)
+
+    def heights(self, maps: Tensor) -> Tensor:
+        """The maps (B, K, H, W) whose height tells where a keypoint is."""
+        return maps[:, ::3] if self.type == "combined" else maps
+
+    def flip_back(self, maps: Tensor) -> Tensor:
+        """Maps of a mirrored image, mirrored back: pairs exchanged, x offsets negated.
+
+        No one-cell shift: UDP is aligned (Sapiens' shift_heatmap is False).
+        """
+        planes = maps.flip(3).unflatten(1, (len(self.flip_indices), -1))[:, list(self.flip_indices)]
+        if self.type == "combined":
+            planes = planes * planes.new_tensor([1.0, -1.0, 1.0])[:, None, None]
+        return planes.flatten(1, 2)
+
+    def zoom_back(self, maps: Tensor, zoom: float) -> tuple[Tensor, Tensor]:
+        """Maps of a box `zoom` times as large about the same centre, in the cells of the box.
+
+        And (H, W), 1 where the larger or smaller box has them, else 0. Corners are pixel centres,
+        as everywhere here; offsets are lengths, so they grow with the zoom.
+        """
+        maps = maps.float()
+        inverse = maps.new_tensor([[1 / zoom, 0, 0], [0, 1 / zoom, 0]])
+        with torch.autocast(maps.device.type, enabled=False):  # coordinates want all their bits
+            grid = F.affine_grid(inverse[None], [1, 1, *maps.shape[2:]], align_corners=True)
+            found = F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), align_corners=True)
+        if self.type == "combined":
+            planes = found.unflatten(1, (len(self.flip_indices), -1))
+            found = (planes * planes.new_tensor([1.0, zoom, zoom])[:, None, None]).flatten(1, 2)
+        covered = (grid[0].abs() <= 1 + 1e-6).all(dim=2).to(maps.dtype)
+        return found * covered, covered
+
+
+def encode_person(
+    codec: UdpCodec, keypoints_input: Array, visibility: Array
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Maps (K or 3 K, H, W) and loss weights (K,) of one person, in NumPy; visibility is COCO's."""
+    targets = codec.encode(keypoints_input, np.minimum(visibility, 1.0))
+    return codec.render(torch.from_numpy(targets)[None])[0].numpy(), targets[:, 2]
+
+
+def decode_person(
+    codec: UdpCodec, maps: NDArray[np.float32], blur: gaussian.Blur, refine: bool = True
+) -> tuple[Array, Array]:
+    """Keypoints (K, 2) in input pixels and scores (K,) of one person's maps, in NumPy."""
+    cells, scores = codec.decode(torch.from_numpy(maps)[None], blur, refine)
+    factor = geometry.input_to_heatmap_factor(codec.input_size, codec.heatmap_size)
+    return cells[0].double().numpy() / factor, scores[0].double().numpy()

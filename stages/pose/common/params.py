@@ -1,0 +1,522 @@
+"""params.yaml as typed, frozen sections; a stage sees only the keys that dvc.yaml declares for it.
+
+Read with ruamel.yaml (YAML 1.2): PyYAML reads the `1e-05` that `dvc exp run -S train.lr=1e-5`
+writes as a string.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pose.common.errors import PoseError, printable
+
+Count = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Quality = Annotated[int, Field(ge=1, le=100)]
+Url = Annotated[str, Field(pattern="^https?://")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+SizeWH = tuple[Count, Count]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Names = tuple[str, ...]
+TTAS = ("none", "flip", "multiscale")  # test-time views, see inference.py
+PathName = Literal["jc", "jo", "co", "cm", "mu", "randaugment", "joco", "jccm"]
+MAX_BYTES, MAX_VALUES = 1 << 20, 10_000  # of params.yaml
+MAX_SHOWN = 300  # characters of a value in a message
+STRANGE_YAML = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # of its reader
+
+
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if list(values) != sorted(values):
+        raise PydanticCustomError("order", "ascending numbers")
+    return values
+
+
+Ascending = AfterValidator(_ascending)
+Range = Annotated[tuple[NonNegative, NonNegative], Ascending]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    seed: Seed
+    threads: Count
+
+
+class Data(Section):
+    source: Literal["synthetic", "local", "coco"]
+    root: str | None
+    base_url: Url
+    train_split: str
+    val_split: str
+    category: str
+    detections: str | None
+    detections_sha256: Sha256 | None
+    labelled_persons: Count | None
+    labelled_fraction: Annotated[float, Field(gt=0, le=1)] | None
+    unlabelled: tuple[Literal["boxes", "rest"], ...]
+    unlabelled_images: bool
+    unlabelled_detections: str | None
+    unlabelled_score_thr: Probability
+    on_bad_record: Literal["stop", "skip"]
+    jpeg_quality: Quality
+    shard_persons: Count
+
+    @model_validator(mode="after")
+    def _local_needs_root(self) -> Data:
+        if self.source == "local" and not self.root:
+            raise ValueError("root must name a folder when source is local")
+        return self
+
+    @model_validator(mode="after")
+    def _split_is_one(self) -> Data:
+        if self.labelled_persons is not None and self.labelled_fraction is not None:
+            raise ValueError("labelled_persons and labelled_fraction are both given; null one")
+        if self.unlabelled_images and not self.unlabelled_detections:
+            raise ValueError("unlabelled_detections must be a file for unlabelled_images")
+        return self
+
+    @model_validator(mode="after")
+    def _fetched_boxes_are_pinned(self) -> Data:
+        fetched = (self.detections or "").startswith(("http://", "https://"))
+        if fetched and not self.detections_sha256:
+            raise ValueError("detections_sha256 must be given when detections is a URL")
+        return self
+
+
+class Keypoints(Section):
+    names: Names | None
+    flip_pairs: tuple[tuple[str, str], ...] | None
+    upper_body: Names | None
+    lower_body: Names | None
+    oks_sigmas: tuple[Positive, ...] | None
+
+    @model_validator(mode="after")
+    def _groups_are_two(self) -> Keypoints:
+        if (self.upper_body is None) != (self.lower_body is None):
+            raise ValueError("upper_body and lower_body must both be given, or both null")
+        return self
+
+
+class Synthetic(Section):
+    seed: Seed
+    train_images: Count
+    val_images: Count
+    unlabelled_fraction: Probability
+    image_size: SizeWH
+    jpeg_quality: Quality
+
+
+class Weights(Section):
+    source: Literal["embedded", "file", "url", "huggingface"]
+    file: str | None
+    repo: str | None
+    revision: str | None
+    url: Url | None
+    sha256: Sha256 | None
+    head: Literal["fresh", "keep"]
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Weights:
+        needs = {"file": ["file"], "url": ["url", "sha256"]}
+        needs["huggingface"] = ["repo", "file", "revision"]
+        for key in needs.get(self.source, []):
+            if not getattr(self, key):
+                raise ValueError(f"{key} must be given when source is {self.source}")
+        if self.source == "embedded" and self.head == "keep":
+            raise ValueError("head = 'keep', but the embedded backbone has no head; use fresh")
+        return self
+
+
+class Codec(Section):
+    type: Literal["gaussian", "combined"]
+    input_size: SizeWH
+    heatmap_size: SizeWH
+    sigma: Positive
+    radius_factor: Positive
+    blur_kernel_size: Annotated[int, Field(gt=0)]
+    blur_border: Literal["zero", "mirror"]
+
+    @property
+    def maps_per_keypoint(self) -> int:
+        """Output channels a keypoint."""
+        return 3 if self.type == "combined" else 1
+
+    @model_validator(mode="after")
+    def _kernel_is_odd(self) -> Codec:
+        if self.blur_kernel_size % 2 == 0:
+            raise ValueError(f"blur_kernel_size must be odd, got {self.blur_kernel_size}")
+        return self
+
+
+class Model(Section):
+    patch_size: Count
+    patch_padding: Natural
+    embed_dim: Count
+    depth: Count
+    num_heads: Count
+    drop_path: BelowOne
+    head: Literal["sapiens", "classic", "simple"]
+    deconv_channels: tuple[Count, ...]
+    conv_channels: tuple[Count, ...]
+    grad_checkpointing: bool
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Model:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} must divide embed_dim {self.embed_dim}")
+        if self.head == "simple" and (self.deconv_channels or self.conv_channels):
+            raise ValueError("deconv_channels and conv_channels must be [] for head simple")
+        return self
+
+    @property
+    def head_growth(self) -> int:
+        """Heatmap cells a token side: 2 a deconvolution, 4 for the simple head."""
+        return 4 if self.head == "simple" else 2 ** len(self.deconv_channels)
+
+    def grid_wh(self, input_wh: tuple[int, int]) -> tuple[int, int]:
+        """Tokens (w, h) of an input; strided convolution arithmetic."""
+        w, h = ((n + 2 * self.patch_padding - self.patch_size) // self.patch_size for n in input_wh)
+        return w + 1, h + 1
+
+
+class Augment(Section):
+    bbox_padding: Positive
+    flip_prob: Probability
+    half_body_prob: Probability
+    half_body_padding: Positive
+    half_body_min_keypoints: Count
+    shift_factor: NonNegative
+    shift_prob: Probability
+    scale_factor: BelowOne
+    rotate_deg: Annotated[float, Field(ge=0, le=180)]
+    rotate_prob: Probability
+    brightness_delta: Annotated[int, Field(ge=0, le=255)]
+    contrast_range: Range
+    saturation_range: Range
+    hue_delta: Annotated[int, Field(ge=0, le=90)]
+    channel_swap_prob: Probability
+    blur_prob: Probability
+    median_blur_prob: Probability
+    dropout_prob: Probability
+    dropout_size: Annotated[tuple[Probability, Probability], Ascending]
+    min_keypoints: Natural
+    official_quirks: bool
+
+
+class Train(Section):
+    lr: Positive
+    weight_decay: NonNegative
+    betas: tuple[BelowOne, BelowOne]
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    batch_size: Count
+    clip_grad_norm: Positive
+    warmup_iters: Natural
+    warmup_epochs: NonNegative
+    schedule: Literal["cosine", "multistep"]
+    min_lr: NonNegative
+    milestones: Annotated[tuple[Count, ...], Ascending]
+    gamma: Positive
+    lr_scaling: Literal["none", "linear", "sqrt"]
+    lr_base_batch: Count
+    accumulate: Count
+    amp: Literal["none", "bf16", "fp16"]
+    tf32: bool
+    compile: bool
+    parallel: Literal["ddp", "fsdp"]
+    log_steps: Count
+    checkpoint_steps: Count
+    on_bad_step: Literal["stop", "skip"]
+    max_skipped: Count
+    ema_decay: BelowOne
+    val_epochs: Natural
+    val_persons: Count
+    picture_epochs: Natural
+    keep: Literal["last", "best"]
+
+    @property
+    def lr_factor(self) -> float:
+        """What lr_scaling makes of every peak learning rate."""
+        ratio = self.batch_size / self.lr_base_batch
+        return {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.lr_scaling]
+
+    @model_validator(mode="after")
+    def _lr_falls(self) -> Train:
+        peak = self.lr * self.lr_factor
+        if self.schedule == "cosine" and self.min_lr > peak:
+            raise ValueError(f"min_lr = {self.min_lr}, expected at most train.lr = {peak:.3g}")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_splits(self) -> Train:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate = {self.accumulate}, expected a divisor of train.batch_size = "
+                f"{self.batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_known(self) -> Train:
+        if self.keep == "best" and not self.val_epochs:
+            raise ValueError("keep = 'best', but val_epochs = 0 measures no AP; set val_epochs: 1")
+        return self
+
+
+class Phase(Section):
+    epochs: Natural
+
+
+class Ssl(Section):
+    epochs: Natural
+    batch_size: Count
+    lr: Positive
+    unlabelled_weight: NonNegative
+    ramp_fraction: Probability
+    rotate_deg: Annotated[float, Field(ge=0, le=180)]
+    scale_factor: BelowOne
+    affine_prob: Probability
+    joint_cutout: Natural
+    joint_occlude: Natural
+    cutout: Natural
+    cutmix: Natural
+    randaugment_ops: Natural
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)]
+    min_peak: Probability
+    loss: Literal["multiaugs", "ensemble"]
+    paths: Annotated[tuple[PathName, ...], Field(min_length=1)]
+    teacher_weight: Probability
+    temperature: Annotated[float, Field(gt=0, le=1)]
+    confidence_thr: Probability
+    kl_weight: NonNegative
+    kl_temperature: Positive
+    networks: Annotated[int, Field(ge=1, le=2)]
+    ema_decay: BelowOne
+    pictures: Count
+
+
+class Evaluate(Section):
+    models: Annotated[tuple[Literal["phase1", "phase2", "ssl"], ...], Field(min_length=1)]
+    ablation: str | tuple[str, ...]
+    scales: Annotated[tuple[Positive, ...], Ascending]
+    ensemble: Names
+    batch_size: Count
+    flip_test: bool
+    keypoint_score_thr: Probability
+    oks_nms_thr: Probability
+    pck_thr: Positive
+
+    @property
+    def headline_tta(self) -> str:
+        """Test-time views of the headline."""
+        return "flip" if self.flip_test else "none"
+
+    @property
+    def ttas(self) -> Names:
+        """Test-time views that each model is asked for, the headline's always among them."""
+        asked = {"none", "flip"} if self.ablation == "full" else {*self.ablation}
+        if self.ablation == "full" and len(self.scales) > 1:
+            asked.add("multiscale")
+        return tuple(tta for tta in TTAS if tta in asked | {self.headline_tta})
+
+    @property
+    def asked_models(self) -> Names:
+        """Models that are evaluated, the headline's last."""
+        return self.models[-1:] if self.ablation == "headline" else self.models
+
+    @model_validator(mode="after")
+    def _models_differ(self) -> Evaluate:
+        if len({*self.models}) < len(self.models):
+            raise ValueError(f"models = {list(self.models)}, expected each name once")
+        return self
+
+    @model_validator(mode="after")
+    def _ablation_is_known(self) -> Evaluate:
+        listed = not isinstance(self.ablation, str) and {*self.ablation} <= {*TTAS}
+        if self.ablation not in ("full", "headline") and not listed:
+            found = self.ablation if isinstance(self.ablation, str) else list(self.ablation)
+            raise ValueError(
+                f"ablation = {found!r}, expected full, headline or a list of {', '.join(TTAS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scales_hold_one(self) -> Evaluate:
+        if 1.0 not in self.scales or len({*self.scales}) < len(self.scales):
+            raise ValueError(f"scales = {list(self.scales)}, expected 1.0 and others, each once")
+        if "multiscale" in self.ttas and len(self.scales) == 1:
+            raise ValueError("scales = [1.0], expected more of them for multiscale in ablation")
+        return self
+
+    @model_validator(mode="after")
+    def _ensemble_has_members(self) -> Evaluate:
+        if len(self.ensemble) == 1:
+            raise ValueError(f"ensemble = {list(self.ensemble)}, expected none or at least two")
+        return self
+
+
+class Report(Section):
+    examples: Count
+    heatmaps: Natural
+
+
+class Review(Section):
+    max_ap_drop: Probability | None
+    ap_tolerance: Probability
+
+
+class Params(Section):
+    """The whole of params.yaml. A stage gets a copy that holds only what it declares."""
+
+    run: Run
+    data: Data
+    keypoints: Keypoints
+    synthetic: Synthetic
+    weights: Weights
+    codec: Codec
+    model: Model
+    augment: Augment
+    train: Train
+    phase1: Phase
+    phase2: Phase
+    ssl: Ssl
+    evaluate: Evaluate
+    report: Report
+    review: Review
+
+    @model_validator(mode="after")
+    def _ensemble_needs_gaussians(self) -> Params:
+        if self.ssl.loss == "ensemble" and self.codec.type != "gaussian":
+            raise ValueError(
+                f"ssl.loss = 'ensemble', expected multiaugs for codec.type = '{self.codec.type}': "
+                "its sharpening keeps the width of gaussians"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ssl_lr_falls(self) -> Params:
+        peak = self.ssl.lr * self.train.lr_factor
+        if self.ssl.epochs and self.train.schedule == "cosine" and self.train.min_lr > peak:
+            raise ValueError(
+                f"ssl.lr = {self.ssl.lr:g}, expected at least train.min_lr = {self.train.min_lr:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _heatmap_fits_model(self) -> Params:
+        growth = self.model.head_growth
+        w, h = self.model.grid_wh(self.codec.input_size)
+        patch = self.model.patch_size
+        if (w, h) != tuple(side // patch for side in self.codec.input_size):
+            raise ValueError(
+                f"codec.input_size = {list(self.codec.input_size)}, expected multiples of "
+                f"model.patch_size = {patch} for model.patch_padding = {self.model.patch_padding}"
+            )
+        if self.codec.heatmap_size != (w * growth, h * growth):
+            raise ValueError(
+                f"codec.heatmap_size = {list(self.codec.heatmap_size)}, but a grid of {w} x {h} "
+                f"tokens grown {growth} times by model.head make "
+                f"[{w * growth}, {h * growth}]"
+            )
+        return self
+
+
+def load_params(path: Path, declared: list[str] | None = None) -> Params:
+    """Validated params.yaml; with `declared` (dvc.yaml's list) only those sections and keys.
+
+    Raises PoseError that names key, value and expectation, one line a mistake. Reading a key that
+    was not declared is an AttributeError: a run cannot depend on a number that DVC does not watch.
+    """
+    params = _validate(_read_yaml(path), path.name)
+    return params if declared is None else _restrict(params, declared)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PoseError(f"{path.name}: more than {MAX_BYTES:,} bytes; is it the right file?")
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PoseError(
+            f"{path.name}: no such file; `git checkout {path.name}` restores it"
+        ) from None
+    except OSError as error:
+        raise PoseError(f"{path.name}: cannot be read: {error.strerror}") from None
+    except (YAMLError, *STRANGE_YAML) as error:
+        reason = _shortened(printable(" ".join(str(error).split())))
+        raise PoseError(f"{path.name}: not valid YAML: {reason}") from None
+
+
+def _validate(raw: Any, name: str) -> Params:
+    if not isinstance(raw, dict):
+        raise PoseError(f"{name}: expected sections with keys, found {type(raw).__name__}")
+    _require_plain(raw, name)
+    try:
+        return Params.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        raise PoseError("\n".join(_line(name, item) for item in error.errors())) from None
+
+
+def _line(name: str, item: Any) -> str:
+    """`params.yaml: train.batch_size = 0, expected: input should be greater than 0`."""
+    key = _shortened(printable(".".join(str(part) for part in item["loc"])))
+    if item["type"] == "missing":
+        return f"{name}: {key} is missing; add it (`git diff {name}` shows what was there)"
+    if item["type"] == "extra_forbidden":
+        return f"{name}: {key} = {_shown(item['input'])} is not a known key; check its spelling"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "json_invalid":  # ours, of what YAML gave: nested too deeply, half a letter
+        return f"{name}: {message}"
+    if item["type"] == "value_error":
+        return f"{name}: {key + '.' if key else ''}{message}"
+    return f"{name}: {key} = {_shown(item['input'])}, expected: {message.lower()}"
+
+
+def _require_plain(raw: Any, name: str) -> None:
+    """Raises PoseError for what flat numbers and names never are: aliases grow without bound."""
+    waiting, seen = [raw], 0
+    while waiting:
+        value, seen = waiting.pop(), seen + 1
+        if seen > MAX_VALUES:
+            raise PoseError(f"{name}: more than {MAX_VALUES:,} values; write it without aliases")
+        if isinstance(value, dict):
+            if strange := [key for key in value if not isinstance(key, str)]:
+                raise PoseError(f"{name}: the key {_shown(strange[0])} is no text; correct it")
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+
+
+def _shown(value: Any) -> str:
+    """As JSON, at most a line of a terminal or two."""
+    return _shortened(json.dumps(value, default=str) if _is_json(value) else repr(value))
+
+
+def _is_json(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | list | dict)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def _restrict(params: Params, declared: list[str]) -> Params:
+    kept: dict[str, dict[str, Any]] = {}
+    for entry in declared:
+        section, _, key = entry.partition(".")
+        values = dict(getattr(params, section))
+        kept.setdefault(section, {}).update({key: values[key]} if key else values)
+    parts = {s: type(getattr(params, s)).model_construct(**v) for s, v in kept.items()}
+    return Params.model_construct(**parts)

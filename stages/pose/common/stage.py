@@ -1,0 +1,172 @@
+"""What every stage script shares: params of the stage, paths, Live, exit codes, resume folder.
+
+No stage itself. `run` turns a PoseError into one line and exit code 1, a stop by SIGTERM into 143.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sqlite3  # dvclive asks DVC, whose state it is
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import psutil
+from dvclive import Live
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+
+from pose.common.errors import PoseError, Stopped
+from pose.common.files import digest, locked, read_json
+from pose.common.log import BarSafeHandler, log, logger
+from pose.common.params import Params, Section, load_params
+from pose.common.processes import die_with
+from pose.common.skeleton import Skeleton
+
+ROOT = Path(__file__).resolve().parents[3]
+COCO = Path("data/coco")
+DETECTIONS = COCO / "detections.json"
+UNLABELLED_DETECTIONS = COCO / "unlabelled_detections.json"
+WEIGHTS = Path("data/weights/start.safetensors")
+CACHE = Path("data/cache")
+SKELETON = CACHE / "skeleton.json"
+RESUME = Path("data/resume")
+DOWNLOADS = RESUME / "downloads"
+MODELS = Path("models")
+PREDICTIONS = Path("data/predictions")
+METRICS = Path("metrics")
+REPORT = Path("report")
+GRACE = 30.0  # seconds a trainer has to end its step and save once dvc is gone; torchrun's too
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def run(name: str, description: str | None, main: Callable[[Params], None]) -> None:
+    """Run stage `name` as DVC would: from the project's root, on what dvc.yaml declares for it."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    os.chdir(ROOT)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(BarSafeHandler())
+    _die_with_dvc()
+    try:
+        main(load_params(Path("params.yaml"), definition(name).get("params", [])))
+    except PoseError as error:
+        sys.exit(f"{name}: {error}")
+    except Stopped as stopped:
+        log(f"{name}: {stopped}")
+        sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        sys.exit(f"{name}: interrupted; rerun to go on")
+    except (OSError, MemoryError, BrokenExecutor, RuntimeError, sqlite3.Error) as error:
+        if (advice := machine_trouble(error)) is None:
+            raise
+        sys.exit(f"{name}: {advice}")
+
+
+def machine_trouble(error: Exception) -> str | None:
+    """One line for a fault of the machine and what to do; None for a mistake of ours."""
+    text = next(iter(str(error).splitlines()), "")
+    number = getattr(error, "errno", None)
+    if number in FULL or "No space left" in text or "disk is full" in text:  # the last is sqlite's
+        return f"the disk is full ({text}); make room and rerun to go on"
+    if isinstance(error, sqlite3.Error):
+        return (
+            f"DVC's own state: {text}; check room and rights of .dvc/tmp and its cache, then rerun"
+        )
+    if isinstance(error, OSError):
+        return f"{text or type(error).__name__}; check that path and its rights, then rerun"
+    if isinstance(error, MemoryError):
+        return "out of memory; set POSE_WORKERS lower or close other programs, then rerun"
+    if is_torch_memory(error):
+        said = text.split(". ")[0]
+        return f"out of memory ({said}); set evaluate.batch_size (predict: --batch-size) lower"
+    if isinstance(error, BrokenExecutor) or "DataLoader worker" in text:
+        return "a helper process was killed (out of memory?); set POSE_WORKERS lower and rerun"
+    return None
+
+
+def is_torch_memory(error: Exception) -> bool:
+    """Whether torch found no memory, on the host or a device; this module does without torch."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def definition(name: str) -> dict[str, Any]:
+    """The stage's entry in dvc.yaml."""
+    return YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text())["stages"][name]
+
+
+def live(name: str) -> Live:
+    """A dvclive logger for metrics/<name> that leaves dvc.yaml alone and starts no experiment."""
+    return Live(dir=str(METRICS / name), dvcyaml=None, save_dvc_exp=False, report=None)
+
+
+def pick(kind: type, section: Section, /, **others: Any) -> Any:
+    """A library dataclass filled from the params section that has its field names."""
+    values = {f.name: getattr(section, f.name) for f in fields(kind) if f.name not in others}
+    return kind(**values, **others)
+
+
+def skeleton() -> Skeleton:
+    """The keypoints that build_cache found."""
+    try:
+        return TypeAdapter(Skeleton).validate_python(read_json(SKELETON))
+    except ValidationError:
+        raise PoseError(f"{SKELETON}: not as build_cache writes it; rerun that stage") from None
+
+
+def workers() -> int:
+    """Helper processes, from POSE_WORKERS or the machine; never a param, results do not depend."""
+    text = os.environ.get("POSE_WORKERS") or str(os.cpu_count() or 1)
+    if not text.isdecimal() or int(text) < 1:
+        raise PoseError(f"environment: POSE_WORKERS = {text!r}, expected a positive integer")
+    return int(text)
+
+
+@contextlib.contextmanager
+def resume_folder(name: str) -> Iterator[Path]:
+    """data/resume/<name>-<key>, locked; removed on success, other keys of the stage at once.
+
+    The key hashes declared params, code and dependencies, so a state never serves another run.
+    """
+    folder = RESUME / f"{name}-{_key(name)}"
+    for stale in RESUME.glob(f"{name}-*"):
+        if stale != folder:
+            shutil.rmtree(stale)
+    with locked(folder, "run of this stage"):
+        yield folder
+    shutil.rmtree(folder)
+
+
+def _key(name: str) -> str:
+    entry = definition(name)
+    params = load_params(Path("params.yaml"), entry["params"])
+    parts = [json.dumps({k: v.model_dump() for k, v in dict(params).items()}, sort_keys=True)]
+    for dep in map(Path, entry["deps"]):
+        if not dep.exists():
+            raise PoseError(f"{dep}: no such file; the stage that makes it has to run first")
+        parts.append(f"{dep} {digest(dep)}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _die_with_dvc() -> None:
+    """Killing dvc alone leaves no trainer behind, and what it did is saved.
+
+    Between them may stand the shell of the cmd.
+    """
+    if "DVC_STAGE" in os.environ:
+        with contextlib.suppress(StopIteration, psutil.Error):  # DVC_STAGE set by hand
+            ancestors = psutil.Process().parents()
+            die_with(next(one.pid for one in ancestors if "DVC_STAGE" not in one.environ()), GRACE)

@@ -1,0 +1,118 @@
+"""A split of the crop cache, memory-mapped for reading: one row per person.
+
+The columns and the order of rows are those that crops/shards.py writes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pose.common.errors import PoseError
+
+
+def schema(num_keypoints: int) -> pa.Schema:
+    """Of a shard; keypoints and target are K x 3 numbers, row by row."""
+    numbers = pa.list_(pa.float32(), 3 * num_keypoints)
+    return pa.schema(
+        [
+            ("ann_id", pa.int64()),
+            ("image_id", pa.int64()),
+            ("image_wh", pa.list_(pa.int32(), 2)),
+            ("bbox_xywh", pa.list_(pa.float32(), 4)),
+            ("bbox_score", pa.float32()),
+            ("area", pa.float32()),
+            ("num_keypoints", pa.int32()),
+            ("keypoints", numbers),
+            ("target", numbers),
+            ("crop_xy", pa.list_(pa.int32(), 2)),
+            ("crop_jpeg", pa.binary()),
+        ]
+    )
+
+
+def decoded(jpeg: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """BGR pixels of a crop that we wrote."""
+    crop = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    assert crop is not None
+    return crop.astype(np.uint8, copy=False)
+
+
+def _read_shard(path: Path) -> pa.Table:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PoseError(
+            f"{path}: not a readable shard ({error}); is it cut off? `dvc checkout` or "
+            "`dvc repro -f build_cache` restores it"
+        ) from None
+
+
+class Column:
+    """A wide column of many shards: column[row] or column[rows], read from the disk when asked.
+
+    parts are the shards' arrays, views of the files.
+    """
+
+    def __init__(self, table: pa.Table, name: str, shape: tuple[int, ...], dtype: type) -> None:
+        chunks = table[name].chunks
+        self.parts = [np.asarray(c.flatten()).reshape(len(c), *shape) for c in chunks]
+        self._ends = np.cumsum([len(part) for part in self.parts])
+        self.shape, self.dtype = (len(table), *shape), dtype
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        if np.ndim(rows):
+            found = [self[int(row)] for row in rows]
+            return np.stack(found) if found else np.empty((0, *self.shape[1:]), self.dtype)
+        shard = int(np.searchsorted(self._ends, rows, side="right"))
+        place = rows - (self._ends[shard] - len(self.parts[shard]))
+        return self.parts[shard][place].astype(self.dtype)
+
+
+class CropTable:
+    """Random access to the rows of a folder of shards, memory-mapped and shared by processes.
+
+    Short columns (ids, areas, counts) are arrays; wide ones stay on the disk, so that a table of
+    millions costs a process no more than its short columns.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open()
+
+    def _open(self) -> None:
+        paths = sorted(self.folder.glob("*.arrow"))
+        shards = [_read_shard(path) for path in paths]
+        table = pa.concat_tables(shards) if shards else schema(0).empty_table()
+        count = table["keypoints"].type.list_size // 3
+        self.num_keypoints = table["num_keypoints"].to_numpy()
+        self.ann_id, self.image_id = table["ann_id"].to_numpy(), table["image_id"].to_numpy()
+        self.area, self.bbox_score = table["area"].to_numpy(), table["bbox_score"].to_numpy()
+        self.image_wh = Column(table, "image_wh", (2,), np.int32)
+        self.crop_xy = Column(table, "crop_xy", (2,), np.int32)
+        self.bbox_xywh = Column(table, "bbox_xywh", (4,), np.float64)
+        self.keypoints = Column(table, "keypoints", (count, 3), np.float32)
+        self.target = Column(table, "target", (count, 3), np.float32)
+        self._jpeg = table["crop_jpeg"]
+
+    def __len__(self) -> int:
+        return len(self.num_keypoints)
+
+    def __getstate__(self) -> Path:
+        return self.folder
+
+    def __setstate__(self, folder: Path) -> None:
+        self.__init__(folder)  # type: ignore[misc]  # a worker maps the same pages again
+
+    def crop(self, row: int) -> NDArray[np.uint8]:
+        """BGR pixels of a row's context crop."""
+        return decoded(np.frombuffer(self._jpeg[row].as_buffer(), np.uint8))
+
+    def labelled(self) -> NDArray[np.intp]:
+        """Rows with keypoints."""
+        return np.flatnonzero(self.num_keypoints > 0)

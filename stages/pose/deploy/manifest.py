@@ -1,0 +1,118 @@
+"""pose.json: what the use of a trained model needs besides its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from pose.codecs.gaussian import Blur
+from pose.codecs.udp import UdpCodec
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import read_json
+from pose.common.params import Params, load_params
+from pose.common.skeleton import Skeleton, oks_sigmas
+from pose.data import build
+from pose.models.build import model_spec
+from pose.models.vit import PIXEL_MEAN, PIXEL_STD, ModelSpec
+
+
+def params() -> Params:
+    """The whole of params.yaml."""
+    return load_params(stage.ROOT / "params.yaml")
+
+
+def weights(name: str) -> Path:
+    """Of phase1, phase2 or ssl."""
+    return stage.ROOT / stage.MODELS / f"{name}.safetensors"
+
+
+def manifest(params: Params) -> Manifest:
+    """Of params and the keypoints in data/cache."""
+    skeleton = TypeAdapter(Skeleton).validate_python(read_json(stage.ROOT / stage.SKELETON))
+    truth = read_json(stage.ROOT / stage.CACHE / "ground_truth.json")
+    sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
+    return Manifest(
+        model=model_spec(params, skeleton.num_keypoints),
+        codec=build.codec(params, skeleton),
+        blur=stage.pick(Blur, params.codec),
+        skeleton=skeleton,
+        oks_sigmas=tuple(sigmas.tolist()),
+        category_id=truth["categories"][0]["id"],
+        category=truth["categories"][0]["name"],
+        bbox_padding=params.augment.bbox_padding,
+        flip_test=params.evaluate.flip_test,
+        keypoint_score_thr=params.evaluate.keypoint_score_thr,
+        oks_nms_thr=params.evaluate.oks_nms_thr,
+    )
+
+
+FILE = "pose.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A model's sizes, codec, keypoints, and how it is tested; names and units of params.yaml."""
+
+    model: ModelSpec
+    codec: UdpCodec
+    blur: Blur
+    skeleton: Skeleton
+    oks_sigmas: tuple[float, ...]  # (K,)
+    category_id: int
+    category: str
+    bbox_padding: float
+    flip_test: bool
+    keypoint_score_thr: float
+    oks_nms_thr: float
+
+    @property
+    def sigmas(self) -> NDArray[np.float64]:
+        return np.array(self.oks_sigmas)
+
+
+def describe(about: Manifest) -> dict[str, Any]:
+    """JSON of a manifest, with what other programs need to feed the network first."""
+    return {
+        "input": _input(about),
+        **TypeAdapter(Manifest).dump_python(about, mode="json"),
+    }
+
+
+def _input(about: Manifest) -> dict[str, Any]:
+    """How pixels enter the network: (value - mean) / std, in this order of colours."""
+    return {
+        "size": list(about.codec.input_size),  # w, h
+        "layout": "batch, colour, y, x; float32",
+        "colour_order": "RGB",
+        "value_range": [0, 255],
+        "mean": list(PIXEL_MEAN),
+        "std": list(PIXEL_STD),
+    }
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a pose.json. Raises PoseError, one line, if it cannot serve."""
+    raw = read_json(path)
+    try:
+        about = TypeAdapter(Manifest).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise PoseError(f"{path}: {key}: {first['msg'].lower()}; export the model again") from None
+    counts = {about.skeleton.num_keypoints, about.model.num_keypoints, len(about.oks_sigmas)}
+    if len(counts) > 1:
+        raise PoseError(
+            f"{path}: skeleton, model and oks_sigmas are of {sorted(counts)} keypoints; export the "
+            "model again"
+        )
+    if raw.get("input") != _input(about):
+        raise PoseError(
+            f"{path}: input = {raw.get('input')}, expected {_input(about)}; export the model again"
+        )
+    return about

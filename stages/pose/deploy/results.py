@@ -1,0 +1,88 @@
+"""Poses of many pictures: COCO results, the list of images, overlays, and who gets which name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pose.common.files import write_json
+from pose.deploy.boxes import Boxes
+from pose.deploy.media import Image, is_video
+from pose.deploy.predictor import Predictor, to_results
+from pose.draw import draw_pose
+
+FindBoxes = Callable[..., Boxes]  # of (image RGB, its names, the most precise first)
+
+
+@dataclass
+class Album:
+    """What is found in pictures and frames, in the order they are shown."""
+
+    predictor: Predictor
+    find_boxes: FindBoxes
+    results: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_(self, image: Image, number: int | None, *names: str) -> Image:
+        """Note the poses of an RGB picture; returns them drawn over it, BGR.
+
+        number: its id, None for the next from 1; names: the first is its own, boxes may go by any.
+        """
+        boxes, box_scores = self.find_boxes(image, *names)
+        keypoints, scores = self.predictor(image, boxes)
+        kept, totals = self.predictor.rank(boxes, box_scores, keypoints, scores)
+        poses = keypoints[kept], scores[kept]
+        height, width = image.shape[:2]
+        image_id = len(self.images) + 1 if number is None else number
+        entry = {"id": image_id, "file_name": names[0], "width": width, "height": height}
+        self.images.append(entry)
+        category_id = self.predictor.about.category_id
+        self.results += to_results(image_id, category_id, *poses, totals[kept])
+        return draw_poses(image, self.predictor, *poses)
+
+    def save(self, folder: Path) -> None:
+        """results.json and images.json."""
+        write_json(folder / "results.json", self.results)
+        write_json(folder / "images.json", {"images": self.images})
+
+
+def draw_poses(
+    image_rgb: Image, predictor: Predictor, keypoints: NDArray, scores: NDArray
+) -> Image:
+    """BGR picture with poses (N, K, 2), the first on top: what scores enough and lies in it."""
+    drawn = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
+    thickness = max(1, round(min(drawn.shape[:2]) / 240))
+    inside = ((keypoints >= 0) & (keypoints < drawn.shape[1::-1])).all(axis=2)
+    shown = inside & (scores > predictor.about.keypoint_score_thr)
+    for points, visible in zip(keypoints[::-1], shown[::-1], strict=True):
+        points = np.where(visible[:, None], points, 0)  # DARK may throw one out of any range
+        drawn = draw_pose(drawn, predictor.about.skeleton, points, visible, thickness)
+    return drawn
+
+
+def numbers(paths: list[Path]) -> dict[Path, int]:
+    """COCO's image ids where all inputs are pictures named by distinct numbers, else none."""
+    stems = [path.stem for path in paths]
+    plain = all(stem.isdecimal() and not is_video(p) for p, stem in zip(paths, stems, strict=True))
+    numbers = [int(stem) for stem in stems] if plain else []
+    return dict(zip(paths, numbers, strict=True)) if len({*numbers}) == len(paths) else {}
+
+
+def overlay_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """Where the overlay of each input goes; a second one of a name gets a number."""
+    chosen: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for path in paths:
+        ending, name, count = ".mp4" if is_video(path) else ".jpg", path.stem, 1
+        while f"{name}{ending}" in taken:
+            count += 1
+            name = f"{path.stem}-{count}"
+        taken.add(f"{name}{ending}")
+        chosen[path] = folder / f"{name}{ending}"
+    return chosen

@@ -1,0 +1,88 @@
+"""Pictures: poses drawn over images, heatmaps in colour, and grids of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pose.common.skeleton import Skeleton
+
+Image = NDArray[np.uint8]
+Array = NDArray[np.float64]
+
+# BGR; the person's left, right and middle, told apart by colour-blind eyes too
+LEFT, RIGHT, MIDDLE = (255, 140, 30), (40, 110, 255), (235, 235, 235)
+UPSCALE = 4  # keypoints are drawn with sub-pixel accuracy: cv2's `shift` of 2 bits
+
+
+def side_colour(skeleton: Skeleton, *keypoints: int) -> tuple[int, int, int]:
+    """Colour of a keypoint, or of a limb between two; the flip pairs tell the sides."""
+    left, right = ({pair[side] for pair in skeleton.flip_pairs} for side in (0, 1))
+    if left.issuperset(keypoints):
+        return LEFT
+    return RIGHT if right.issuperset(keypoints) else MIDDLE
+
+
+def draw_pose(
+    image: Image, skeleton: Skeleton, keypoints: Array, shown: NDArray[np.bool_], thickness: int
+) -> Image:
+    """A copy of the BGR image with the limbs and keypoints (K, 2) that are `shown` (K,)."""
+    out = image.copy()
+    points = [(int(x), int(y)) for x, y in np.rint(keypoints * UPSCALE)]
+    for a, b in skeleton.limbs:
+        if shown[a] and shown[b]:
+            cv2.line(
+                out, points[a], points[b], side_colour(skeleton, a, b), thickness, cv2.LINE_AA, 2
+            )
+    for k in np.flatnonzero(shown):
+        radius = (thickness + 1) * UPSCALE
+        cv2.circle(out, points[k], radius, (20, 20, 20), -1, cv2.LINE_AA, 2)
+        cv2.circle(
+            out, points[k], radius - UPSCALE, side_colour(skeleton, int(k)), -1, cv2.LINE_AA, 2
+        )
+    return out
+
+
+def draw_heatmap(image: Image, heatmap: NDArray[np.float32]) -> Image:
+    """The image (h, w, 3), dimmed, under a heatmap (H, W) of 0..1 in colour."""
+    size = (image.shape[1], image.shape[0])
+    level = np.clip(cv2.resize(heatmap, size, interpolation=cv2.INTER_LINEAR), 0, 1)
+    colour = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    mixed = image * 0.45 + colour * 0.75
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
+def enlarge(image: Image, height: int) -> Image:
+    """The image at a given height, in pixels, its aspect kept."""
+    size = (round(image.shape[1] * height / image.shape[0]), height)
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
+
+
+def caption(image: Image, text: str) -> Image:
+    """A copy with a dark strip above that holds a line of text."""
+    strip = np.full((22, image.shape[1], 3), 32, np.uint8)
+    cv2.putText(
+        strip, text, (5, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (240, 240, 240), 1, cv2.LINE_AA
+    )
+    return np.concatenate([strip, image])
+
+
+def grid(images: Sequence[Image], columns: int) -> Image:
+    """Images on a dark ground, in rows of `columns`, each centred in a cell of the largest size."""
+    height = max(image.shape[0] for image in images) + 6
+    width = max(image.shape[1] for image in images) + 6
+    rows = -(-len(images) // columns)
+    out = np.full((rows * height, min(columns, len(images)) * width, 3), 24, np.uint8)
+    for i, image in enumerate(images):
+        y = (i // columns) * height + (height - image.shape[0]) // 2
+        x = (i % columns) * width + (width - image.shape[1]) // 2
+        out[y : y + image.shape[0], x : x + image.shape[1]] = image
+    return out
+
+
+def encode_jpeg(image: Image, quality: int = 88) -> bytes:
+    """JPEG bytes of a BGR image; the same picture gives the same bytes."""
+    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])

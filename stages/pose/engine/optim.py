@@ -1,0 +1,93 @@
+"""AdamW groups with layer-wise lr decay, and learning-rate schedules as plain functions of a step.
+
+Source: Sapiens pose/mmpose/engine/optim_wrappers/layer_decay_optim_wrapper.py and the COCO configs.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pose.models.vit import PoseModel
+
+WARMUP_START = 0.001  # of the peak lr
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate over `steps` steps; the names and units of params.yaml's `train`."""
+
+    kind: str  # cosine | multistep
+    lr: float
+    steps: int
+    steps_per_epoch: int
+    warmup_iters: int
+    min_lr: float
+    milestones: tuple[int, ...]
+    gamma: float
+
+    def at(self, step: int) -> float:
+        """lr of step 0 .. steps - 1: linear warm-up, times cosine or steps at milestones."""
+        warmup = 1.0
+        if step < self.warmup_iters:
+            warmup = WARMUP_START + (1 - WARMUP_START) * step / max(1, self.warmup_iters - 1)
+        return warmup * self._decayed(step)
+
+    def _decayed(self, step: int) -> float:
+        if self.kind == "multistep":
+            epoch = step // self.steps_per_epoch
+            return self.lr * self.gamma ** bisect.bisect_right(self.milestones, epoch)
+        done = step / max(1, self.steps - 1)
+        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+def layer_id(name: str, depth: int) -> int:
+    """0 for the embeddings, i + 1 for block i, depth + 1 for the final norm and the head."""
+    if name.startswith(("backbone.pos_embed", "backbone.patch_embed")):
+        return 0
+    if name.startswith("backbone.blocks."):
+        return int(name.split(".")[2]) + 1
+    return depth + 1
+
+
+def has_no_decay(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Vectors, biases and the position embedding carry no weight decay."""
+    return parameter.ndim == 1 or name.endswith(".bias") or "pos_embed" in name
+
+
+def parameter_groups(
+    model: PoseModel, weight_decay: float, layer_decay: float
+) -> list[dict[str, object]]:
+    """AdamW groups of the trainable parameters, each with its `lr_scale`."""
+    depth = len(model.backbone.blocks)
+    groups: dict[tuple[int, float], dict[str, object]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = layer_id(name, depth)
+        decay = 0.0 if has_no_decay(name, parameter) else weight_decay
+        scale = layer_decay ** (depth + 1 - layer)
+        group = groups.setdefault(
+            (layer, decay), {"params": [], "weight_decay": decay, "lr_scale": scale}
+        )
+        group["params"].append(parameter)  # type: ignore[attr-defined]
+    return list(groups.values())
+
+
+def build_adamw(
+    model: nn.Module, weight_decay: float, layer_decay: float, betas: tuple[float, float]
+) -> torch.optim.AdamW:
+    """Fused AdamW over parameter_groups of each network that learns; set_lr gives the rates."""
+    networks = [part for part in model.modules() if isinstance(part, PoseModel)]
+    groups = [g for one in networks for g in parameter_groups(one, weight_decay, layer_decay)]
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group lr times its lr_scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

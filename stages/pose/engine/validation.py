@@ -1,0 +1,197 @@
+"""What is looked at while a phase trains: AP on val's first persons, and pictures of a few.
+
+No stage itself. Nothing here draws random numbers or touches weights: with and without it a run
+ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pose import distributed
+from pose.codecs import geometry
+from pose.codecs.gaussian import argmax_decode
+from pose.codecs.udp import UdpCodec
+from pose.common import stage
+from pose.common.files import read_json
+from pose.common.log import log
+from pose.common.params import Train
+from pose.common.skeleton import Skeleton, oks_sigmas
+from pose.crop_table import CropTable
+from pose.data.samples import TestSamples, test_batches
+from pose.draw import draw_heatmap, draw_pose, encode_jpeg, enlarge, grid
+from pose.engine.fit import Row, TrainState, model_weights
+from pose.engine.optim import Schedule
+from pose.evaluation.coco_metrics import coco_eval, to_results
+from pose.evaluation.predict import Predictions, gather_predictions
+from pose.models.build import autocast
+from pose.models.vit import PoseModel, normalise
+
+PICTURED = 6  # persons a picture
+PANEL = 144  # pixels, height of each of their four views
+PEAKS = (False, "argmax")  # of plain images, as inference.predict names it
+
+
+class Watch:
+    """Looks at `model` after an epoch, with the weights that would be handed on: the average's, if
+    one is kept.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: PoseModel,
+        law: Train,
+        codec: UdpCodec,
+        bbox_padding: float,
+        skeleton: Skeleton,
+        schedule: Schedule,
+        on_picture: Callable[[int, Tensor], None],
+    ) -> None:
+        self.model, self.on_picture = model, on_picture
+        self.name, self.law, self.schedule, self.skeleton = name, law, schedule, skeleton
+        table = CropTable(stage.CACHE / "val")
+        rows = first_rows(table, law.val_persons)
+        self.samples = TestSamples(table, rows, bbox_padding, codec)
+
+    def __call__(self, state: TrainState) -> Row:
+        """The row of val_AP if it is its epoch; the best weights and the picture go into state."""
+        validates = self._due(self.law.val_epochs, state.step)
+        pictures = self._due(self.law.picture_epochs, state.step)
+        if not (validates or pictures):
+            return {}
+        row: Row = {}
+        average = state.average.in_place() if state.average else contextlib.nullcontext()
+        with average, evaluating(self.model):
+            if validates:
+                row = {"step": float(state.step), "val_AP": self._ap()}
+                self._note_best_(state, row)
+            if pictures:
+                state.pictures[state.step] = self._picture()
+                self.on_picture(state.step, state.pictures[state.step])
+        return row
+
+    def _due(self, every: int, step: int) -> bool:
+        """Every so many epochs, and after the last step."""
+        if not every:
+            return False
+        return step % (every * self.schedule.steps_per_epoch) == 0 or step == self.schedule.steps
+
+    def _ap(self) -> float:
+        """COCO's AP of the first persons in their annotated boxes; the same in all processes.
+
+        Highest cells of the plain image's maps: no mirrored image, no refinement, no NMS.
+        """
+        law = self.law
+        size = law.batch_size // (law.accumulate * distributed.world_size())
+        found = predict_peaks(self.model, self.samples, size, law.amp)
+        if not distributed.is_first():
+            return distributed.from_first(0.0)
+        table, rows = self.samples.table, self.samples.rows
+        areas = np.array([np.prod(self.samples.box(int(row))[1]) for row in found.rows])
+        truth = read_json(stage.CACHE / "ground_truth.json")
+        truth = of_images(truth, set(table.image_id[rows].tolist()))
+        sigmas = oks_sigmas(self.skeleton.names, None)
+        category_id = truth["categories"][0]["id"]
+        results = to_results(table, found, areas, 0.0, 1.0, sigmas, category_id)
+        ap = coco_eval(truth, results, sigmas)["AP"]
+        log(f"{self.name}: val_AP {ap:.3f} of {len(rows):,} persons")
+        return distributed.from_first(ap)
+
+    def _note_best_(self, state: TrainState, row: Row) -> None:
+        """The first process keeps a copy; of equal ones the later."""
+        better = row["val_AP"] >= state.best.get("val_AP", -2.0)
+        if not distributed.from_first(better):
+            return
+        weights = model_weights(self.model)
+        if distributed.is_first():
+            copies = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
+            state.best = {**row, "weights": copies}
+
+    def _picture(self) -> Tensor:
+        """JPEG bytes (N,): persons in rows; truth, its maps, predicted maps, predicted pose."""
+        spread = np.linspace(0, len(self.samples) - 1, min(PICTURED, len(self.samples)))
+        people = [self.samples[int(index)] for index in spread]
+        images = np.stack([person["image"] for person in people])
+        codec, device = self.samples.codec, next(self.model.parameters()).device
+        with autocast(device, self.law.amp):
+            maps = self.model(normalise(torch.from_numpy(images).to(device)))
+        found = codec.heights(maps.float()).cpu()
+        wanted = torch.from_numpy(np.stack([person["target"] for person in people]))
+        rendered = codec.heights(codec.render(wanted))
+        views: list[NDArray[np.uint8]] = []
+        for i, image in enumerate(images):
+            big, shown = enlarge(image, PANEL), wanted[i, :, 2].numpy() > 0
+            views += [
+                self._posed(big, wanted[i, :, :2].numpy(), shown),
+                draw_heatmap(big, rendered[i].amax(0).numpy()),
+                draw_heatmap(big, found[i].amax(0).numpy()),
+                self._posed(big, argmax_decode(found[i : i + 1])[0][0].numpy(), shown),
+            ]
+        jpeg = encode_jpeg(grid(views, columns=8))
+        return torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+
+    def _posed(
+        self, view: NDArray[np.uint8], cells: NDArray[np.float32], shown: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
+        """The view with keypoints (K, 2) of heatmap cells."""
+        spans = (np.array(view.shape[1::-1]) - 1) / (np.array(self.samples.codec.heatmap_size) - 1)
+        return draw_pose(view, self.skeleton, cells * spans, shown, 1)
+
+
+def first_rows(table: CropTable, count: int) -> NDArray[np.intp]:
+    """Labelled rows of the first `count` persons, and of the others in their images."""
+    rows = table.labelled()
+    return rows[np.isin(table.image_id[rows], table.image_id[rows[:count]])]
+
+
+def of_images(truth: dict, image_ids: set[int]) -> dict:
+    """The part of COCO annotations that speaks of these images."""
+    return truth | {
+        "images": [image for image in truth["images"] if image["id"] in image_ids],
+        "annotations": [one for one in truth["annotations"] if one["image_id"] in image_ids],
+    }
+
+
+@contextlib.contextmanager
+def evaluating(model: PoseModel) -> Iterator[None]:
+    """Meanwhile eval mode without gradients; afterwards each module is in the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    with torch.no_grad():
+        yield
+    for module, mode in modes:
+        module.training = mode
+
+
+@torch.no_grad()
+def predict_peaks(model: PoseModel, samples: TestSamples, batch_size: int, amp: str) -> Predictions:
+    """Highest cells of the samples, each once and in order, in all processes.
+
+    Each process takes its batches, and one more if others have one: FSDP's forward needs them all.
+    """
+    rank, world = distributed.rank(), distributed.world_size()
+    own, longest = (test_batches(len(samples), batch_size, who, world) for who in (rank, 0))
+    batches = [*own, *[[0]] * (len(longest) - len(own))]
+    loader = DataLoader(samples, batch_sampler=batches, generator=torch.Generator())
+    device, codec = next(model.parameters()).device, samples.codec
+    parts = []
+    for batch in loader:
+        with autocast(device, amp):
+            maps = model(normalise(batch["image"].to(device)))
+        peaks, heights = argmax_decode(codec.heights(maps.float()))
+        cells = peaks.cpu().numpy().astype(np.float64)
+        box = batch["center"].numpy(), batch["scale"].numpy()
+        keypoints = geometry.heatmap_to_image(cells, *box, codec.heatmap_size)
+        scores = heights.cpu().numpy().astype(np.float64)
+        parts.append((keypoints, scores, batch["row"].numpy()))
+    columns = zip(*parts[: len(own)], strict=True)
+    found = {PEAKS: Predictions(*(np.concatenate(column) for column in columns))} if own else {}
+    return gather_predictions(found, len(samples), batch_size)[PEAKS]

@@ -1,0 +1,169 @@
+"""From predictions to COCO's numbers: rescoring, OKS-NMS, COCOeval and its matches, similarity.
+
+Source of rescoring, NMS and what precedes them: mmpose/evaluation/metrics/coco_metric.py
+('bbox_keypoint', 'oks_nms').
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from pose.common.errors import PoseError
+from pose.common.files import finite_numbers
+from pose.crop_table import CropTable
+from pose.evaluation.predict import Predictions
+
+Array = NDArray[np.float64]
+STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+ALL_AREAS = (0.0, 1e10)  # square pixels; COCO's
+
+
+def oks(keypoints: Array, others: Array, area: float, other_areas: Array, sigmas: Array) -> Array:
+    """Object keypoint similarity (N,) of one pose (K, 2) to others (N, K, 2), over all keypoints.
+
+    sigmas (K,) as skeleton.oks_sigmas gives them. Areas in square pixels, averaged pairwise, as
+    OKS-NMS does (no visibility involved).
+    """
+    squared = ((others - keypoints) ** 2).sum(axis=2)
+    spread = (2 * sigmas) ** 2 * ((area + other_areas) / 2 + np.spacing(1))[:, None] * 2
+    return np.exp(-squared / spread).mean(axis=1)
+
+
+def oks_nms(
+    keypoints: Array, scores: Array, areas: Array, threshold: float, sigmas: Array
+) -> NDArray[np.intp]:
+    """Indices of the poses kept, best first: each drops all later ones with oks > threshold.
+
+    Of equal scores the later one counts as better.
+    """
+    order = scores.argsort(kind="stable")[::-1]
+    kept = []
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(best)
+        similar = oks(keypoints[best], keypoints[order], areas[best], areas[order], sigmas)
+        order = order[similar <= threshold]
+    return np.array(kept, dtype=np.intp)
+
+
+def rescore(keypoint_scores: Array, bbox_scores: Array, threshold: float) -> Array:
+    """bbox score times the mean of the keypoint scores above threshold (0 if none); (N,)."""
+    above = keypoint_scores > threshold
+    total = np.where(above, keypoint_scores, 0.0).sum(axis=1)
+    return bbox_scores * total / np.maximum(above.sum(axis=1), 1)
+
+
+def to_results(
+    table: CropTable,
+    found: Predictions,
+    areas: Array,
+    score_thr: float,
+    nms_thr: float,
+    sigmas: Array,
+    category_id: int,
+) -> list[dict[str, Any]]:
+    """COCO results, rescored and thinned image by image; of a row's predictions the first counts.
+
+    areas (N,) are those of the padded, aspect-fixed boxes, square pixels.
+    """
+    scores = rescore(found.scores, table.bbox_score[found.rows].astype(np.float64), score_thr)
+    rows, first = np.unique(found.rows, return_index=True)
+    image_ids = table.image_id[rows]
+    results = []
+    for image_id in np.unique(image_ids):
+        members = first[image_ids == image_id]
+        kept = oks_nms(found.keypoints[members], scores[members], areas[members], nms_thr, sigmas)
+        results += [
+            {"image_id": int(image_id), "category_id": category_id, **_pose(found, i, scores[i])}
+            for i in members[kept]
+        ]
+    return results
+
+
+def _pose(found: Predictions, i: int, score: float) -> dict[str, Any]:
+    keypoints = np.concatenate([found.keypoints[i], found.scores[i][:, None]], axis=1)
+    return {
+        "keypoints": [round(float(value), 4) for value in keypoints.reshape(-1)],
+        "score": float(score),  # unrounded: rounding would tie what a detector ranks
+    }
+
+
+def coco_eval(
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], sigmas: Array
+) -> dict[str, float]:
+    """COCOeval's ten keypoint numbers by name; all zero without results.
+
+    -1 is pycocotools' own: no person of that area is annotated. Raises PoseError for results that
+    are not of this ground truth.
+    """
+    if not results:
+        return dict.fromkeys(STATS, 0.0)
+    require_results(results, ground_truth, len(sigmas))
+    run = coco_run(ground_truth, results, sigmas)
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.summarize()
+    return {name: float(value) for name, value in zip(STATS, run.stats, strict=True)}
+
+
+def coco_run(
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    sigmas: Array,
+    areas: Sequence[tuple[float, float]] | None = None,
+    oks_thrs: Sequence[float] | None = None,
+) -> COCOeval:
+    """COCOeval after accumulate(); there is at least one result, and results stay as they are.
+
+    areas (square pixels) and oks_thrs are COCO's if None. The run numbers annotations from 1, as
+    they come: pycocotools takes an id of 0 for "no match".
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        numbered = enumerate(ground_truth["annotations"], start=1)
+        annotations = [{**one, "id": number} for number, one in numbered]
+        truth.dataset = {**ground_truth, "annotations": annotations}
+        truth.createIndex()
+        run = COCOeval(truth, truth.loadRes([dict(one) for one in results]), "keypoints")
+        run.params.kpt_oks_sigmas = sigmas
+        run.params.areaRng = areas or run.params.areaRng
+        run.params.iouThrs = run.params.iouThrs if oks_thrs is None else np.array(oks_thrs)
+        run.evaluate()
+        run.accumulate()
+    return run
+
+
+def require_results(
+    results: list[dict[str, Any]], ground_truth: dict[str, Any], num_keypoints: int
+) -> None:
+    """Raises PoseError for the first result that COCOeval would stumble over or leave unseen."""
+    image_ids = {image["id"] for image in ground_truth["images"]}
+    category_id = ground_truth["categories"][0]["id"]
+    for place, one in enumerate(results):
+        if fault := _result_fault(one, image_ids, category_id, num_keypoints):
+            raise PoseError(f"results: record {place} {fault}; are they of this ground truth?")
+
+
+def _result_fault(
+    one: dict[str, Any], image_ids: set[int], category_id: int, num_keypoints: int
+) -> str | None:
+    """Why a result cannot serve, or None. Continues a sentence that names it."""
+    keypoints = one.get("keypoints")
+    if not isinstance(keypoints, list) or len(keypoints) != 3 * num_keypoints:
+        count = len(keypoints) if isinstance(keypoints, list) else 0
+        expected = f"expected {3 * num_keypoints} ({num_keypoints} x 3)"
+        return f"has {count} numbers in 'keypoints', {expected}"
+    if not finite_numbers([*keypoints, one.get("score")], len(keypoints) + 1):
+        return "has a keypoint or score that is not a finite number"
+    if one.get("image_id") not in image_ids:
+        return f"names image {one.get('image_id')}, which is not in 'images'"
+    if one.get("category_id") != category_id:
+        return f"has category_id {one.get('category_id')}, expected {category_id}"
+    return None

@@ -1,0 +1,71 @@
+"""The model of a run, from its parameters, and torch's settings for it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+
+import torch
+
+from pose import distributed
+from pose.common import stage
+from pose.common.params import Params
+from pose.common.skeleton import Skeleton
+from pose.models.vit import ModelSpec, PoseModel
+
+
+def setup_torch(params: Params) -> torch.device:
+    """Seeded, deterministic torch on params' thread count; CUDA if there is one.
+
+    As many processes as the environment asks for come back from this call, see pose.distributed.
+    """
+    device = distributed.begin(params.run.threads)
+    keep_freed_memory()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.manual_seed(params.run.seed)
+    torch.set_num_threads(params.run.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid; costs 9 % here
+    precision = "tf32" if params.train.tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep what torch frees, or each step's maps are paged in anew.
+
+    See benchmarks/allocator.md. Does nothing with another C library.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 32 << 20)  # the most it takes
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def model_spec(params: Params, num_keypoints: int) -> ModelSpec:
+    """Sizes of the model of params."""
+    law = params.codec
+    return stage.pick(
+        ModelSpec,
+        params.model,
+        input_wh=law.input_size,
+        maps_per_keypoint=law.maps_per_keypoint,
+        num_keypoints=num_keypoints,
+    )
+
+
+def build_model(params: Params, skeleton: Skeleton) -> PoseModel:
+    """The model of params, freshly initialised."""
+    return PoseModel(model_spec(params, skeleton.num_keypoints))
+
+
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """Matrix products in bf16 or fp16 if amp says so; losses and codec stay float32."""
+    dtype = AMP_TYPES.get(amp, torch.bfloat16)
+    return torch.autocast(device.type, dtype=dtype, enabled=amp in AMP_TYPES)

@@ -1,0 +1,113 @@
+"""Predictions on the disk: what is there is not predicted again, and it is the same to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pose import distributed
+from pose.analysis.predict_resumable import load_predictions, predict_kept
+from pose.codecs.gaussian import Blur
+from pose.common.errors import PoseError
+from pose.crop_table import CropTable
+from pose.crops.shards import CropSpec
+from pose.data.samples import TestSamples, test_batches
+from pose.evaluation.predict import Found
+
+TTAS = ("none", "flip", "multiscale")
+
+
+class Maps(torch.nn.Module):
+    """Maps that depend on the image; counts the images it has seen."""
+
+    def __init__(self, height: float = 1.0) -> None:
+        super().__init__()
+        self.height, self.seen = height, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images)
+        small = torch.nn.functional.interpolate(images, (32, 24)).mean(1, keepdim=True)
+        return self.height * small * torch.linspace(-1, 1, 17)[:, None, None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def samples(crop_table: CropTable, crop_spec: CropSpec) -> TestSamples:
+    return TestSamples(crop_table, crop_table.labelled(), 1.25, crop_spec.codec, (0.9, 1.0, 1.1))
+
+
+def run(folder: Path, samples: TestSamples, network: torch.nn.Module) -> Found:
+    return predict_kept(
+        folder, "evaluate: x", lambda: network, samples, 2, TTAS, torch.device("cpu"), "none",
+        Blur(11), 0,
+    )  # fmt: skip
+
+
+def assert_equal(found: Found, expected: Found) -> None:
+    assert set(found) == {(t, d) for t in TTAS for d in ("argmax", "dark")} == set(expected)
+    for key, one in found.items():
+        for name, column in vars(one).items():
+            np.testing.assert_array_equal(column, getattr(expected[key], name))
+
+
+def test_what_is_there_is_read(folder: Path, samples: TestSamples) -> None:
+    first, again, rest = Maps(), Maps(), Maps()
+    expected = run(folder, samples, first)
+    assert expected["flip", "dark"].rows.tolist() == samples.rows.tolist()
+    assert first.seen == 5 * 2 * 3  # mirrored, three scales; both decoders from the same maps
+    assert_equal(run(folder, samples, again), expected)
+    assert again.seen == 0
+    (folder / "00000002.npz").unlink()
+    (folder / "00000004.npz.tmp").write_bytes(b"cut off")  # of a kill while writing
+    (folder / "00000004.npz").unlink()
+    assert_equal(run(folder, samples, rest), expected)
+    assert rest.seen == 3 * 2 * 3
+
+
+def test_another_number_of_processes_goes_on(
+    folder: Path, samples: TestSamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed as one of two, ended alone: only the other's batches are left to do."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "gather", lambda found: [found, {}])
+    monkeypatch.setattr(
+        "pose.analysis.predict_resumable.gather_predictions", lambda found, *_: found
+    )
+    run(folder, samples, Maps())
+    assert sorted(p.stem for p in folder.iterdir()) == ["00000000", "00000004"]
+    monkeypatch.undo()
+    alone = Maps()
+    found = run(folder, samples, alone)
+    assert alone.seen == 2 * 2 * 3
+    assert_equal(found, run(folder / "new", samples, Maps()))
+
+
+def test_nobody_is_predicted(folder: Path, crop_table: CropTable, crop_spec: CropSpec) -> None:
+    none = TestSamples(crop_table, np.empty(0, np.intp), 1.25, crop_spec.codec)
+    found = predict_kept(
+        folder, "x", Maps, none, 2, ("flip",), torch.device("cpu"), "none", Blur(11), 0
+    )
+    assert found["flip", "dark"].keypoints.shape == (0, 17, 2)
+    assert test_batches(0, 2, 0, 1) == []
+
+
+def test_diverged_networks_are_named(folder: Path, samples: TestSamples) -> None:
+    with pytest.raises(PoseError, match=r"evaluate: x: the pose in row 0 of the cache is not of"):
+        run(folder, samples, Maps(float("nan")))
+    assert not folder.exists()
+
+
+def test_files_hold_no_pickle(folder: Path, samples: TestSamples) -> None:
+    run(folder, samples, Maps())
+    with np.load(folder / "00000000.npz", allow_pickle=False) as arrays:
+        assert all(arrays[name].dtype != object for name in arrays.files)
+    assert load_predictions(folder / "00000000.npz").keys() == {
+        (t, d) for t in TTAS for d in ("argmax", "dark")
+    }

@@ -1,0 +1,190 @@
+"""benchmarks/train.py, as far as a small CPU can tell: its parts, and a run of a shrunken model."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+import apply
+import sides
+import telling
+import timing
+import train
+from pose.common.errors import PoseError
+from pose.common.params import Params
+from pose.models import build
+from pose.planner import count, plan
+
+RESOLVED = apply.resolve("vitpose_b_coco_256x192")
+
+
+def shrunken(**model: object) -> Params:
+    raw = json.loads(RESOLVED.model_dump_json())
+    raw["model"] |= {"embed_dim": 32, "depth": 2, "num_heads": 2, "deconv_channels": [8, 8]}
+    raw["model"] |= model
+    raw["codec"] |= {"input_size": [48, 64], "heatmap_size": [12, 16]}
+    return Params.model_validate_json(json.dumps(raw))
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The benchmark is on a tiny model and writes here."""
+    rates = tmp_path / "achieved.csv"
+    rates.write_text(plan.ACHIEVED.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(train, "PAGE", tmp_path / "train.md")
+    monkeypatch.setattr(train, "RATES", rates)
+    monkeypatch.setattr(timing, "MATMUL", {"cpu": [64]})
+    monkeypatch.setattr(apply, "resolve", lambda name: shrunken())
+    return tmp_path / "train.md"
+
+
+def run(page: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    train.main()
+    return page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("amp", ["none", "bf16"])
+def test_a_run_writes_its_part_and_its_rate(page: Path, monkeypatch, amp: str) -> None:
+    """The peer is a second model of ours: transformers is not installed here."""
+    monkeypatch.setattr(train, "their_side", train.our_side)
+    said = run(page, monkeypatch, "--amp", amp, "--batch", "2", "--pairs", "2")
+    label = {"none": "float32", "bf16": "bf16"}[amp]
+    assert said.count("\n## ") == 1
+    assert f"`python benchmarks/train.py --amp {amp} --batch 2 --pairs 2`" in said
+    assert "### vitpose_b_coco_256x192: 64 x 48 (h x w), batch 2\n" in said
+    for row in ("training step, theirs over ours", "roofline share", "flip test, img/s"):
+        assert f"\n| {row} | " in said
+    assert "| matrix products | " in said
+    assert "| share of the profiled step | ours | theirs |" in said
+    rates = plan.read_rates(train.RATES)
+    assert len(rates) == len({(rate.device, rate.amp) for rate in rates})
+    mine = [rate for rate in rates if rate.device.startswith("CPU") and rate.amp == amp]
+    assert mine[0].basis == "measured: vitpose_b_coco_256x192, batch 2"
+    assert mine[0].tflops > 0
+    again = run(page, monkeypatch, "--amp", amp, "--batch", "2", "--pairs", "1")
+    assert again.count("\n## ") == 1
+    assert again.count(f", {label}\n") == 1
+
+
+def test_without_transformers_ours_is_measured_alone(
+    page: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    wide = shrunken(deconv_channels=[256, 256])  # the only ones that transformers has
+    monkeypatch.setattr(apply, "resolve", lambda name: wide)
+    said = run(page, monkeypatch, "--batch", "1", "--pairs", "1")
+    assert "no peer. `--help` tells" in capsys.readouterr().out
+    assert "theirs" not in said
+    assert "| training, img/s | " in said
+
+
+def test_a_gpu_must_be_there(monkeypatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--device", "cuda"])
+    with pytest.raises(PoseError, match="--device cuda: torch sees no GPU here"):
+        train.main()
+
+
+def test_a_batch_for_a_gpu_is_what_fits(monkeypatch) -> None:
+    """SHARE of the free memory, less the training state, in samples."""
+    params = shrunken()
+    spec = build.model_spec(params, 17)
+    held = count.count_held(spec, "none")
+    state = 16 * count.count_parameters(count.build_on_meta(spec)) + held.fixed
+    setting = sides.Setting(torch.device("cuda"), "none", 1, None)
+    for fits, expected in ((7.5, 7), (1e6, train.LARGEST)):
+        free = (state + fits * held.sample) / train.SHARE
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=free: (n, n))
+        assert train.chosen_batch(params, setting) == expected
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (state, state))
+    with pytest.raises(PoseError, match="holds no sample"):
+        train.chosen_batch(params, setting)
+
+
+def test_the_peer_needs_its_own_head() -> None:
+    assert sides.their_model(shrunken(head="sapiens", deconv_channels=[256, 256])) is None
+
+
+def test_ratios_are_theirs_over_ours() -> None:
+    assert telling.ratios(timing.Seconds([2.0, 4.0], [3.0, 4.0])) == [1.5, 1.0]
+    assert telling.spread([1.5, 1.0, 1.1]) == "1.10 (1.00 to 1.50)"
+
+
+def test_a_part_replaces_the_one_of_its_title() -> None:
+    page = "# Training speed\n\nhead\n"
+    for part in ("## a, bf16\n\none\n", "## b, bf16\n\ntwo\n", "## a, bf16\n\nthree\n"):
+        page = telling.with_section(page, part)
+    assert page == "# Training speed\n\nhead\n\n## b, bf16\n\ntwo\n\n## a, bf16\n\nthree\n"
+
+
+def test_rates_are_written_as_they_are_read(tmp_path: Path) -> None:
+    rates = [
+        *plan.read_rates(plan.ACHIEVED),
+        plan.Rate("CPU, x", None, "none", 0.05, "measured: y"),
+    ]
+    telling.write_rates(tmp_path / "rates.csv", rates)
+    assert plan.read_rates(tmp_path / "rates.csv") == rates
+    new = plan.Rate("NVIDIA H200", 141, "bf16", 450, "measured: z")
+    changed = telling.with_rate(rates, new)
+    assert [rate for rate in changed if rate not in rates] == [new]
+    assert len(changed) == len(rates)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """torch.cuda's answers for a GPU that is not there; the calls in order."""
+    calls: list[str] = []
+    answers = {
+        "synchronize": None,
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 100,
+        "max_memory_allocated": 350,
+        "get_device_name": "GPU x",
+        "get_device_properties": types.SimpleNamespace(total_memory=80.4e9),
+    }
+    for name, answer in answers.items():
+
+        def told(device: object, name: str = name, answer: object = answer) -> object:
+            calls.append(name)
+            return answer
+
+        monkeypatch.setattr(torch.cuda, name, told)
+    return calls
+
+
+def test_a_gpu_is_waited_for_and_its_peak_read(pretended_gpu: list[str]) -> None:
+    device = torch.device("cuda")
+    assert timing.memory_of(lambda: pretended_gpu.append("step"), device) == 250
+    assert pretended_gpu == [
+        "step",
+        "synchronize",
+        "reset_peak_memory_stats",
+        "memory_allocated",
+        "step",
+        "max_memory_allocated",
+    ]
+    pretended_gpu.clear()
+    seconds, wall = timing.timed(lambda: pretended_gpu.append("step"), device)
+    assert pretended_gpu == ["synchronize", "step", "synchronize"]
+    assert wall >= 0
+    assert seconds >= 0
+
+
+def test_a_gpu_is_told_by_its_name(pretended_gpu: list[str]) -> None:
+    """Its row has the data sheet's gigabytes; the rate is the median pair's."""
+    setting = sides.Setting(torch.device("cuda"), "bf16", 3, 4)
+    assert telling.title(setting) == "GPU x, bf16"
+    case = sides.Case("some recipe", shrunken(), 4, setting)
+    flops = 4 * count.count_flops(build.model_spec(case.params, 17)).training
+    seconds = timing.Seconds([flops / 1e12, flops / 2e12, flops / 9e12], [])
+    result = timing.Result(case, seconds, seconds, seconds, [4e12], {"ours": 250}, {"ours": {}})
+    expected = plan.Rate("GPU x", 80, "bf16", 2.0, "measured: some recipe, batch 4")
+    assert telling.rate_of(result) == expected
+    assert "| roofline share | 0.50 (0.25 to 2.25) |" in list(telling.case_lines(result))

@@ -1,0 +1,106 @@
+"""Files are whole or absent; digests and locks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pose.common import files
+from pose.common.errors import PoseError
+
+CONTENT = np.random.default_rng(0).bytes(3_500_000)
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_atomic_makes_folders_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.bin"
+    for content in (b"", b"one", b"two"):
+        files.write_atomic(path, content)
+        assert path.read_bytes() == content
+    assert names(path.parent) == ["b.bin"]
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch, broken: str) -> None:
+    path = tmp_path / "b.bin"
+    path.write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, broken, fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_json_bytes_are_stable(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    files.write_json(path, {"b": [1, 2.5], "a": "é"})
+    assert path.read_text("utf-8") == '{\n "b": [\n  1,\n  2.5\n ],\n "a": "é"\n}\n'
+    assert files.read_json(path) == {"b": [1, 2.5], "a": "é"}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(path, float("nan"))
+    assert files.read_json(path) == {"b": [1, 2.5], "a": "é"}
+
+
+def test_json_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with pytest.raises(PoseError, match="no such file; the stage that makes it has to run first"):
+        files.read_json(path)
+    for content in (b"", b'{"a": [1', b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(PoseError, match="not valid JSON"):
+            files.read_json(path)
+
+
+def test_digest_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(CONTENT)
+    assert files.digest(tmp_path / "x", "md5") == MD5
+    assert files.digest(tmp_path / "x") == hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_digest_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
+    def digest(name: str, entries: dict[str, bytes]) -> str:
+        for entry, content in entries.items():
+            path = tmp_path / name / entry
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return files.digest(tmp_path / name)
+
+    first = digest("1", {"a": b"x", "d/b": b"y"})
+    assert digest("2", {"d/b": b"y", "a": b"x"}) == first
+    assert digest("3", {"a": b"x", "d/c": b"y"}) != first
+    assert digest("4", {"a": b"x", "d/b": b"z"}) != first
+
+
+def test_a_lock_is_held_once(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(files.__file__).parents[2])!r})
+from pathlib import Path
+from pose import files
+with files.locked(Path({str(folder)!r}), "run of x"):
+    print("mine")
+"""
+    command = [sys.executable, "-c", code]
+    with files.locked(folder, "run of x"):
+        rival = subprocess.run(command, capture_output=True, text=True)
+    assert f"{folder}: another run of x is at work; wait for it" in rival.stderr
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "mine\n"
+
+
+def test_bytes_of_a_file(tmp_path: Path) -> None:
+    assert files.size_of(tmp_path / "x") == 0
+    (tmp_path / "x").write_bytes(b"abc")
+    assert files.size_of(tmp_path / "x") == 3

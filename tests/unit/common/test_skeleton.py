@@ -1,0 +1,118 @@
+"""What a list of names tells: pairs, half bodies, sigmas; and each mistake in what is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from pose.common.errors import PoseError
+from pose.common.skeleton import (
+    COCO_17,
+    COCO_OKS_SIGMAS,
+    Skeleton,
+    build_skeleton,
+    mirror_pairs,
+    oks_sigmas,
+)
+
+MOUSE = ("nose", "left_ear", "right_ear", "tail")
+
+
+def build(names=MOUSE, flip_pairs=None, upper=None, lower=None) -> Skeleton:
+    return build_skeleton(names, ((0, 3),), flip_pairs, upper, lower)
+
+
+def message(**others: object) -> str:
+    with pytest.raises(PoseError) as caught:
+        build(**others)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_cocos_names_give_cocos_skeleton() -> None:
+    assert build_skeleton(COCO_17.names, COCO_17.limbs, None, None, None) == COCO_17
+    assert COCO_17.flip_indices == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        ((), ()),
+        (("nose", "tail", "leftover", "ladder", "r2"), ()),
+        (("left_eye", "right_eye"), ((0, 1),)),
+        (("right_eye", "nose", "left_eye"), ((2, 0),)),
+        (("l_eye", "r_eye", "L-Ear", "R-Ear"), ((0, 1), (2, 3))),
+        (("eye_left", "eye_right", "ear.l", "ear.r"), ((0, 1), (2, 3))),
+        (
+            ("front_left_paw", "back_left_paw", "back_right_paw", "front_right_paw"),
+            ((0, 3), (1, 2)),
+        ),
+        (("Left Wrist", "Right Wrist"), ((0, 1),)),
+    ],
+)
+def test_pairs_by_name(names: tuple[str, ...], pairs: tuple) -> None:
+    assert mirror_pairs(names) == pairs
+
+
+def test_a_side_without_a_partner_is_a_mistake() -> None:
+    found = message(names=("left_eye", "nose"))
+    assert found.startswith(
+        "params.yaml: keypoints.flip_pairs is null, but left_eye has no partner"
+    )
+    assert build(names=("left_eye", "nose"), flip_pairs=[]).flip_indices == (0, 1)
+
+
+def test_given_pairs_count_alone() -> None:
+    found = build(flip_pairs=[("tail", "nose")])
+    assert found.flip_pairs == ((3, 0),)
+    assert found.flip_indices == (3, 1, 2, 0)
+
+
+def test_half_bodies() -> None:
+    assert build().upper_body == build().lower_body == ()
+    found = build(upper=["nose", "right_ear"], lower=["tail"])
+    assert (found.upper_body, found.lower_body) == ((0, 2), (3,))
+    off = build(names=COCO_17.names, upper=[], lower=[])
+    assert off.upper_body == off.lower_body == ()
+    turned = build(names=COCO_17.names[::-1])
+    assert turned.upper_body == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"flip_pairs": [("nose", "x")]}, "flip_pairs: 'x' is no keypoint; there are: nose, left_"),
+        ({"flip_pairs": [("nose", "nose")]}, "flip_pairs: 'nose' is there twice; leave one"),
+        (
+            {"flip_pairs": [("nose", "tail"), ("tail", "left_ear")]},
+            "flip_pairs: 'tail' is there tw",
+        ),
+        (
+            {"upper": ["nose"], "lower": ["legs"]},
+            "upper_body and lower_body: 'legs' is no keypoint",
+        ),
+        (
+            {"upper": ["nose"], "lower": ["nose"]},
+            "upper_body and lower_body: 'nose' is there twice",
+        ),
+    ],
+)
+def test_mistakes_in_what_is_given(given: dict, expected: str) -> None:
+    assert message(**given).startswith(f"params.yaml: keypoints.{expected}")
+
+
+def test_sigmas() -> None:
+    assert oks_sigmas(COCO_17.names, None) is COCO_OKS_SIGMAS
+    np.testing.assert_array_equal(oks_sigmas(MOUSE, None), [0.067] * 4)
+    assert COCO_OKS_SIGMAS.mean() == pytest.approx(0.067, abs=1e-4)
+    np.testing.assert_array_equal(oks_sigmas(MOUSE, [0.1, 0.2, 0.3, 0.4]), [0.1, 0.2, 0.3, 0.4])
+    with pytest.raises(
+        PoseError, match="oks_sigmas has 3 numbers, expected 4: one for each of nose"
+    ):
+        oks_sigmas(MOUSE, [0.1] * 3)
+
+
+def test_json_and_back() -> None:
+    kind = TypeAdapter(Skeleton)
+    assert kind.validate_json(kind.dump_json(COCO_17)) == COCO_17

@@ -1,0 +1,56 @@
+"""Who keeps keypoints: the first so many, and no image on both sides."""
+
+from __future__ import annotations
+
+import pytest
+
+from pose.coco.annotations import Annotations, Person, read_annotations
+from pose.common.errors import PoseError
+from pose.crops.splits import SplitLaw, training_persons
+from tiny import SPLIT, TinyCoco
+
+ALL = ("rest", "boxes")
+
+
+@pytest.fixture
+def train(tiny_coco: TinyCoco) -> Annotations:
+    """Persons 11 and 12 (no keypoints) of image 1; 13, 14 of 2; 16, 15 of 3, in this order."""
+    tiny_coco.raw["images"] = [tiny_coco.raw["images"][i] for i in (0, 2, 1)]
+    tiny_coco.raw["annotations"].sort(key=lambda one: -one["id"] if one["id"] > 14 else one["id"])
+    tiny_coco.save()
+    return read_annotations(tiny_coco.root, SPLIT, "person", None)
+
+
+def ids(persons: list[Person]) -> tuple[list[int], list[int]]:
+    labelled = [p.ann_id for p in persons if p.num_keypoints]
+    return labelled, [p.ann_id for p in persons if not p.num_keypoints]
+
+
+@pytest.mark.parametrize(
+    ("law", "labelled", "unlabelled"),
+    [
+        (SplitLaw(None, None, ("boxes",)), [11, 13, 14, 15, 16], [12]),
+        (SplitLaw(None, None, ()), [11, 13, 14, 15, 16], []),
+        (SplitLaw(5, None, ALL), [11, 13, 14, 15, 16], [12]),
+        (SplitLaw(1, None, ALL), [11], [13, 14, 15, 16]),
+        (SplitLaw(2, None, ALL), [11, 16], [13, 14]),  # image 3 stands before image 2 in the file
+        (SplitLaw(2, None, ("boxes",)), [11, 16], []),
+        (SplitLaw(None, 0.6, ALL), [11, 15, 16], [13, 14]),
+        (SplitLaw(None, 0.01, ALL), [11], [13, 14, 15, 16]),
+        (SplitLaw(None, 1.0, ALL), [11, 13, 14, 15, 16], [12]),
+    ],
+)
+def test_who_is_labelled(train: Annotations, law: SplitLaw, labelled, unlabelled) -> None:
+    assert ids(training_persons(train, law)) == (labelled, unlabelled)
+
+
+def test_hidden_keypoints_are_gone_and_the_order_stays(train: Annotations) -> None:
+    found = training_persons(train, SplitLaw(1, None, ALL))
+    assert [p.image_id for p in found] == sorted(p.image_id for p in found)
+    assert all(not p.keypoints.any() for p in found if p.num_keypoints == 0)
+    assert found[0].keypoints.any()
+
+
+def test_more_than_there_are(train: Annotations) -> None:
+    with pytest.raises(PoseError, match=r"data.labelled_persons = 6, but .* has only 5 persons"):
+        training_persons(train, SplitLaw(6, None, ALL))

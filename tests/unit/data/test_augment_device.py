@@ -1,0 +1,69 @@
+"""What a device does to colours is what the loader would have done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pose.crop_table import CropTable
+from pose.crops.shards import CropSpec
+from pose.data.augment import BoxLaw, ColourLaw, Occlusion, draw_colours, drop_, recolour
+from pose.data.augment_device import packed, recolour_batch
+from pose.data.samples import StepBatches, TrainingSamples, batch_loader
+from pose.engine.fit import moved
+
+STRONG = ColourLaw(32, (0.5, 1.5), (0.5, 1.5), 18, 0.5, 0.0, 0.0, 0.7, (0.2, 0.4), True)
+BOXES = BoxLaw(1.25, 0.5, 0.0, 1.5, 9, 0.1, 0.3, 0.2, 30.0, 0.6, (), ())
+
+
+@pytest.mark.parametrize("official_quirks", [True, False])
+def test_equal_to_the_loaders_but_for_a_rounding(official_quirks: bool) -> None:
+    law, rng = replace(STRONG, official_quirks=official_quirks), np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 40, 64, 3), dtype=np.uint8)
+    colours = [draw_colours(rng, law) for _ in images]
+    holes = [Occlusion(law).draw(rng, (64, 40))[1] for _ in images]
+    expected = np.stack([recolour(i, c).copy() for i, c in zip(images, colours, strict=True)])
+    for image, hole in zip(expected, holes, strict=True):
+        drop_(image, hole)
+    later = np.stack([packed(c, h) for c, h in zip(colours, holes, strict=True)])
+    found = recolour_batch(torch.from_numpy(images), torch.from_numpy(later)).numpy()
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() <= 2
+    assert (difference > 0).mean() < 1e-3
+    assert (np.abs(expected.astype(int) - images).mean((1, 2, 3)) > 1).mean() > 0.8
+
+
+def test_every_hue_as_opencv_has_it() -> None:
+    """Wrapped ones of 180 to 255 included."""
+    law = replace(STRONG, dropout_prob=0.0)
+    levels = np.arange(256, dtype=np.uint8)
+    image = np.stack(np.meshgrid(levels[::4], levels[::4], levels[::4]), -1).reshape(64, -1, 3)
+    for seed in range(30):
+        colours = replace(draw_colours(np.random.default_rng(seed), law), in_hsv=True)
+        later = torch.from_numpy(packed(colours, (0, 0, 0, 0)))[None]
+        found = recolour_batch(torch.from_numpy(image)[None], later)[0].numpy()
+        difference = np.abs(found.astype(int) - recolour(image, colours))
+        assert (difference > 0).mean() < 2e-3
+
+
+@pytest.mark.parametrize("blur_prob", [0.0, 0.5])
+def test_a_deferring_loader_gives_the_same_pictures(
+    crop_table: CropTable, crop_spec: CropSpec, blur_prob: float
+) -> None:
+    law = replace(STRONG, blur_prob=blur_prob)
+    batches = []
+    for deferred in (False, True):
+        rows = crop_table.labelled()
+        samples = TrainingSamples(
+            crop_table, rows, BOXES, law, crop_spec.codec, 0, (3,), deferred=deferred
+        )
+        loader = batch_loader(samples, StepBatches(len(rows), 5, (3,), 0, 4), workers=0)
+        batches.append([moved(batch, torch.device("cpu")) for batch in loader])
+    for (images, targets), (later_images, later_targets) in zip(*batches, strict=True):
+        assert torch.equal(targets, later_targets)
+        difference = (images.int() - later_images.int()).abs()
+        assert difference.max() <= 2
+        assert difference.float().mean() < 0.1

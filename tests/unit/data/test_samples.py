@@ -1,0 +1,294 @@
+"""Samples depend on (seed, epoch, row) alone, and show what their targets say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pose.coco.annotations import Person
+from pose.coco.images import Images
+from pose.codecs import gaussian
+from pose.codecs.udp import UdpCodec
+from pose.common.errors import PoseError
+from pose.common.skeleton import COCO_17
+from pose.crop_table import CropTable
+from pose.crops.shards import CropSpec, write_shard
+from pose.data.augment import BoxLaw, ColourLaw
+from pose.data.samples import (
+    StepBatches,
+    TestSamples,
+    TrainingSamples,
+    batch_loader,
+    steps_per_epoch,
+    test_batches,
+    test_loader,
+)
+
+CODEC = UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875, COCO_17.flip_indices)
+BOXES = BoxLaw(
+    bbox_padding=1.25,
+    flip_prob=0.5,
+    half_body_prob=0.3,
+    half_body_padding=1.5,
+    half_body_min_keypoints=9,
+    shift_factor=0.1,
+    shift_prob=0.3,
+    scale_factor=0.3,
+    rotate_deg=30.0,
+    rotate_prob=0.6,
+    upper_body=COCO_17.upper_body,
+    lower_body=COCO_17.lower_body,
+)
+COLOURS = ColourLaw(
+    brightness_delta=32,
+    contrast_range=(0.5, 1.5),
+    saturation_range=(0.5, 1.5),
+    hue_delta=18,
+    channel_swap_prob=0.5,
+    blur_prob=0.1,
+    median_blur_prob=0.1,
+    dropout_prob=1.0,
+    dropout_size=(0.2, 0.4),
+    official_quirks=True,
+)
+PLAIN = ColourLaw(0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, 0.0, 0.0, 0.0, (0.2, 0.4), True)
+
+
+def samples_of(table: CropTable, min_keypoints: int = 0, seed: int = 7, **laws) -> TrainingSamples:
+    boxes, colours = laws.get("boxes", BOXES), laws.get("colours", COLOURS)
+    rows = table.labelled()
+    return TrainingSamples(table, rows, boxes, colours, CODEC, min_keypoints, (seed,))
+
+
+def equal(a, b) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_row(crop_table: CropTable) -> None:
+    samples = samples_of(crop_table)
+    first = samples[2, 1]
+    samples[0, 0], samples[5, 3]  # others in between change nothing
+    assert equal(samples[2, 1], first)
+    assert equal(samples_of(crop_table)[2, 1], first)
+    for other in (samples[3, 1], samples[2, 2], samples_of(crop_table, seed=8)[2, 1]):
+        assert not equal(other, first)
+    image, target = first
+    assert (image.shape, image.dtype) == ((64, 48, 3), np.uint8)
+    assert (target.shape, target.dtype) == ((17, 3), np.float32)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_worker_count_changes_nothing(crop_table: CropTable, workers: int) -> None:
+    samples = samples_of(crop_table)
+
+    def load(count: int) -> list:
+        return list(batch_loader(samples, StepBatches(5, 2, (7,), 1, 6), count))
+
+    alone, helped = load(0), load(workers)
+    assert len(alone) == len(helped) == 5
+    for a, b in zip(alone, helped, strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])
+    assert alone[0][0].shape == (2, 64, 48, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_leaves_torchs_randomness_alone(crop_table: CropTable, workers: int) -> None:
+    """Else a resumed run, which opens its loader once more, would draw other drop paths."""
+    before = torch.get_rng_state()
+    list(batch_loader(samples_of(crop_table), StepBatches(5, 2, (7,), 0, 2), workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def dotted(tmp_path: Path, crop_spec: CropSpec) -> CropTable:
+    """Seventeen persons with one labelled keypoint each, a dot on black; the last has neither."""
+    (tmp_path / "train").mkdir()
+    folder = tmp_path / "dots"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    x, y = np.meshgrid(np.arange(400), np.arange(440))
+    persons = []
+    for k in range(18):
+        keypoints, name = np.zeros((17, 3), np.float32), f"{k:03d}.jpg"
+        keypoints[k % 17] = (*rng.uniform((190, 210), (210, 250)), 2)
+        keypoints[:, 2] *= k < 17
+        dx, dy = x - keypoints[k % 17, 0], y - keypoints[k % 17, 1]
+        level = 250 * np.exp(-(dx**2 + dy**2) / 18) * (k < 17)
+        cv2.imwrite(
+            str(tmp_path / "train" / name), np.repeat(level[..., None], 3, 2).astype(np.uint8)
+        )
+        box, labelled = (170.0, 190.0, 60.0, 80.0), int(k < 17)
+        persons.append(Person(k, k, name, (400, 440), box, 9.0, labelled, keypoints))
+    images = Images(tmp_path, "train")
+    assert not write_shard(folder / "00000.arrow", images, persons, crop_spec).bad
+    table = CropTable(folder)
+    assert all(
+        (table.crop_xy[row] > 0).all() for row in range(len(table))
+    )  # the offset is put to use
+    return table
+
+
+def centroid(image: np.ndarray) -> np.ndarray:
+    level = np.where(image[..., 0] > 20, image[..., 0], 0).astype(float)
+    y, x = np.indices(level.shape)
+    return np.array([(x * level).sum(), (y * level).sum()]) / level.sum()
+
+
+@pytest.mark.parametrize("flip_prob", [0.0, 1.0])
+def test_pixels_and_targets_agree_end_to_end(dotted: CropTable, flip_prob: float) -> None:
+    """Through cache, crop offset, JPEG and warp: the dot lies where its own channel says."""
+    boxes = replace(BOXES, flip_prob=flip_prob, half_body_prob=0.0, scale_factor=0.1)
+    samples = samples_of(dotted, boxes=boxes, colours=PLAIN)
+    channels = []
+    for k in range(17):
+        image, target = samples[0, k]
+        (channel,) = np.flatnonzero(target[:, 2])
+        channels.append(int(channel))
+        input_px = target[channel, :2] * (47 / 23, 63 / 31)
+        np.testing.assert_allclose(centroid(image), input_px, atol=0.2)
+    mirrored = [0, *[k + 1 if k % 2 else k - 1 for k in range(1, 17)]]
+    assert channels == (mirrored if flip_prob else list(range(17)))
+
+
+def test_test_samples_show_the_canonical_target(dotted: CropTable) -> None:
+    samples = TestSamples(dotted, dotted.labelled(), 1.25, CODEC)
+    for k in range(0, 17, 4):
+        sample = samples[k]
+        np.testing.assert_allclose(
+            centroid(sample["image"]), sample["target"][k, :2] * (47 / 23, 63 / 31), atol=0.2
+        )
+        np.testing.assert_allclose(sample["center"], (200, 230))
+        np.testing.assert_allclose(sample["scale"], (75, 100))
+        assert sample["row"] == k
+
+
+def test_test_loader_keeps_order_and_tail(crop_table: CropTable) -> None:
+    loader = test_loader(TestSamples(crop_table, crop_table.labelled(), 1.25, CODEC), 2)
+    batches = list(loader)
+    assert [batch["row"].tolist() for batch in batches] == [[0, 2], [3, 4], [5]]
+    assert batches[2]["image"].shape == (1, 64, 48, 3)
+    assert batches[0]["center"].dtype == torch.float64
+
+
+def test_scaled_images_are_those_of_a_larger_and_a_smaller_box(crop_table: CropTable) -> None:
+    rows = crop_table.labelled()
+    sample = TestSamples(crop_table, rows, 1.25, CODEC, (0.8, 1.0, 1.2))[1]
+    assert sample["scaled"].shape == (2, 64, 48, 3)
+    for image, padding in zip(sample["scaled"], (1.0, 1.5), strict=True):
+        expected = TestSamples(crop_table, rows, padding, CODEC)[1]["image"]
+        assert np.abs(image.astype(int) - expected).max() <= 1
+    assert "scaled" not in TestSamples(crop_table, rows, 1.25, CODEC)[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batch_loader_makes_the_batches_asked_for(crop_table: CropTable, workers: int) -> None:
+    samples = TestSamples(crop_table, crop_table.labelled(), 1.25, CODEC)
+    state = torch.get_rng_state()
+    batches = list(batch_loader(samples, [[3, 4], [0]], workers))
+    assert [batch["row"].tolist() for batch in batches] == [[4, 5], [0]]
+    assert torch.equal(torch.get_rng_state(), state)  # training goes on as if nothing was
+
+
+def test_samples_with_few_keypoints_are_redrawn(crop_table: CropTable) -> None:
+    counts = [int((crop_table.keypoints[row][:, 2] > 0).sum()) for row in crop_table.labelled()]
+    assert counts == [17, 17, 8, 17, 12]
+    free = [samples_of(crop_table, 0)[e, 2][1][:, 2].sum() for e in range(20)]
+    held = [samples_of(crop_table, 9)[e, 2][1][:, 2].sum() for e in range(20)]
+    assert max(free) <= 8
+    assert min(held) >= 9
+
+
+def test_a_redrawn_sample_shows_the_person_of_its_target(dotted: CropTable) -> None:
+    boxes = replace(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
+    rows = np.arange(18)
+    samples = TrainingSamples(dotted, rows, boxes, PLAIN, CODEC, 1, (7,))
+    for epoch in range(5):
+        image, target = samples[epoch, 17]
+        (channel,) = np.flatnonzero(target[:, 2])
+        input_px = target[channel, :2] * (47 / 23, 63 / 31)
+        np.testing.assert_allclose(centroid(image), input_px, atol=0.2)
+
+
+def test_two_samples_of_one_person_differ(crop_table: CropTable) -> None:
+    samples = TrainingSamples(crop_table, np.array([0, 0]), BOXES, COLOURS, CODEC, 0, (7,))
+    assert not equal(samples[0, 0], samples[0, 1])
+
+
+def test_redrawing_gives_up_on_a_hopeless_cache(dotted: CropTable) -> None:
+    """No person has 18 keypoints; the last one drawn serves, picture and target."""
+    boxes = replace(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
+    samples = TrainingSamples(dotted, np.arange(17), boxes, PLAIN, CODEC, 18, (7,))
+    for epoch in range(5):
+        image, target = samples[epoch, 3]
+        (channel,) = np.flatnonzero(target[:, 2])
+        input_px = target[channel, :2] * (47 / 23, 63 / 31)
+        np.testing.assert_allclose(centroid(image), input_px, atol=0.2)
+
+
+@pytest.mark.parametrize(("count", "batch", "steps"), [(4, 4, 1), (9, 4, 2), (8, 1, 8)])
+def test_whole_batches_of_an_epoch(count: int, batch: int, steps: int) -> None:
+    assert steps_per_epoch(count, batch) == steps
+
+
+def test_too_few_samples() -> None:
+    with pytest.raises(PoseError, match=r"train\.batch_size = 4, but the cache holds only 3 such"):
+        steps_per_epoch(3, 4)
+    with pytest.raises(PoseError, match=r"ssl\.batch_size = 4, but"):
+        steps_per_epoch(3, 4, "ssl.batch_size")
+
+
+def test_each_epoch_is_a_fresh_shuffle_without_its_tail() -> None:
+    batches = list(StepBatches(11, 3, (0,), 0, 9))
+    for epoch in range(3):
+        part = batches[3 * epoch : 3 * epoch + 3]
+        assert all(e == epoch for batch in part for e, _ in batch)
+        seen = [i for batch in part for _, i in batch]
+        assert len(set(seen)) == 9
+        assert set(seen) <= set(range(11))
+    orders = {tuple(i for batch in batches[3 * e : 3 * e + 3] for _, i in batch) for e in range(3)}
+    assert len(orders) == 3
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 8, 9])
+def test_batches_from_a_step_are_the_tail(start: int) -> None:
+    whole = list(StepBatches(11, 3, (0,), 0, 9))
+    tail = StepBatches(11, 3, (0,), start, 9)
+    assert list(tail) == whole[start:]
+    assert len(tail) == 9 - start
+
+
+def test_streams_differ() -> None:
+    assert list(StepBatches(50, 3, (0, 1), 0, 2)) != list(StepBatches(50, 3, (0, 2), 0, 2))
+
+
+def test_rendered_targets_are_the_samples_of_a_batch(crop_table: CropTable) -> None:
+    """What the collate hands on is what codec renders: weights of 0 leave maps empty."""
+    loader = batch_loader(samples_of(crop_table), StepBatches(5, 5, (7,), 0, 1), 0)
+    ((_, targets),) = loader
+    maps = gaussian.render_heatmaps(targets, CODEC.heatmap_size, CODEC.sigma)
+    assert torch.equal(maps.amax((2, 3)) > 0, targets[..., 2] > 0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_processes_share_each_steps_batch(world_size: int) -> None:
+    whole = list(StepBatches(20, 6, (0,), 2, 7))
+    shares = [list(StepBatches(20, 6, (0,), 2, 7, rank, world_size)) for rank in range(world_size)]
+    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == whole
+    assert {len(part) for parts in shares for part in parts} == {6 // world_size}
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 9, 12])
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+def test_processes_share_the_test_batches(count: int, world_size: int) -> None:
+    """Each batch of one process goes whole to one of them, the tail once."""
+    alone = test_batches(count, 4, 0, 1)
+    assert list(chain(*alone)) == list(range(count))
+    shares = [test_batches(count, 4, rank, world_size) for rank in range(world_size)]
+    assert sorted(chain(*shares)) == alone

@@ -1,0 +1,115 @@
+"""Boxes of a picture: three forms of a file, found by name or number, and what cannot serve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loopback import failure
+from pose.coco.images import BadImageError
+from pose.deploy.boxes import BoxFile, whole_image
+
+IMAGES = [
+    {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80},
+    {"id": 8, "file_name": "b.jpg", "width": 100, "height": 80},
+]
+
+
+def annotation(**values: Any) -> dict:
+    return {"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]} | values
+
+
+def annotated(*annotations: dict) -> dict:
+    return {"images": IMAGES, "annotations": [*annotations]}
+
+
+def read(folder: Path, content: Any, category_id: int = 1) -> BoxFile:
+    path = folder / "boxes.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return BoxFile(path, category_id)
+
+
+def test_by_name(tmp_path: Path) -> None:
+    boxes = read(tmp_path, {"a.jpg": [[1, 2, 3, 4], [5, 6, 7, 8.5]], "b.jpg": []})
+    found, scores = boxes("holiday/a.jpg")
+    assert found.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8.5]]
+    assert scores.tolist() == [1, 1]
+    assert boxes("b.jpg")[0].shape == (0, 4)
+    with pytest.raises(BadImageError, match=r"^is not named in boxes.json$"):
+        boxes("c.jpg")
+
+
+def test_the_most_precise_name_counts(tmp_path: Path) -> None:
+    boxes = read(tmp_path, {"x/a.jpg": [[1, 1, 1, 1]], "a.jpg": [[2, 2, 2, 2]]})
+    assert boxes("x/a.jpg")[0][0, 0] == 1
+    assert boxes("y/a.jpg")[0][0, 0] == 2
+
+
+def test_a_frame_has_its_own_boxes_or_its_videos(tmp_path: Path) -> None:
+    boxes = read(tmp_path, {"clip.avi": [[1, 1, 1, 1]], "clip.avi/3": [[2, 2, 2, 2]]})
+    for frame, x in ((2, 1), (3, 2)):
+        names = (f"x/clip.avi/{frame}", f"clip.avi/{frame}", "x/clip.avi")
+        assert boxes(*names)[0][0, 0] == x
+
+
+def test_annotations(tmp_path: Path) -> None:
+    """Clipped as evaluate's boxes; crowds, other categories and what lies outside left out."""
+    boxes = read(
+        tmp_path,
+        annotated(
+            annotation(bbox=[-10, 60, 50, 40]),
+            annotation(iscrowd=1),
+            annotation(category_id=2),
+            annotation(bbox=[200, 200, 5, 5]),
+        ),
+    )
+    assert boxes("a.jpg")[0].tolist() == [[0, 60, 40, 19]]
+    assert boxes("b.jpg")[0].shape == (0, 4)
+    with pytest.raises(BadImageError):
+        boxes("c.jpg")
+
+
+def test_results_go_by_number(tmp_path: Path) -> None:
+    records = [
+        annotation(image_id=139, score=0.25),
+        annotation(image_id=139, score=0.5, category_id=3),
+        annotation(image_id=139, score=0.75, bbox=[0, 0, 0, 0]),
+    ]
+    boxes = read(tmp_path, records)
+    found, scores = boxes("val2017/000000000139.jpg")
+    assert (found.tolist(), scores.tolist()) == ([[1, 2, 3, 4]], [0.25])
+    assert boxes("000000000140.jpg")[0].shape == (0, 4)  # the detector found nobody
+    assert boxes("me.jpg")[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "boxes.json: not valid JSON"),
+        ("3", "expected boxes by file name, found 3"),
+        ({"a.jpg": 5}, "'a.jpg' has 5, expected a list of boxes"),
+        ({"a.jpg": [[1, 2, 3]]}, "'a.jpg', box 0 is [1, 2, 3], expected 4 finite numbers"),
+        ({"a.jpg": [[1, 2, 3, 4], [1, 2, 0, 4]]}, "'a.jpg', box 1 is [1, 2, 0, 4]"),
+        ('{"a.jpg": [[1, 2, NaN, 4]]}', "'a.jpg', box 0 is [1, 2, nan, 4]"),
+        (annotated(annotation(image_id=9)), "annotation 1 names image 9, which is not in 'images'"),
+        (annotated(annotation(bbox=None)), "annotation 1 is None, expected 4 finite numbers"),
+        ({"images": [{"id": 1}], "annotations": []}, "image 1 has file_name None; correct it"),
+        ({"images": IMAGES, "annotations": [4]}, "an annotation is 4, expected an object"),
+        ([{"image_id": 1}], "boxes.json: record 0 has category_id None"),
+    ],
+)
+def test_files_that_cannot_serve(tmp_path: Path, content: Any, expected: str) -> None:
+    assert expected in failure(read, tmp_path, content)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    assert "no such file; --boxes takes" in failure(BoxFile, tmp_path / "boxes.json", 1)
+
+
+def test_the_whole_image() -> None:
+    boxes, scores = whole_image(np.zeros((40, 60, 3), np.uint8))
+    assert (boxes.tolist(), scores.tolist()) == ([[0, 0, 60, 40]], [1])

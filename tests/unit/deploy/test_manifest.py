@@ -1,0 +1,53 @@
+"""pose.json: what is written is read again, what cannot serve is told in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handed_out import about
+from loopback import failure
+from pose.deploy.manifest import describe, read_manifest
+from pose.models.vit import PIXEL_MEAN, PIXEL_STD
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "pose.json"
+    path.write_text(json.dumps(describe(about()) | changes), encoding="utf-8")
+    return path
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    assert read_manifest(written(tmp_path, versions={"torch": "0"})) == about()
+
+
+def test_it_tells_other_programs_what_they_need() -> None:
+    found = describe(about())
+    assert found["input"]["size"] == [24, 32]
+    assert found["input"]["colour_order"] == "RGB"
+    assert (found["input"]["mean"], found["input"]["std"]) == ([*PIXEL_MEAN], [*PIXEL_STD])
+    assert found["skeleton"]["names"][:2] == ["nose", "left_eye"]
+    assert found["skeleton"]["flip_pairs"][0] == [1, 2]
+    assert found["codec"]["heatmap_size"] == [12, 16]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"bbox_padding": "wide"}, "pose.json: bbox_padding: input should be a valid number"),
+        ({"skeleton": {"names": ["a"]}}, "pose.json: skeleton.flip_pairs: field required"),
+        ({"oks_sigmas": [0.1]}, "are of [1, 17] keypoints; export the model again"),
+        ({"input": {"mean": [0, 0, 0]}}, "pose.json: input = {'mean': [0, 0, 0]}, expected"),
+    ],
+)
+def test_what_cannot_serve(tmp_path: Path, changes: dict, expected: str) -> None:
+    assert expected in failure(read_manifest, written(tmp_path, **changes))
+
+
+def test_no_json(tmp_path: Path) -> None:
+    (tmp_path / "pose.json").write_text('{"input": ')
+    assert "pose.json: not valid JSON" in failure(read_manifest, tmp_path / "pose.json")
+    assert "no such file" in failure(read_manifest, tmp_path / "another.json")

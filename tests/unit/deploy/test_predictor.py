@@ -1,0 +1,201 @@
+"""The model on a whole picture gives what evaluate gives on the cache's crops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from handed_out import about, picture_model
+from loopback import failure
+from pose.coco.boxes import clip_bbox
+from pose.codecs.geometry import bbox_to_center_scale
+from pose.codecs.udp import UdpCodec
+from pose.common.files import write_json
+from pose.crop_table import CropTable
+from pose.crops.shards import CropSpec
+from pose.data.samples import TestSamples, test_loader
+from pose.deploy.manifest import FILE, describe
+from pose.deploy.media import read_picture
+from pose.deploy.predictor import Predictor, cut, to_results
+from pose.evaluation.coco_metrics import to_results as evaluated
+from pose.evaluation.predict import predict
+from pose.models.checkpoint import save_weights
+from tiny import TinyCoco
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor(picture_model(), about(), True, 32, CPU)
+
+
+class Lossless(CropTable):
+    """The cache of tiny_coco with crops that no JPEG has touched."""
+
+    images: dict[int, np.ndarray]
+
+    def crop(self, row: int) -> np.ndarray:
+        height, width = super().crop(row).shape[:2]
+        x, y = self.crop_xy[row]
+        image = self.images[int(self.image_id[row])][..., ::-1]
+        return np.ascontiguousarray(image[y : y + height, x : x + width])
+
+
+@pytest.fixture
+def lossless(crop_table: CropTable, tiny_coco: TinyCoco) -> Lossless:
+    table = Lossless(crop_table.folder)
+    table.images = {i: read_picture(tiny_coco.image_path(i), upright=False) for i in (1, 2, 3)}
+    return table
+
+
+def test_a_cut_of_the_picture_is_the_loaders_image(lossless: Lossless, crop_spec: CropSpec) -> None:
+    samples = TestSamples(lossless, np.arange(len(lossless)), 1.25, crop_spec.codec)
+    assert len(samples) == 6
+    for sample in samples:
+        image = lossless.images[int(lossless.image_id[sample["row"]])]
+        mine = cut(image, sample["center"], sample["scale"], crop_spec.codec.input_size)
+        assert mine.std() > 10
+        difference = np.abs(mine[..., ::-1].astype(int) - sample["image"])
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.01
+
+
+def test_pictures_give_what_evaluate_gives(lossless: Lossless, predictor: Predictor) -> None:
+    codec, blur = predictor.about.codec, predictor.about.blur
+    samples = TestSamples(lossless, np.arange(len(lossless)), 1.25, codec)
+    loader = test_loader(samples, 4)
+    for flip in (False, True):
+        expected = predict(predictor.network, codec, loader, CPU, "none", blur)[flip, "dark"]
+        for image_id in (1, 2, 3):
+            rows = np.flatnonzero(lossless.image_id == image_id)
+            boxes = lossless.bbox_xywh[rows]
+            mine = replace(predictor, flip=flip)(lossless.images[image_id], boxes)
+            assert np.median(np.abs(mine[0] - expected.keypoints[rows])) < 1e-3
+            np.testing.assert_allclose(mine[1], expected.scores[rows], atol=2e-3)
+
+
+def test_the_flip_test_shows(predictor: Predictor) -> None:
+    image, box = _noise(120, 90), [[10, 5, 60, 80]]
+    plain = replace(predictor, flip=False)
+    assert np.abs(predictor(image, box)[1] - plain(image, box)[1]).max() > 1e-2
+
+
+def test_a_picture_of_black_where_the_box_is_outside() -> None:
+    image = np.full((40, 30, 3), 200, np.uint8)
+    center, scale = bbox_to_center_scale(np.array([500.0, 500, 30, 40]), 1.25, (24, 32))
+    assert not cut(image, center, scale, (24, 32)).any()
+    center, scale = bbox_to_center_scale(np.array([-15.0, 0, 30, 40]), 1.0, (24, 32))
+    half = cut(image, center, scale, (24, 32))
+    assert not half[:, :11].any()
+    assert (half[1:-1, 13:] == 200).all()
+
+
+def test_a_picture_larger_than_opencv_warps(predictor: Predictor) -> None:
+    image = np.zeros((8, 40_000, 3), np.uint8)
+    image[:, 39_000:] = _noise(1000, 8)
+    keypoints, scores = predictor(image, [[39_100, 0, 6, 8]])
+    near, _ = predictor(image[:, 39_000:], [[100, 0, 6, 8]])
+    np.testing.assert_allclose(keypoints - [39_000, 0], near, atol=1e-3)
+    assert np.isfinite(scores).all()
+
+
+def test_batches_do_not_show_and_nobody_is_fine(predictor: Predictor) -> None:
+    image = _noise(100, 80)
+    boxes = np.random.default_rng(0).uniform(10, 60, (5, 4))
+    whole, ones = predictor(image, boxes), replace(predictor, batch_size=1)(image, boxes)
+    np.testing.assert_allclose(whole[0], ones[0], atol=1e-2)
+    np.testing.assert_allclose(whole[1], ones[1], atol=1e-5)
+    keypoints, scores = predictor(image, [])
+    assert (keypoints.shape, scores.shape) == ((0, 17, 2), (0, 17))
+
+
+@pytest.mark.parametrize(
+    ("image", "boxes", "expected"),
+    [
+        (np.zeros((9, 9), np.uint8), [], "image is (9, 9) uint8, expected (H, W, 3) uint8, RGB"),
+        (np.zeros((9, 9, 3)), [], "image is (9, 9, 3) float64"),
+        (np.zeros((9, 0, 3), np.uint8), [], "image is (9, 0, 3)"),
+        (np.zeros((9, 9, 3), np.uint8), [1, 2, 3, 4], "boxes are (4,), expected (N, 4)"),
+        (np.zeros((9, 9, 3), np.uint8), [[1, 2, np.nan, 4]], "not finite"),
+        (np.zeros((9, 9, 3), np.uint8), [[1, 2, 0, -1]], "no width and no height"),
+    ],
+)
+def test_refusals(predictor: Predictor, image: np.ndarray, boxes: list, expected: str) -> None:
+    assert expected in failure(predictor, image, boxes)
+
+
+def test_ranks_and_results_are_evaluates(lossless: Lossless, predictor: Predictor) -> None:
+    """Twice the same boxes with other scores: NMS has work, rescoring too."""
+    rows = np.flatnonzero(lossless.image_id == 2).repeat(2)
+    box_scores = np.array([0.3, 0.9, 0.8, 0.2])
+    boxes = lossless.bbox_xywh[rows]
+    keypoints, scores = predictor(lossless.images[2], boxes)
+    scores = np.abs(scores) + np.linspace(0, 0.5, 17)
+    kept, totals = predictor.rank(boxes, box_scores, keypoints, scores)
+    assert len(kept) == 2
+    mine = to_results(2, 1, keypoints[kept], scores[kept], totals[kept])
+
+    class Table:
+        bbox_score, image_id = box_scores.astype(np.float32), np.full(4, 2)
+
+    class Twice:
+        pass
+
+    found = Twice()
+    found.keypoints, found.scores, found.rows = keypoints, scores, np.arange(4)  # type: ignore[attr-defined]
+    areas = np.array([np.prod(predictor.box(box)[1]) for box in boxes])
+    law = predictor.about
+    expected = evaluated(
+        Table(), found, areas, law.keypoint_score_thr, law.oks_nms_thr, law.sigmas, 1
+    )
+    for one, other in zip(mine, expected, strict=True):
+        assert one.keys() == other.keys()
+        assert one["keypoints"] == pytest.approx(other["keypoints"], abs=1e-4)
+        assert one["score"] == pytest.approx(other["score"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("pixels", "kept"), [(1, [1]), (6, [1, 0])])
+def test_poses_a_pixel_apart_are_one_by_the_padded_boxs_area(
+    predictor: Predictor, pixels: float, kept: list[int]
+) -> None:
+    boxes, scores = np.array([[0.0, 0, 30, 40]] * 2), np.ones((2, 17))
+    keypoints = np.random.default_rng(0).uniform(0, 30, (1, 17, 2)).repeat(2, axis=0)
+    keypoints[1, :, 0] += pixels
+    found, totals = predictor.rank(boxes, np.array([0.5, 0.75]), keypoints, scores)
+    assert (found.tolist(), totals.tolist()) == (kept, [0.5, 0.75])
+
+
+def test_weights_beside_their_manifest_are_enough(tmp_path: Path, predictor: Predictor) -> None:
+    save_weights(tmp_path / "model.safetensors", predictor.network.state_dict(), {})
+    write_json(tmp_path / FILE, describe(predictor.about))
+    loaded = Predictor.load(tmp_path / "model.safetensors")
+    assert loaded.about == predictor.about
+    image, boxes = _noise(100, 80), [[10, 5, 60, 70]]
+    np.testing.assert_array_equal(loaded(image, boxes)[0], predictor(image, boxes)[0])
+    assert not Predictor.load(tmp_path / "model.safetensors", flip=False).flip
+    assert "model.onnx: no such file; export the model again" in failure(Predictor.load, tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"noise")
+    assert "model.onnx: not a readable ONNX model" in failure(Predictor.load, tmp_path)
+
+
+def test_combined_maps_are_decoded_too() -> None:
+    law = about(maps_per_keypoint=3)
+    codec = UdpCodec("combined", (24, 32), (12, 16), 1.5, 0.0546875, law.codec.flip_indices)
+    law = replace(law, codec=codec)
+    keypoints, _ = Predictor(picture_model(law), law, True, 32, CPU)(_noise(50, 50), [[0, 0, 9, 9]])
+    assert keypoints.shape == (1, 17, 2)
+
+
+def test_a_box_is_padded_and_widened(predictor: Predictor) -> None:
+    center, scale = predictor.box(clip_bbox(np.array([-5.0, 10, 25, 60]), (100, 100)))
+    np.testing.assert_allclose(center, [10, 40])
+    np.testing.assert_allclose(scale, [56.25, 75])
+
+
+def _noise(width: int, height: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)

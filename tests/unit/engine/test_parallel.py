@@ -1,0 +1,225 @@
+"""Two gloo processes learn what one learns, to rounding, and the same bits each time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import two_processes as runs
+from pose import distributed
+from pose.common.errors import PoseError
+from pose.engine import checkpoint, parallel
+from pose.models.vit import PoseModel
+
+TESTS = Path(runs.__file__).parent
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two processes found, and the states that they left in the folder."""
+
+    folder: Path
+    found: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("pair")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = os.pathsep.join([str(TESTS.parent / "stages"), str(TESTS)])
+    done = subprocess.run(
+        [*launch, str(TESTS / "two_processes.py"), str(folder)],
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return Pair(folder, torch.load(folder / "found.pt", weights_only=True))
+
+
+def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Weights move by hundredths in these trainings; sums in another order by 1e-7."""
+    assert found["weights"].keys() == expected["weights"].keys()
+    for name, tensor in found["weights"].items():
+        if "head.conv_layers" not in name or not name.endswith("bias"):
+            # biases before a norm without affine have gradients of rounding alone
+            torch.testing.assert_close(tensor, expected["weights"][name], atol=2e-5, rtol=0)
+    assert len(found["rows"]) == len(expected["rows"])
+    for row, other in zip(found["rows"], expected["rows"], strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found["rows"] == expected["rows"]
+    for name, tensor in found["weights"].items():
+        assert torch.equal(tensor, expected["weights"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [
+        ("", {}),
+        (" accumulate", {}),
+        (" frozen", {"frozen": True}),
+        (" ssl", {"ssl": True}),
+        (" pair", {"pair": True}),
+        (" compiled", {}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_learn_what_one_learns(
+    pair: Pair, kind: str, name: str, alone: dict[str, Any]
+) -> None:
+    assert_close(pair.found[kind + name], runs.train(**alone))
+
+
+def test_the_comparison_tells_trainings_apart() -> None:
+    with pytest.raises(AssertionError):
+        assert_close(runs.train(), runs.train(drop_path=0.2))
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_repeat_themselves_to_the_bit(pair: Pair, kind: str) -> None:
+    assert_same(pair.found[kind], pair.found[f"{kind} again"])
+
+
+def test_a_state_in_shards_goes_on_anywhere(pair: Pair) -> None:
+    """Saved by two processes with FSDP; read by two with FSDP, by two with DDP, and by one."""
+    assert_same(pair.found["fsdp, then fsdp"], pair.found["fsdp"])
+    assert_close(pair.found["fsdp, then ddp"], pair.found["fsdp"])
+    alone = runs.resumed(pair.folder, "ddp", "fsdp")
+    assert_close(alone, pair.found["fsdp"])
+    state = checkpoint.read_training_state(pair.folder / "fsdp.pt")
+    expected = runs.train(stop=runs.KILL_AT + 1)["saved"][0]
+    assert state["model"].keys() == expected["model"].keys()
+    assert state["optimizer"]["state"].keys() == expected["optimizer"]["state"].keys()
+    assert state["optimizer"]["param_groups"] == expected["optimizer"]["param_groups"]
+
+
+def test_drop_path_goes_on_in_each_process(pair: Pair) -> None:
+    assert_same(pair.found["dropping, resumed"], pair.found["dropping"])
+
+
+def test_fp16_in_shards_stays_near(pair: Pair) -> None:
+    rows, expected = pair.found["fsdp fp16"]["rows"], runs.train()["rows"]
+    assert [row["loss"] for row in rows] == pytest.approx([r["loss"] for r in expected], rel=0.05)
+    assert [row["skipped"] for row in rows] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_all_leave_out_the_step_that_one_finds_bad(pair: Pair, kind: str) -> None:
+    assert_close(pair.found[f"{kind} skip"], runs.train(bad="skip"))
+    assert [row["skipped"] for row in pair.found[f"{kind} skip"]["rows"]] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_the_average_of_two_processes_is_that_of_one(pair: Pair, kind: str) -> None:
+    found, alone = pair.found[f"{kind} average"], runs.train(decay=0.5)
+    assert_close(found, alone)
+    assert_close(found | {"weights": found["average"]}, alone | {"weights": alone["average"]})
+
+
+def test_an_average_in_shards_goes_on(pair: Pair) -> None:
+    found, expected = pair.found["fsdp average, then fsdp"], pair.found["fsdp average"]
+    assert_same(found, expected)
+    assert found["average"].keys() == expected["average"].keys()
+    for name, tensor in found["average"].items():
+        assert torch.equal(tensor, expected["average"][name]), name
+
+
+def test_what_one_process_is_asked_all_do(pair: Pair) -> None:
+    assert pair.found["stopped"] == [[3, -1], [3, -1]]
+
+
+def test_batch_norms_need_cuda(pair: Pair) -> None:
+    assert "'classic' has batch norms" in pair.found["refusal"]
+    assert "unset NPROC" in pair.found["refusal"]
+
+
+def test_what_the_exchanges_give(pair: Pair) -> None:
+    assert pair.found["exchanges"] == {
+        "world": 2,
+        "from_first": "of 0",
+        "gather": [0, 1],
+        "rows": [[0.0, 0.0], [1.0, 1.0]],
+        "mean": [[0.5, 0.5]],
+    }
+
+
+def test_alone_everything_is_its_own() -> None:
+    model = PoseModel(replace(runs.SPEC, head="classic"))
+    assert parallel.spread(model, "fsdp", runs.CPU) is model
+    assert runs.exchanges() == {
+        "world": 1,
+        "from_first": "of 0",
+        "gather": [0],
+        "rows": [[0.0, 0.0]],
+        "mean": [[0.0, 0.0]],
+    }
+    assert (distributed.rank(), distributed.local_world_size()) == (0, 1)
+
+
+def test_a_batch_must_come_out_even(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert distributed.share_of(12, "train.batch_size", 3) == 12
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    assert distributed.share_of(12, "train.batch_size", 3) == 3
+    with pytest.raises(PoseError) as caught:
+        distributed.share_of(12, "ssl.batch_size", 2)
+    said = "params.yaml: ssl.batch_size = 12, expected a multiple of 4 processes x "
+    assert str(caught.value).startswith(said + "train.accumulate 2")
+
+
+@pytest.mark.parametrize("text", ["0", "two", "-1"])
+def test_a_bad_number_of_processes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("NPROC", text)
+    with pytest.raises(PoseError, match=f"environment: NPROC = '{text}', expected a positive"):
+        distributed.begin(1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"NPROC": "2"}, "{python} -m torch.distributed.run --standalone --nproc-per-node 2 x.py"),
+        (
+            {"NPROC": "8", "PET_NNODES": "2", "POSE_LAUNCHER": "srun --ntasks-per-node=1"},
+            "srun --ntasks-per-node=1 {python} -m torch.distributed.run --nproc-per-node 8 x.py",
+        ),
+        ({"PET_NNODES": "2"}, "{python} -m torch.distributed.run --nproc-per-node 1 x.py"),
+    ],
+)
+def test_the_script_becomes_torchrun(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
+    class Replaced(Exception):  # noqa: N818
+        pass
+
+    def execvp(file: str, arguments: list[str]) -> None:
+        assert file == arguments[0]
+        raise Replaced(" ".join(arguments))
+
+    for name in ("NPROC", "PET_NNODES", "POSE_LAUNCHER", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(distributed.os, "execvp", execvp)
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Replaced) as caught:
+        distributed.begin(3)
+    assert str(caught.value) == expected.format(python=sys.executable)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_launcher_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPROC", "2")
+    monkeypatch.setenv("POSE_LAUNCHER", "no-such-launcher")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(PoseError, match="POSE_LAUNCHER = 'no-such-launcher' cannot be run"):
+        distributed.begin(1)

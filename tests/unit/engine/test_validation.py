@@ -1,0 +1,208 @@
+"""What is looked at while training: numbers and pictures that leave the training as it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pose.codecs.gaussian import Blur
+from pose.codecs.udp import UdpCodec
+from pose.common import stage
+from pose.common.params import Train, load_params
+from pose.common.skeleton import COCO_17, oks_sigmas
+from pose.crop_table import CropTable
+from pose.data.samples import TestSamples, test_loader
+from pose.engine import validation
+from pose.engine.ema import Average
+from pose.engine.fit import FitSettings, TrainState, fit, supervised_step
+from pose.engine.optim import Schedule, build_adamw
+from pose.evaluation.coco_metrics import coco_eval, to_results
+from pose.evaluation.predict import Predictions, predict
+from pose.models.vit import ModelSpec, PoseModel
+from tiny import TinyCoco
+
+STEPS, PER_EPOCH = 8, 2
+CPU = torch.device("cpu")
+SCHEDULE = Schedule("cosine", 1e-2, STEPS, PER_EPOCH, 2, 1e-5, (9,), 0.1)
+
+
+@pytest.fixture
+def codec() -> UdpCodec:
+    return UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875, COCO_17.flip_indices)
+
+
+@pytest.fixture
+def law(params_text: str, bent_params) -> Train:
+    train = load_params(bent_params({"train.batch_size": "2"})).train
+    return train.model_copy(update={"picture_epochs": 3})
+
+
+@pytest.fixture
+def val(tmp_path: Path, tiny_coco: TinyCoco, crop_table: CropTable, monkeypatch) -> CropTable:
+    """tiny_coco as the cache's val."""
+    (tmp_path / "cache").rename(tmp_path / "val")
+    truth = {key: tiny_coco.raw[key] for key in ("images", "annotations", "categories")}
+    truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] == 1]
+    (tmp_path / "ground_truth.json").write_text(json.dumps(truth))
+    monkeypatch.setattr(stage, "CACHE", tmp_path)
+    return CropTable(tmp_path / "val")
+
+
+@pytest.fixture
+def spec(tiny_model_spec: ModelSpec) -> ModelSpec:
+    """With all that could be disturbed: drop path draws, batch norms have running statistics."""
+    changes = {"drop_path": 0.3, "head": "classic", "conv_channels": ()}
+    return replace(tiny_model_spec, input_wh=(48, 64), **changes)
+
+
+def watch(
+    state: TrainState, law: Train, codec: UdpCodec, pictures: list | None = None
+) -> validation.Watch:
+    seen = pictures if pictures is not None else []
+    return validation.Watch(
+        "x", state.model, law, codec, 1.25, COCO_17, SCHEDULE, lambda *one: seen.append(one)
+    )
+
+
+def fresh(spec: ModelSpec, decay: float = 0.0) -> TrainState:
+    torch.manual_seed(0)
+    model = PoseModel(spec)
+    torch.nn.init.normal_(model.head.final_layer.weight, std=0.1)
+    average = Average(model, decay) if decay else None
+    return TrainState(model, build_adamw(model, 0.1, 1.0, (0.9, 0.999)), average=average)
+
+
+def batch(step: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randint(0, 256, (2, 64, 48, 3), dtype=torch.uint8, generator=generator)
+    targets = torch.rand(2, 17, 3, generator=generator) * torch.tensor([23, 31, 0.0])
+    return [images, targets + torch.tensor([0, 0, 1.0])]
+
+
+def train(state: TrainState, codec: UdpCodec, **others) -> None:
+    torch.manual_seed(1)
+    fit(
+        state,
+        (batch(step) for step in range(STEPS)),
+        supervised_step(state.model, codec, CPU, "none"),
+        SCHEDULE,
+        FitSettings("x", 1.0, 4, 100, 2, "stop", 20),
+        on_row=lambda row: None,
+        save=lambda state: None,
+        **others,
+    )
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_watched_run_ends_with_the_same_bits(val, law, codec, spec, decay: float) -> None:
+    alone, watched, pictures = fresh(spec, decay), fresh(spec, decay), []
+    train(alone, codec)
+    draws = torch.get_rng_state()
+    train(watched, codec, watch=watch(watched, law, codec, pictures))
+    assert torch.equal(torch.get_rng_state(), draws)
+    for (name, a), b in zip(
+        alone.model.state_dict().items(), watched.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    assert watched.model.training
+    rows = [row for row in watched.history if "val_AP" in row]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert [row for row in watched.history if "val_AP" not in row] == alone.history
+    assert [step for step, _ in pictures] == [6, 8] == list(watched.pictures)
+
+
+def test_a_frozen_part_stays_in_its_mode(val, law, codec, spec) -> None:
+    state = fresh(spec)
+    state.model.backbone.eval()
+    state.step = PER_EPOCH
+    assert "val_AP" in watch(state, law, codec)(state)
+    assert (state.model.training, state.model.backbone.training) == (True, False)
+    assert torch.is_grad_enabled()
+
+
+def test_off_is_off(val, law, codec, spec) -> None:
+    state = fresh(spec)
+    state.step = STEPS
+    off = law.model_copy(update={"val_epochs": 0, "picture_epochs": 0})
+    assert watch(state, off, codec)(state) == {}
+    assert (state.best, state.pictures) == ({}, {})
+
+
+def test_val_ap_is_cocos_of_the_highest_cells(val, law, codec, spec, monkeypatch, tmp_path) -> None:
+    """The same number as by evaluate's way, of predictions near the truth, as it is 0 else."""
+    rng = np.random.default_rng(0)
+    rows = val.labelled()
+    samples = TestSamples(val, rows, 1.25, codec)
+    model = fresh(spec).model.eval()
+    found = predict(model, codec, test_loader(samples, 2), CPU, "none", Blur(11, "zero"))
+    ours = validation.predict_peaks(model, samples, 2, "none")
+    theirs = found[False, "argmax"]
+    for one in ("keypoints", "scores", "rows"):
+        np.testing.assert_array_equal(getattr(ours, one), getattr(theirs, one))
+
+    near = val.keypoints[rows][..., :2] + rng.normal(0, 3, (len(rows), 17, 2))
+    made_up = Predictions(near.astype(np.float64), rng.random((len(rows), 17)), rows)
+    monkeypatch.setattr(validation, "predict_peaks", lambda *_: made_up)
+    state = fresh(spec)
+    state.step = PER_EPOCH
+    row = watch(state, law, codec)(state)
+    sigmas = oks_sigmas(COCO_17.names, None)
+    areas = np.array([np.prod(samples.box(int(r))[1]) for r in rows])
+    truth = json.loads((tmp_path / "ground_truth.json").read_text())
+    results = to_results(val, made_up, areas, 0.0, 1.0, sigmas, 1)
+    assert row["val_AP"] == coco_eval(truth, results, sigmas)["AP"]
+    assert 0.1 < row["val_AP"] < 1
+
+
+def test_the_first_persons_and_their_company(val) -> None:
+    """Persons 11, 13, 14, 15 and 16 have keypoints; 13 and 14 share an image."""
+    assert [validation.first_rows(val, n).tolist() for n in (1, 2, 3, 99)] == [
+        val.labelled()[:n].tolist() for n in (1, 3, 3, 5)
+    ]
+    truth = {"images": [{"id": 1}, {"id": 2}], "annotations": [{"image_id": 2}], "categories": 3}
+    assert validation.of_images(truth, {1}) == {
+        "images": [{"id": 1}],
+        "annotations": [],
+        "categories": 3,
+    }
+
+
+def test_the_best_are_kept_and_of_equals_the_later(val, law, codec, spec, monkeypatch) -> None:
+    state = fresh(spec)
+    eye = watch(state, law, codec)
+    bias = state.model.head.final_layer.bias
+    for step, ap in ((2, 0.3), (4, 0.5), (6, 0.5), (8, 0.4)):
+        state.step = step
+        with torch.no_grad():
+            bias.fill_(step)
+        monkeypatch.setattr(eye, "_ap", lambda ap=ap: ap)
+        eye(state)
+    assert (state.best["step"], state.best["val_AP"]) == (6, 0.5)
+    assert state.best["weights"]["head.final_layer.bias"].eq(6).all()
+
+
+def test_the_average_is_what_is_seen(val, law, codec, spec) -> None:
+    state = fresh(spec, decay=0.9)
+    with torch.no_grad():
+        state.model.head.final_layer.bias.fill_(7.0)
+    state.step = PER_EPOCH
+    watch(state, law, codec)(state)
+    assert not state.best["weights"]["head.final_layer.bias"].eq(7).any()
+    assert state.model.head.final_layer.bias.eq(7).all()
+
+
+def test_a_picture_is_the_same_bytes_each_time(val, law, codec, spec) -> None:
+    state, (one, other) = fresh(spec), ([], [])
+    state.step = STEPS
+    watch(state, law, codec, one)(state)
+    watch(state, law, codec, other)(state)
+    assert torch.equal(one[0][1], other[0][1])
+    image = cv2.imdecode(one[0][1].numpy(), cv2.IMREAD_COLOR)
+    assert image.shape == (3 * (144 + 6), 8 * (108 + 6), 3)  # five persons of four views, two a row
+    assert image.std() > 20

@@ -1,0 +1,465 @@
+"""Recipes hold the official numbers, apply.py merges them, and each one's shrunken copy trains."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dvc.utils.hydra import apply_overrides
+
+import apply
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.params import Params, load_params
+from pose.common.skeleton import COCO_17
+from pose.data import build
+from pose.engine import train
+from pose.engine.fit import FitSettings, TrainState, fit, supervised_step
+from pose.engine.optim import build_adamw, parameter_groups
+from pose.models import build as models_build
+from pose.models.vit import PoseModel, build_on_meta
+
+SAPIENS = {  # (embed_dim, depth, heads), backbone and head parameters, AP, AR
+    "0.3b": ((1024, 24, 16), 306_244_608, 23_214_353, 79.6, 83.6),
+    "0.6b": ((1280, 32, 16), 634_597_120, 26_360_081, 81.2, 84.9),
+    "1b": ((1536, 40, 24), 1_139_163_648, 29_505_809, 82.1, 85.9),
+    "2b": ((1920, 48, 32), 2_131_943_040, 34_224_401, 82.2, 86.0),
+}
+VITPOSE = {  # (embed_dim, depth, heads), drop path, layer decay, head parameters, AP, AR
+    "s": ((384, 12, 12), 0.1, 0.8, 2_626_833, 73.8, 79.2),
+    "b": ((768, 12, 12), 0.3, 0.75, 4_199_697, 75.8, 81.1),
+    "l": ((1024, 24, 16), 0.5, 0.8, 5_248_273, 78.3, 83.5),
+    "h": ((1280, 32, 16), 0.55, 0.85, 6_296_849, 79.1, 84.1),
+}
+SAPIENS_NAMES = {size: f"sapiens_{size}_coco_1024x768" for size in SAPIENS}
+VITPOSE_NAMES = {size: f"vitpose_{size}_coco_256x192" for size in VITPOSE}
+OFFICIAL = [*SAPIENS_NAMES.values(), *VITPOSE_NAMES.values()]
+SSL = {  # labelled persons, epochs of stage 2, AP of one and of two networks (ResNet18)
+    "1k": (1000, 30, 45.5, 49.7),
+    "5k": (5000, 70, 56.2, 58.8),
+    "10k": (10000, 100, 59.9, 61.8),
+}
+SSL_NAMES = {size: f"ssl_coco_{size}" for size in (*SSL, "full")}
+NAMES = ["coco_512x384", *OFFICIAL, *SSL_NAMES.values()]
+PER_EPOCH = 2340  # steps: COCO's 149,813 persons in batches of 64
+
+
+@cache
+def resolved(name: str) -> Params:
+    return apply.resolve(name)
+
+
+@cache
+def applied(name: str, params_text: str) -> str:
+    return apply.merge(params_text, apply.read_recipe(name))[0]
+
+
+@cache
+def on_meta(name: str) -> PoseModel:
+    return build_on_meta(models_build.model_spec(resolved(name), 17))
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def leaves(params: Params) -> dict[str, Any]:
+    sections = params.model_dump(mode="json").items()
+    return {f"{section}.{key}": value for section, keys in sections for key, value in keys.items()}
+
+
+def listed(name: str) -> list[str]:
+    recipe = apply.read_recipe(name)
+    return [f"{section}.{key}" for section, keys in recipe.items() for key in keys]
+
+
+def header(name: str) -> str:
+    """The comment that opens a recipe, as one line."""
+    text = (apply.RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    lines = text.split("\n\n")[0].splitlines()
+    assert all(line.startswith("#") for line in lines)
+    return " ".join(" ".join(line.lstrip("#") for line in lines).split())
+
+
+@pytest.fixture
+def params_copy(tmp_path: Path, params_text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A params.yaml that apply.py writes instead of the project's."""
+    path = tmp_path / "params.yaml"
+    path.write_text(params_text, encoding="utf-8")
+    monkeypatch.setattr(apply, "PARAMS", path)
+    return path
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["apply.py", *arguments])
+    apply.main()
+
+
+def test_the_recipes_are_those_named_here() -> None:
+    assert apply.names() == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_changes_what_it_lists_and_nothing_else(name: str) -> None:
+    before, after = leaves(load_params(apply.PARAMS)), leaves(resolved(name))
+    assert {key for key in after if after[key] != before[key]} <= set(listed(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_after_another_is_itself(params_text: str, name: str) -> None:
+    """Each states every key that any of them sets; of stage 2 only those that have its epochs."""
+    for other in NAMES:
+        text = applied(other, params_text)
+        found, expected = leaves(apply.resolve(name, text)), leaves(resolved(name))
+        differing = {key for key in found if found[key] != expected[key]}
+        assert not differing or (
+            resolved(name).ssl.epochs == 0 and all(key.startswith("ssl.") for key in differing)
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_says_what_a_run_needs(name: str) -> None:
+    found = header(name)
+    for word in (
+        f"recipes/apply.py {name}",
+        "Source:",
+        "Expected:",
+        "Hours: not measured",
+        "Licenc",
+    ):
+        assert word in found
+    assert ("AP_H_70" in found) == ("AP_H_56" in found) == (name in OFFICIAL)
+    assert "CC BY-NC 4.0" in found or "Apache-2.0" in found
+    text = (apply.RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_applying_keeps_comments_and_twice_is_once(params_text: str, name: str) -> None:
+    once, changes = apply.merge(params_text, apply.read_recipe(name))
+    assert {key for key, _, _ in changes} <= set(listed(name))
+    assert len(changes) > 20
+    assert re.findall(r"#.*", once) == re.findall(r"#.*", params_text)
+    assert [line.split(":")[0] for line in once.splitlines()] == [
+        line.split(":")[0] for line in params_text.splitlines()
+    ]
+    assert apply.merge(once, apply.read_recipe(name)) == (once, [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flags_give_dvc_the_same_params(
+    params_copy: Path, params_text: str, capsys: pytest.CaptureFixture[str], monkeypatch, name: str
+) -> None:
+    """By dvc's own reader of `dvc exp run -S`."""
+    run_main(monkeypatch, name, "--args")
+    words = shlex.split(capsys.readouterr().out)
+    assert words[::2] == ["-S"] * len(listed(name))
+    assert params_copy.read_text(encoding="utf-8") == params_text
+    apply_overrides(params_copy, words[1::2])
+    assert load_params(params_copy) == resolved(name)
+
+
+def test_flags_of_odd_strings(params_copy: Path) -> None:
+    text = "weights: {source: file, file: '/a b/null, [x].pth', repo: 'null', revision: 'a''b'}\n"
+    recipe = apply._parse(text, "x")
+    with pytest.raises(PoseError, match="cannot be passed as a flag"):
+        apply.flags(recipe)
+    del recipe["weights"]["revision"]
+    apply_overrides(params_copy, apply.flags(recipe))
+    weights = load_params(params_copy).weights
+    assert (weights.file, weights.repo) == ("/a b/null, [x].pth", "null")
+
+
+def test_applying_writes_and_prints_the_difference(
+    params_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    before, after = leaves(load_params(apply.PARAMS)), leaves(resolved("sapiens_1b_coco_1024x768"))
+    run_main(monkeypatch, "sapiens_1b_coco_1024x768")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == sum(after[key] != before[key] for key in after)
+    assert 'data.source: "synthetic" -> "coco"' in lines
+    assert "codec.input_size: [72, 96] -> [768, 1024]" in lines
+    assert "train.lr: 0.004 -> 0.0005" in lines
+    assert load_params(params_copy) == resolved("sapiens_1b_coco_1024x768")
+    run_main(monkeypatch, "sapiens_1b_coco_1024x768")
+    said = "params.yaml holds sapiens_1b_coco_1024x768 already\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("train: {lrr: 1}", "params.yaml: train.lrr = 1 is not a known key; check its spelling"),
+        ("trains: {lr: 1}", 'params.yaml: trains = {"lr": 1} is not a known key'),
+        ("train: {lr: 0, batch_size: 0}", "greater than 0; params.yaml: train.batch_size = 0"),
+        (
+            "model: {patch_size: 16}",
+            "params.yaml: codec.heatmap_size = [36, 48], but a grid of 4 x 6",
+        ),
+        ("train: 3", "bad.yaml: expected sections with keys"),
+        ("", "bad.yaml: expected sections with keys"),
+        ("train: {lr: [1", "bad.yaml: not valid YAML"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_and_nothing_is_lost(
+    params_copy: Path, params_text: str, tmp_path: Path, monkeypatch, recipe: str, expected: str
+) -> None:
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    (recipes / "bad.yaml").write_text(recipe, encoding="utf-8")
+    monkeypatch.setattr(apply, "RECIPES", recipes)
+    with pytest.raises(PoseError) as caught:
+        run_main(monkeypatch, "bad")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert params_copy.read_text(encoding="utf-8") == params_text
+
+
+def test_a_params_file_that_cannot_be_read(params_copy: Path, monkeypatch) -> None:
+    params_copy.unlink()
+    with pytest.raises(PoseError, match="restores it"):
+        run_main(monkeypatch, NAMES[0])
+
+
+def test_the_command_from_another_folder(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(apply.RECIPES / "apply.py"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    listing = run().stdout.splitlines()
+    assert [line.split()[0] for line in listing] == apply.names()
+    assert all(len(line.split()) > 4 for line in listing)
+    done = run("sapiens")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"apply: no recipe 'sapiens'; there are {', '.join(apply.names())}\n"
+    assert "python recipes/apply.py NAME --args" in run("--help").stdout
+
+
+# what the official configurations say
+
+
+@pytest.mark.parametrize("size", SAPIENS)
+def test_sapiens_is_the_official_model(size: str) -> None:
+    sizes, backbone, head, ap, ar = SAPIENS[size]
+    name = SAPIENS_NAMES[size]
+    params, model = resolved(name), on_meta(name)
+    law = params.model
+    assert (law.embed_dim, law.depth, law.num_heads) == sizes
+    assert (count(model.backbone), count(model.head)) == (backbone, head)
+    assert (law.head, law.patch_size, law.patch_padding, law.drop_path) == ("sapiens", 16, 2, 0.0)
+    codec = params.codec
+    assert (codec.type, codec.input_size, codec.heatmap_size) == (
+        "gaussian",
+        (768, 1024),
+        (192, 256),
+    )
+    assert (codec.sigma, codec.blur_kernel_size, codec.blur_border) == (6.0, 11, "zero")
+    assert params.train.layer_decay == 0.85
+    assert f"AP {ap}, AR {ar} on val2017" in header(name)
+    assert params.weights.repo == "facebook/sapiens"
+    epoch = {"1b": 173, "2b": 660}.get(size, 1600)
+    assert params.weights.file == (
+        f"sapiens_host/pretrain/checkpoints/sapiens_{size}/sapiens_{size}_epoch_{epoch}_clean.pth"
+    )
+
+
+@pytest.mark.parametrize("size", VITPOSE)
+def test_vitpose_is_the_official_model(size: str) -> None:
+    (dim, depth, heads), drop_path, layer_decay, head, ap, ar = VITPOSE[size]
+    name = VITPOSE_NAMES[size]
+    params, model = resolved(name), on_meta(name)
+    law = params.model
+    assert (law.embed_dim, law.depth, law.num_heads) == (dim, depth, heads)
+    assert (law.head, law.patch_size, law.patch_padding) == ("classic", 16, 2)
+    blocks = depth * (12 * dim * dim + 13 * dim)
+    assert count(model.backbone) == 768 * dim + dim + 192 * dim + blocks + 2 * dim
+    assert count(model.head) == head
+    assert (law.drop_path, params.train.layer_decay) == (drop_path, layer_decay)
+    codec = params.codec
+    assert (codec.type, codec.input_size, codec.heatmap_size) == ("gaussian", (192, 256), (48, 64))
+    assert (codec.sigma, codec.blur_kernel_size, codec.blur_border) == (2.0, 11, "mirror")
+    assert f"AP {ap}, AR {ar} on val2017" in header(name)
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_the_official_optimiser_and_schedule(name: str) -> None:
+    params = resolved(name)
+    law = params.train
+    assert (law.lr, law.weight_decay, law.betas) == (5e-4, 0.1, (0.9, 0.999))
+    assert (law.clip_grad_norm, law.amp) == (1.0, "none")
+    assert (params.phase1.epochs, params.phase2.epochs, params.ssl.epochs) == (0, 210, 0)
+    schedule = train.build_schedule(params, params.phase2.epochs, PER_EPOCH, law.lr)
+    expected = {
+        0: 5e-7,
+        250: 5e-4 * (0.001 + 0.999 * 250 / 499),
+        499: 5e-4,
+        500: 5e-4,
+        170 * PER_EPOCH - 1: 5e-4,
+        170 * PER_EPOCH: 5e-5,
+        200 * PER_EPOCH - 1: 5e-5,
+        200 * PER_EPOCH: 5e-6,
+        210 * PER_EPOCH - 1: 5e-6,
+    }
+    assert schedule.steps == 210 * PER_EPOCH
+    for step, lr in expected.items():
+        assert schedule.at(step) == pytest.approx(lr, rel=1e-9), step
+
+
+@pytest.mark.parametrize(
+    ("size", "groups", "tensors", "smallest"),
+    [("0.3b", 52, 301, 0.0172), ("1b", 84, 493, 0.001277)],
+)
+def test_the_official_layer_decay_groups(
+    size: str, groups: int, tensors: int, smallest: float
+) -> None:
+    name = SAPIENS_NAMES[size]
+    law = resolved(name).train
+    found = parameter_groups(on_meta(name), law.weight_decay, law.layer_decay)
+    assert len(found) == groups
+    assert sum(len(group["params"]) for group in found) == tensors
+    assert min(group["lr_scale"] for group in found) == pytest.approx(smallest, rel=1e-3)
+    assert {group["weight_decay"] for group in found} == {0.0, 0.1}
+
+
+@pytest.mark.parametrize("name", [*SAPIENS_NAMES.values(), "coco_512x384"])
+def test_the_official_augmentation_of_sapiens(name: str) -> None:
+    reports = name == "coco_512x384"
+    law = resolved(name).augment
+    assert (law.bbox_padding, law.flip_prob) == (1.25, 0.5)
+    assert (law.half_body_prob, law.half_body_min_keypoints, law.half_body_padding) == (0.3, 9, 1.5)
+    assert (law.shift_factor, law.shift_prob, law.scale_factor) == (0.16, 0.3, 0.5)
+    assert (law.rotate_deg, law.rotate_prob) == (80.0, 0.6)
+    assert (law.brightness_delta, law.hue_delta, law.channel_swap_prob) == (32, 18, 0.5)
+    assert law.contrast_range == law.saturation_range == (0.5, 1.5)
+    assert (law.blur_prob, law.median_blur_prob) == (0.1, 0.1)
+    assert (law.dropout_prob, law.dropout_size) == (0.5 if reports else 1.0, (0.2, 0.4))
+    assert (law.min_keypoints, law.official_quirks) == (4, True)
+
+
+@pytest.mark.parametrize("name", VITPOSE_NAMES.values())
+def test_vitpose_changes_no_colours(name: str) -> None:
+    law = resolved(name).augment
+    assert (law.brightness_delta, law.hue_delta, law.channel_swap_prob) == (0, 0, 0.0)
+    assert law.contrast_range == law.saturation_range == (1.0, 1.0)
+    assert (law.blur_prob, law.median_blur_prob, law.dropout_prob) == (0.0, 0.0, 0.0)
+    assert law.min_keypoints == 1
+
+
+@pytest.mark.parametrize("size", SSL)
+def test_the_protocol_of_few_labels(size: str) -> None:
+    persons, epochs, single, dual = SSL[size]
+    params, said = resolved(SSL_NAMES[size]), header(SSL_NAMES[size])
+    data, law = params.data, params.ssl
+    assert (data.labelled_persons, data.unlabelled, data.unlabelled_images) == (
+        persons,
+        ("rest",),
+        False,
+    )
+    assert (law.epochs, law.paths) == (epochs, ("jc", "jo", "joco", "jccm"))
+    assert f"{single} (+" in said
+    assert f"{dual} (+" in said
+
+
+def test_every_label_and_images_without_any() -> None:
+    params = resolved(SSL_NAMES["full"])
+    data = params.data
+    assert data.labelled_persons is None
+    assert data.unlabelled_images
+    assert data.unlabelled_detections is not None
+    assert params.ssl.paths == ("joco", "jccm")
+
+
+@pytest.mark.parametrize("name", ["coco_512x384", *SSL_NAMES.values()])
+def test_stage_2_has_the_papers_views(name: str) -> None:
+    law = resolved(name).ssl
+    assert (law.joint_cutout, law.joint_occlude, law.cutout, law.cutmix) == (5, 2, 5, 2)
+    assert (law.rotate_deg, law.scale_factor, law.affine_prob) == (30.0, 0.25, 0.8)
+    assert (law.unlabelled_weight, law.loss, law.networks) == (1.0, "multiaugs", 1)
+
+
+@pytest.mark.parametrize("name", SSL_NAMES.values())
+def test_stage_2_trains_vitpose_b(name: str) -> None:
+    params, official = resolved(name), resolved(VITPOSE_NAMES["b"])
+    assert (params.codec, params.model) == (official.codec, official.model)
+    assert (params.augment, params.weights) == (official.augment, official.weights)
+
+
+def test_the_reports_numbers() -> None:
+    params = resolved("coco_512x384")
+    law = params.train
+    assert (params.codec.input_size, params.codec.heatmap_size) == ((384, 512), (96, 128))
+    assert (law.batch_size, law.lr, law.weight_decay) == (32, 5e-4, 0.05)
+    assert (params.phase1.epochs, params.phase2.epochs) == (10, 100)
+    per_epoch = 149_813 // 32
+    schedule = train.build_schedule(params, 100, per_epoch, law.lr)
+    assert schedule.warmup_iters == 10 * per_epoch
+    assert schedule.at(0) == pytest.approx(5e-7)
+    assert schedule.at(10 * per_epoch - 1) == pytest.approx(
+        5e-6 + 4.95e-4 * (1 + math.cos(0.1 * math.pi)) / 2, rel=1e-4
+    )
+    assert schedule.at(schedule.steps - 1) == pytest.approx(5e-6)
+    frozen = train.build_schedule(params, 10, per_epoch, law.lr)
+    peak = max(frozen.at(step) for step in range(0, frozen.steps, 100))
+    assert f"its lr rises to {peak:.1e}" in header("coco_512x384")
+
+
+# a step of training
+
+
+def shrunken(params: Params) -> Params:
+    """The same run on a grid of 3 x 4 tokens with two narrow blocks; all laws are kept."""
+    raw = json.loads(params.model_dump_json())
+    patch, growth = params.model.patch_size, params.model.head_growth
+    raw["model"] |= {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    for part in ("deconv_channels", "conv_channels"):
+        raw["model"][part] = [8] * len(raw["model"][part])
+    raw["codec"] |= {"input_size": [3 * patch, 4 * patch], "heatmap_size": [3 * growth, 4 * growth]}
+    raw["train"]["batch_size"] = 4
+    return Params.model_validate_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_of_the_shrunken_recipe(name: str) -> None:
+    torch.manual_seed(0)
+    params = shrunken(resolved(name))
+    law, (width, height) = params.train, params.codec.input_size
+    model = models_build.build_model(params, COCO_17)
+    start = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+    images = torch.randint(0, 256, (law.batch_size, height, width, 3), dtype=torch.uint8)
+    targets = torch.rand(law.batch_size, 17, 3) * torch.tensor([*params.codec.heatmap_size, 1.0])
+    targets[..., 2] = 1.0
+    rows: list[dict[str, float]] = []
+    fit(
+        TrainState(model, build_adamw(model, law.weight_decay, law.layer_decay, law.betas)),
+        [(images, targets)],
+        supervised_step(model, build.codec(params, COCO_17), torch.device("cpu"), law.amp),
+        train.build_schedule(params, 1, 1, law.lr),
+        stage.pick(FitSettings, law, name=name),
+        on_row=rows.append,
+        save=lambda state: None,
+    )
+    assert math.isfinite(rows[0]["loss"])
+    assert rows[0]["loss"] > 0
+    assert rows[0]["grad_norm"] > 0
+    after = model.state_dict()
+    for key in (  # block 0 has no drop path
+        "backbone.pos_embed",
+        "backbone.patch_embed.proj.weight",
+        "backbone.blocks.0.attn.qkv.weight",
+        "backbone.norm.weight",
+        "head.deconv_layers.0.weight",
+        "head.final_layer.weight",
+    ):
+        assert not torch.equal(after[key], start[key]), key
+    dropped = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
+    assert max(dropped, default=0.0) == pytest.approx(params.model.drop_path)
+    assert model.backbone.grad_checkpointing == params.model.grad_checkpointing

@@ -1,0 +1,282 @@
+"""The stage on loopback: what is fetched once stays, and data/coco holds what was wanted."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import download_coco
+from loopback import Handler, Server, failure, serve, sha256
+from pose.common import stage
+from pose.common.params import load_params
+from pose.fetch.checksums import COCO, UNLABELLED, Pin, ZipPin
+from tiny import SPLIT, TinyCoco
+
+Run = Callable[..., None]
+BOXES = json.dumps([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]).encode()
+AP_H_70 = "COCO_val2017_detections_AP_H_70_person.json"
+
+
+def zipped(path: Path, *names: str) -> bytes:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, name * 1000)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def server(tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A mirror of small files, which the stage takes for COCO's."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for server in serve(Handler):
+        for place in COCO | UNLABELLED:
+            folder = "annotations" if "annotations" in place else Path(place).stem
+            server.files[f"/{place}"] = zipped(tmp_path / "x.zip", f"{folder}/{place}.jpg")
+        server.files[f"/{AP_H_70}"] = BOXES
+        monkeypatch.setattr(download_coco, "_dvc_cache", lambda: tmp_path / "cache")
+        monkeypatch.setattr(download_coco, "COCO", {p: pin(server.files[f"/{p}"]) for p in COCO})
+        rough = {p: ZipPin(pin.folder, 0, pin.md5) for p, pin in UNLABELLED.items()}
+        monkeypatch.setattr(download_coco, "UNLABELLED", rough)
+        yield server
+
+
+def pin(content: bytes) -> Pin:
+    return Pin(hashlib.md5(content).hexdigest(), "the table", "md5", len(content))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bent_params) -> Run:
+    """Runs the stage's main in an empty folder with the given `data` keys."""
+    (tmp_path / "a project").mkdir()
+    monkeypatch.chdir(tmp_path / "a project")
+
+    def run(**data: Any) -> None:
+        values = {f"data.{key}": json.dumps(value) for key, value in data.items()}
+        download_coco.main(load_params(bent_params(values)))
+
+    return run
+
+
+def coco(run: Run, server: Server, **data: Any) -> None:
+    run(source="coco", base_url=f"{server.address}/", **data)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
+
+
+def served(server: Server, *places: str) -> dict[str, bytes]:
+    return {Path(place).name: server.files[f"/{place}"] for place in places}
+
+
+def test_the_published_files() -> None:
+    """Against the figures of the public lists."""
+    assert {place: one.size for place, one in COCO.items()} == {
+        "zips/train2017.zip": 19_336_861_798,
+        "zips/val2017.zip": 815_585_330,
+        "annotations/annotations_trainval2017.zip": 252_907_541,
+    }
+    assert {len(one.digest) for one in COCO.values()} == {32}
+    assert {one.algorithm for one in COCO.values()} == {"md5"}
+
+
+def test_coco_is_fetched_once_and_linked(run: Run, server: Server) -> None:
+    for _ in range(2):
+        coco(run, server)
+        assert content(stage.COCO) == content(stage.DOWNLOADS) == served(server, *COCO)
+        assert len(server.asked) == 3
+        for name in content(stage.COCO):
+            assert (stage.COCO / name).samefile(stage.DOWNLOADS / name)
+        shutil.rmtree(stage.COCO)  # as DVC does before a run
+    metrics = json.loads((stage.METRICS / "download_coco/metrics.json").read_text())
+    assert metrics == {"bytes": sum(map(len, served(server, *COCO).values()))}
+
+
+def test_what_dvc_keeps_is_not_fetched_again(run: Run, server: Server, tmp_path: Path) -> None:
+    """It is verified as well: val's file is damaged there."""
+    for place in COCO:
+        whole = server.files[f"/{place}"]
+        md5 = hashlib.md5(whole).hexdigest()
+        kept = tmp_path / "cache/files/md5" / md5[:2] / md5[2:]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(b"damaged" if place == "zips/val2017.zip" else whole)
+    coco(run, server)
+    assert content(stage.COCO) == served(server, *COCO)
+    assert len(server.asked) == 1
+
+
+def test_a_copy_where_there_are_no_links(
+    run: Run, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", fail)
+    coco(run, server)
+    assert content(stage.COCO) == served(server, *COCO)
+    assert not (stage.COCO / "val2017.zip").samefile(stage.DOWNLOADS / "val2017.zip")
+    free = shutil.disk_usage(".")._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    text = failure(lambda: coco(run, server))
+    assert "data/resume/download_coco-coco/" in text
+    assert text.endswith("make room")
+
+
+def test_a_damaged_download_is_fetched_again(run: Run, server: Server) -> None:
+    coco(run, server)
+    with (stage.COCO / "val2017.zip").open("r+b") as stream:
+        stream.write(b"spoilt")
+    coco(run, server)
+    assert content(stage.COCO) == served(server, *COCO)
+    assert len(server.asked) == 4
+
+
+def test_unlabelled_images_and_their_list(
+    run: Run, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    boxes = b'[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.9}]'
+    (tmp_path / "boxes.json").write_bytes(boxes)
+    with caplog.at_level("INFO", "pose"):
+        coco(
+            run, server, unlabelled_images=True, unlabelled_detections=str(tmp_path / "boxes.json")
+        )
+    copied = {stage.UNLABELLED_DETECTIONS.name: boxes}
+    assert content(stage.COCO) == served(server, *COCO, *UNLABELLED) | copied
+    lines = "\n".join(caplog.messages)
+    for place in UNLABELLED:
+        assert f"{Path(place).name}: " in lines
+        assert f"sha256 {sha256(server.files[f'/{place}'])}" in lines
+    coco(run, server)
+    assert content(stage.COCO) == served(server, *COCO)
+    assert len(server.asked) == 5
+
+
+def test_another_unlabelled_zip_is_refused(run: Run, server: Server, tmp_path: Path) -> None:
+    server.files["/zips/unlabeled2017.zip"] = zipped(tmp_path / "x.zip", "train2017/1.jpg")
+    (tmp_path / "boxes.json").write_text("[]")
+    boxes = str(tmp_path / "boxes.json")
+    text = failure(lambda: coco(run, server, unlabelled_images=True, unlabelled_detections=boxes))
+    assert "unlabeled2017.zip: is not the zip wanted: ['train2017/1.jpg']" in text
+    assert not (stage.DOWNLOADS / "unlabeled2017.zip").exists()
+    assert not stage.COCO.exists()
+
+
+def test_a_mistake_leaves_what_was_there(run: Run, server: Server) -> None:
+    coco(run, server)
+    before = content(stage.COCO)
+    del server.files["/zips/val2017.zip"]
+    (stage.DOWNLOADS / "val2017.zip").unlink()
+    text = failure(lambda: coco(run, server))
+    assert text == f"{server.address}/zips/val2017.zip: HTTP 404: no such file; correct the address"
+    assert content(stage.COCO) == before
+
+
+def test_what_a_killed_run_left_is_not_taken_for_ours(run: Run, server: Server) -> None:
+    left = stage.RESUME / "download_coco-coco"
+    left.mkdir(parents=True)
+    (left / "unlabeled2017.zip").write_bytes(b"of another run")
+    coco(run, server)
+    assert content(stage.COCO) == served(server, *COCO)
+
+
+# ---------------------------------------------------------------------------- detections
+
+
+def boxes(server: Server) -> dict[str, str]:
+    return {"detections": f"{server.address}/{AP_H_70}", "detections_sha256": sha256(BOXES)}
+
+
+def test_boxes_of_a_url(run: Run, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Set later, they cost no second download of COCO."""
+    coco(run, server)
+    with caplog.at_level("INFO", "pose"):
+        coco(run, server, **boxes(server))
+    assert len(server.asked) == 4
+    assert content(stage.COCO) == served(server, *COCO) | {"detections.json": BOXES}
+    line = f"download_coco: val's boxes are those of {AP_H_70}, sha256 {sha256(BOXES)}"
+    assert line in caplog.messages
+    coco(run, server)
+    assert content(stage.COCO) == served(server, *COCO)
+    assert len(server.asked) == 4
+
+
+def test_wrong_boxes_are_told_before_the_download(run: Run, server: Server) -> None:
+    wrong = boxes(server) | {"detections_sha256": "0" * 64}
+    text = failure(lambda: coco(run, server, **wrong))
+    assert f"data.detections_sha256 says {'0' * 64}" in text
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("sha", [None, sha256(BOXES)])
+def test_boxes_of_a_path(run: Run, server: Server, tmp_path: Path, sha: str | None) -> None:
+    (tmp_path / AP_H_70).write_bytes(BOXES)
+    coco(run, server, detections=str(tmp_path / AP_H_70), detections_sha256=sha)
+    assert content(stage.COCO)["detections.json"] == BOXES
+
+
+def test_boxes_of_a_path_with_another_digest(run: Run, server: Server, tmp_path: Path) -> None:
+    (tmp_path / AP_H_70).write_bytes(BOXES)
+    values = {"detections": str(tmp_path / AP_H_70), "detections_sha256": "0" * 64}
+    text = failure(lambda: coco(run, server, **values))
+    assert f"{AP_H_70}: sha256 is {sha256(BOXES)}, data.detections_sha256 says" in text
+    assert server.asked == []
+
+
+# ---------------------------------------------------------------------------- local
+
+
+def local(run: Run, root: Path) -> Any:
+    run(source="local", root=str(root), train_split=SPLIT, val_split=SPLIT)
+    assert [path.name for path in stage.COCO.iterdir()] == ["local.json"]
+    return json.loads((stage.COCO / "local.json").read_text())
+
+
+def test_links_to_a_local_coco_serve_as_it_does(
+    run: Run, tiny_coco: TinyCoco, tmp_path: Path
+) -> None:
+    """A linked root, linked split and annotation folders, linked zips; nothing is copied."""
+    zips = tiny_coco.zipped(tmp_path / "zips")
+    for real in (tiny_coco.root, zips):
+        expected = local(run, real)
+        links = tmp_path / f"links to {real.name}"
+        links.mkdir()
+        for path in real.iterdir():
+            (links / path.name).symlink_to(path)
+        (tmp_path / f"root {real.name}").symlink_to(real)
+        assert local(run, links) == local(run, tmp_path / f"root {real.name}") == expected
+
+
+def test_a_change_behind_a_link_is_seen(run: Run, tiny_coco: TinyCoco, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    for path in tiny_coco.root.iterdir():
+        (tmp_path / "links" / path.name).symlink_to(path)
+    before = local(run, tmp_path / "links")
+    with tiny_coco.image_path(1).open("ab") as stream:
+        stream.write(b" ")
+    assert local(run, tmp_path / "links") != before
+
+
+def test_a_split_without_annotations_is_counted_and_watched(run: Run, tiny_coco: TinyCoco) -> None:
+    """As test-dev: a list of images that lie in test2017."""
+    shutil.copytree(tiny_coco.root / SPLIT, tiny_coco.root / "test2017")
+    listed = tiny_coco.root / "annotations/image_info_test-dev2017.json"
+    listed.write_text(json.dumps({"images": tiny_coco.raw["images"]}))
+    splits = {"train_split": SPLIT, "val_split": "test-dev2017"}
+    run(source="local", root=str(tiny_coco.root), **splits)
+    counts = json.loads((stage.METRICS / "download_coco/metrics.json").read_text())
+    assert (counts["test-dev2017_images"], counts["test-dev2017_persons"]) == (3, 0)
+    before = json.loads((stage.COCO / "local.json").read_text())
+    listed.write_text(json.dumps({"images": tiny_coco.raw["images"][:2]}))
+    run(source="local", root=str(tiny_coco.root), **splits)
+    after = json.loads((stage.COCO / "local.json").read_text())
+    assert after["test-dev2017"] != before["test-dev2017"]
+    assert after[SPLIT] == before[SPLIT]

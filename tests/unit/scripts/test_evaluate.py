@@ -1,0 +1,153 @@
+"""The stage's choices and borders, without a network: what it refuses, what it writes of none."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import evaluate
+from pose.coco.annotations import read_annotations
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.params import load_params
+from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
+from pose.crop_table import CropTable
+from pose.crops.shards import CropSpec
+from pose.data.samples import TestSamples
+from pose.evaluation.coco_metrics import STATS
+from pose.evaluation.predict import Found, Predictions, nobody
+from tiny import SPLIT
+
+KEYS = [(tta, decoder) for tta in ("none", "flip") for decoder in ("argmax", "dark")]
+
+
+@pytest.fixture
+def params(bent_params) -> Any:
+    return load_params(bent_params({}))
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder that the stage works in."""
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def val(tiny_coco, crop_table: CropTable, crop_spec: CropSpec) -> evaluate.Val:
+    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    truth = {
+        "images": found.images,
+        "annotations": found.annotations,
+        "categories": [found.category.entry],
+    }
+    samples = TestSamples(crop_table, crop_table.labelled(), 1.25, crop_spec.codec)
+    return evaluate.Val(samples, "ground truth", crop_table, truth, COCO_OKS_SIGMAS)
+
+
+def written(home: Path, params: Any, val: evaluate.Val, found: Predictions) -> dict[str, Any]:
+    """metrics.json after the headline alone was predicted as `found`."""
+    every: Found = {key: found for key in KEYS}
+    rows = evaluate._scores(params, val, "ssl", every)
+    headline = evaluate.Headline(found, evaluate._results(params, val, found))
+    evaluate._write(params, COCO_17, val, rows, headline)
+    return json.loads((home / "metrics/evaluate/metrics.json").read_text())
+
+
+def table(home: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(home / f"metrics/evaluate/{name}.csv")
+
+
+def perfect(val: evaluate.Val) -> Predictions:
+    rows = val.persons.labelled()
+    keypoints = val.persons.keypoints[rows][..., :2].astype(float)
+    return Predictions(keypoints, np.full((len(rows), 17), 0.9), rows)
+
+
+def test_perfect_poses(at_home: Path, params, val) -> None:
+    metrics = written(at_home, params, val, perfect(val))
+    assert metrics["AP"] == pytest.approx(1)
+    assert (metrics["PCK"], metrics["ECE"], metrics["boxes"]) == (1.0, 0.1, "ground truth")
+    for name, columns in evaluate.COLUMNS.items():
+        assert list(table(at_home, name)) == columns
+        assert len(table(at_home, name)) > 0
+    errors = table(at_home, "errors").set_index("kind")
+    assert errors.loc["good"].tolist() == [1.0, 0.0]
+    assert table(at_home, "keypoints")["AP"].tolist() == pytest.approx([1.0] * 17)
+    persons = json.loads((at_home / "data/predictions/persons.json").read_text())
+    assert [{*one} for one in persons] == [{"row", "keypoints", "oks", "score"}] * 5
+    assert {(one["oks"], one["score"]) for one in persons} == {(1.0, 0.9)}
+
+
+def test_no_prediction_is_ap_0_with_a_reason(
+    at_home: Path, params, val, crop_spec: CropSpec
+) -> None:
+    boxes = CropTable(val.persons.folder)  # a detector's, of which none was left
+    none = TestSamples(boxes, np.empty(0, np.intp), 1.25, crop_spec.codec)
+    empty = evaluate.Val(none, "detections.json", val.persons, val.truth, val.sigmas)
+    metrics = written(at_home, params, empty, nobody(17))
+    assert [metrics[name] for name in (*STATS, "PCK")] == [0.0] * 11
+    assert metrics["reason"] == "no predictions: there is no box to predict in (detections.json)"
+    assert json.loads((at_home / "data/predictions/keypoints.json").read_text()) == []
+    assert table(at_home, "errors")["share"].eq(0).all()
+    assert table(at_home, "keypoints")["labelled"].gt(0).all()
+    assert table(at_home, "pr").empty
+
+
+def test_without_truth_there_are_poses_alone(at_home: Path, params, val) -> None:
+    blind = evaluate.Val(
+        val.samples, "detections.json", val.persons, {**val.truth, "annotations": []}, val.sigmas
+    )
+    metrics = written(at_home, params, blind, perfect(val))
+    assert metrics == {"boxes": "detections.json", "scored": False, "poses": 5}
+    assert len(json.loads((at_home / "data/predictions/keypoints.json").read_text())) == 5
+    assert all(table(at_home, name).empty for name in evaluate.COLUMNS)
+
+
+def test_poses_of_what_is_not_asked_for_any_more_go(at_home: Path, params, val) -> None:
+    old = stage.PREDICTIONS / "ensemble.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("[]")
+    written(at_home, params, val, perfect(val))
+    assert not old.exists()
+
+
+def test_scales_beyond_the_cached_crops() -> None:
+    evaluate._require_room((1.0, 1.4, 1.5), 1.5)
+    said = "[1.0, 1.4, 1.5], but the cached crops reach 1.430 boxes; lower 1.5"
+    with pytest.raises(PoseError, match=re.escape(said)):
+        evaluate._require_room((1.0, 1.4, 1.5), 1.43)
+
+
+def test_networks_and_their_checkpoints(at_home: Path, bent_params) -> None:
+    """Names of the chain come first, then paths; headline asks for one model alone."""
+    stage.MODELS.mkdir()
+    (stage.MODELS / "ssl.safetensors").write_bytes(b"1")
+    (at_home / "mine.safetensors").write_bytes(b"2")
+    values = {"evaluate.models": "[phase2, ssl]", "evaluate.ensemble": "[ssl, mine.safetensors]"}
+    found = evaluate._networks(load_params(bent_params(values)))
+    assert list(found) == ["phase2", "ssl", "ensemble"]
+    assert found["ensemble"] == [stage.MODELS / "ssl.safetensors", Path("mine.safetensors")]
+    before = evaluate._identity(found["ensemble"])
+    (at_home / "mine.safetensors").write_bytes(b"3")
+    assert evaluate._identity(found["ensemble"]) != before
+    values["evaluate.ablation"] = "headline"
+    assert list(evaluate._networks(load_params(bent_params(values)))) == ["ssl"]
+    values |= {"evaluate.ensemble": "[ssl, lost]", "evaluate.ablation": "full"}
+    with pytest.raises(PoseError, match=r"evaluate.ensemble: 'lost' is no model and no file"):
+        evaluate._networks(load_params(bent_params(values)))
+
+
+def test_a_missing_dependency_is_one_line(at_home: Path, params_text: str) -> None:
+    (at_home / "params.yaml").write_text(params_text)
+    (at_home / "dvc.yaml").write_text("stages: {evaluate: {params: [run], deps: [models/lost]}}")
+    said = "models/lost: no such file; the stage that makes it has to run first"
+    with pytest.raises(PoseError, match=said), stage.resume_folder("evaluate"):
+        pass

@@ -1,0 +1,182 @@
+"""An exported folder runs without the project's model code and says all about itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+import export
+from handed_out import about, picture_model
+from loopback import failure
+from pose.common import stage
+from pose.deploy import export as deploy_export
+from pose.deploy import manifest
+from pose.deploy.export import replacing_folder, verify
+from pose.deploy.manifest import read_manifest
+from pose.deploy.predictor import Predictor
+from pose.models.checkpoint import read_weights, save_weights
+
+LAW = about()
+SCORES = {"AP": 0.5, "AP50": 0.75, "AP75": 0.25, "AR": 0.625, "boxes": "ground truth"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model, written by the script over an earlier export."""
+    root = tmp_path_factory.mktemp("a project")
+    weights = root / "models/ssl.safetensors"
+    start = {"source": "facebook/sapiens/x.pth", "revision": "abc", "licence": "that of the file"}
+    weights.parent.mkdir()
+    save_weights(weights, picture_model(LAW).state_dict(), start)
+    (root / "metrics/evaluate").mkdir(parents=True)
+    (root / "metrics/evaluate/metrics.json").write_text(json.dumps(SCORES))
+    out = root / "exported"
+    out.mkdir()
+    (out / "pose.json").write_text("{}")
+    (out / "older").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "manifest", lambda params: LAW)
+        patch.setattr(manifest, "weights", lambda name: root / "models" / f"{name}.safetensors")
+        patch.setattr(stage, "METRICS", root / "metrics")
+        export.main("ssl", out)
+    assert sorted(path.name for path in root.iterdir()) == ["exported", "metrics", "models"]
+    return out
+
+
+def test_all_files_are_there_and_old_ones_gone(exported: Path) -> None:
+    names = {"README.md", "model.onnx", "model.pt2", "model.safetensors", "pose.json"}
+    assert {path.name for path in exported.iterdir()} == names
+    expected, found = picture_model(LAW).state_dict(), read_weights(exported / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_the_onnx_graph_takes_any_batch_at_the_opset_told(exported: Path) -> None:
+    model = onnx.load(exported / "model.onnx")
+    onnx.checker.check_model(model)
+    told = json.loads((exported / "pose.json").read_text())["onnx"]
+    assert told == {"opset": 18, "input": "images", "output": "heatmaps"}
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
+    for (value,), name, rest in (
+        (model.graph.input, "images", [3, 32, 24]),
+        (model.graph.output, "heatmaps", [17, 16, 12]),
+    ):
+        assert value.name == name
+        batch, *others = value.type.tensor_type.shape.dim
+        assert (batch.dim_param, [dim.dim_value for dim in others]) == ("batch", rest)
+
+
+def test_onnx_and_torch_find_the_same_poses(exported: Path) -> None:
+    """At the network's output to 1e-4, on batches that the export never saw; and as poses."""
+    by_onnx = Predictor.load(exported)
+    by_torch = Predictor.load(exported / "model.safetensors")
+    assert by_onnx.about == by_torch.about == LAW == read_manifest(exported / "pose.json")
+    images = torch.randn(5, 3, 32, 24)
+    with torch.no_grad():
+        for some in (images, images[:1], images[:2]):
+            expected, found = by_torch.network(some), by_onnx.network(some)
+            assert (expected - found).abs().max() <= 1e-4 < expected.abs().max()
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    boxes = [[10, 5, 60, 80], [-5, 30, 40, 50]]
+    (points, scores), (others, other_scores) = (p(picture, boxes) for p in (by_onnx, by_torch))
+    np.testing.assert_allclose(scores, other_scores, atol=1e-4)
+    assert np.median(np.abs(points - others)) < 1e-3
+
+
+def test_the_program_is_the_model(exported: Path) -> None:
+    program = torch.export.load(exported / "model.pt2").module()
+    images = torch.randn(4, 3, 32, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(program(images), picture_model(LAW)(images))
+
+
+def test_the_differences_are_told_and_a_large_one_stops(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = json.loads((exported / "pose.json").read_text())["largest_difference_to_torch"]
+    assert set(found) == {"model.onnx", "model.pt2"}
+    assert max(found.values()) < 1e-4
+    same = SimpleNamespace(module=lambda: picture_model(LAW))
+    monkeypatch.setattr(torch.export, "load", lambda path: same)
+    other = picture_model(LAW)
+    other.head.final_layer.bias.data[3] += 2e-4
+    files = exported / "model.onnx", exported / "model.pt2"
+    line = failure(verify, other, torch.randn(2, 3, 32, 24), *files)
+    assert "model.onnx: its maps differ from torch's by 2.0e-04, more than 1e-04" in line
+    other.head.final_layer.bias.data[3] = float("nan")
+    assert "by nan" in failure(verify, other, torch.randn(2, 3, 32, 24), *files)
+
+
+def test_the_card_is_one_that_the_hub_reads(exported: Path) -> None:
+    card = ModelCard((exported / "README.md").read_text())
+    assert card.data.license == "cc-by-nc-4.0"
+    scores = {one.metric_type: one.metric_value for one in card.data.eval_results}
+    assert scores == {"AP": 0.5, "AP50": 0.75, "AP75": 0.25, "AR": 0.625}
+    for part in (
+        "| 0.500 | 0.750 | 0.250 | 0.625 |",
+        "facebook/sapiens/x.pth; revision abc",
+        "input 24 x 32, maps 12 x 16",
+        "say nothing about photographs",
+        "right_ankle",
+    ):
+        assert part in card.text
+    assert "{" not in card.text.split("```")[2]
+
+
+def test_a_models_numbers_are_its_own(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "METRICS", exported.parent / "metrics")
+    assert export._scores("ssl", "ssl")["AP"] == 0.5
+    assert export._scores("phase2", "ssl") == {}
+    assert export._scores("ssl", "phase2") == {}
+    assert export._scores("phase2", "phase2")["AP"] == 0.5
+    monkeypatch.setattr(stage, "METRICS", exported.parent / "none")
+    assert export._scores("ssl", "ssl") == {}
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").touch()
+    (tmp_path / "file").touch()
+    for name in ("thesis", "file"):
+        line = failure(replacing_folder(tmp_path / name, "pose.json").__enter__)
+        assert "is there already, and no exported model; choose another --out" in line
+    assert (tmp_path / "thesis/chapter.tex").exists()
+
+
+@pytest.mark.parametrize("before", [None, "pose.json"])
+def test_trouble_leaves_what_was_there(tmp_path: Path, before: str | None) -> None:
+    out = tmp_path / "deep/exported"
+    if before:
+        out.mkdir(parents=True)
+        (out / before).write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing_folder(out, "pose.json") as folder:
+        (folder / "pose.json").write_text(str(1 / 0))
+    assert [path.name for path in out.parent.iterdir()] == (["exported"] if before else [])
+    with replacing_folder(out, "pose.json") as folder:
+        (folder / "pose.json").write_text("new")
+    assert (out / "pose.json").read_text() == "new"
+    assert os.listdir(out.parent) == ["exported"]
+
+
+def test_large_weights_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An .onnx holds 2 GB at most."""
+    asked: list[bool] = []
+
+    def note(*_: object, external_data: bool, **others: object) -> None:
+        asked.append(external_data)
+
+    monkeypatch.setattr(torch.onnx, "export", note)
+    program = SimpleNamespace(state_dict={"a": torch.zeros(10), "b": torch.zeros(6)})
+    for limit in (63, 64):
+        monkeypatch.setattr(deploy_export, "EXTERNAL_BYTES", limit)
+        deploy_export.write_onnx(program, torch.zeros(2), tmp_path / "model.onnx")
+    assert asked == [True, False]

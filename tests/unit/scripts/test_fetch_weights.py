@@ -1,0 +1,166 @@
+"""The stage from a file on disk to start.safetensors; mistakes end it in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import fetch_weights
+from layouts import backbone_of, random_state, sapiens_clean, sapiens_pose
+from pose.common import stage
+from pose.common.errors import PoseError
+from pose.common.files import digest
+from pose.common.params import Params, load_params
+from pose.models import checkpoint
+from pose.models.vit import ModelSpec
+
+Fetch = Callable[..., None]
+
+
+@pytest.fixture
+def spec(tiny_model_spec: ModelSpec) -> ModelSpec:
+    return replace(tiny_model_spec, deconv_channels=(10, 8), conv_channels=(6, 4))
+
+
+@pytest.fixture
+def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bent_params, spec: ModelSpec) -> Fetch:
+    """Runs the stage's main in an empty folder, for a small model and the given `weights` keys."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(**weights: str) -> None:
+        fetch_weights.main(params(bent_params, spec, weights))
+
+    return run
+
+
+def params(bent_params, spec: ModelSpec, weights: dict[str, str]) -> Params:
+    keys = ("patch_size", "embed_dim", "depth", "num_heads", "deconv_channels", "conv_channels")
+    model = {
+        f"model.{key}": str(getattr(spec, key)).replace("(", "[").replace(")", "]") for key in keys
+    }
+    sizes = {"codec.input_size": "[24, 32]", "codec.heatmap_size": "[12, 16]"}
+    return load_params(
+        bent_params({**model, **sizes, **{f"weights.{key}": v for key, v in weights.items()}})
+    )
+
+
+def test_flat_sapiens_file(tmp_path: Path, spec: ModelSpec, fetch: Fetch, caplog) -> None:
+    state = random_state(spec)
+    torch.save(sapiens_clean(state), tmp_path / "sapiens_clean.pth")
+    with caplog.at_level(logging.INFO):
+        fetch(source="file", file="sapiens_clean.pth")
+    found = checkpoint.read_weights(stage.WEIGHTS)
+    assert found.keys() == backbone_of(state).keys()
+    assert all(torch.equal(found[name], state[name]) for name in found)
+    assert checkpoint.read_provenance(stage.WEIGHTS) == {
+        "source": "sapiens_clean.pth",
+        "sha256": digest(tmp_path / "sapiens_clean.pth"),
+        "licence": "that of the file",
+    }
+    lines = caplog.text
+    for line in ("loaded      29  ", "resized      1  ", "dropped      1  ", "missing      8  "):
+        assert line in lines
+    assert "backbone in the file: model.embed_dim 16, depth 2, patch_size 8" in lines
+    assert (stage.METRICS / "fetch_weights" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("head", ["keep", "fresh"])
+def test_pose_file_with_its_head(tmp_path: Path, spec: ModelSpec, fetch: Fetch, head: str) -> None:
+    state = random_state(spec)
+    path = tmp_path / "pose.pth"
+    torch.save({"meta": {}, "state_dict": sapiens_pose(state)}, path)
+    fetch(source="file", file=str(path), head=head, sha256=digest(path))
+    found = checkpoint.read_weights(stage.WEIGHTS)
+    expected = state if head == "keep" else backbone_of(state)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], state[name]) for name in found)
+
+
+def test_the_same_file_makes_the_same_bytes(tmp_path: Path, spec: ModelSpec, fetch: Fetch) -> None:
+    torch.save(sapiens_clean(random_state(spec)), tmp_path / "x.pth")
+    fetch(source="file", file="x.pth")
+    first = stage.WEIGHTS.read_bytes()
+    fetch(source="file", file="x.pth")
+    assert stage.WEIGHTS.read_bytes() == first
+
+
+def test_embedded_weights_are_those_of_the_seed(fetch: Fetch) -> None:
+    fetch(source="embedded")
+    first = stage.WEIGHTS.read_bytes()
+    torch.manual_seed(99)
+    fetch(source="embedded")
+    assert stage.WEIGHTS.read_bytes() == first
+    assert checkpoint.read_provenance(stage.WEIGHTS)["source"] == "random initialisation, seed 0"
+
+
+class Trap:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def spoil_web_page(path: Path) -> None:
+    path.write_text("<!DOCTYPE html><html>Sign in</html>")
+
+
+def spoil_cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def spoil_trap(path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(1)}, "meta": Trap(path.with_name("harm"))}, path)
+
+
+def spoil_other(path: Path) -> None:
+    torch.save({"conv1.weight": torch.ones(3)}, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "weights", "expected"),
+    [
+        (Path.unlink, {}, "x.pth: no such checkpoint"),
+        (None, {"file": "."}, ".: no such checkpoint"),
+        (None, {"sha256": "0" * 64}, f"weights.sha256 says {'0' * 64}"),
+        (spoil_cut, {}, "x.pth: not a readable checkpoint (it is cut off or damaged)"),
+        (spoil_trap, {}, "x.pth: holds an object of type posix.mkdir, which is not unpickled"),
+        (spoil_web_page, {}, "x.pth: not a readable checkpoint (it is a web page); fetch it again"),
+        (spoil_other, {}, "x.pth: lacks tensors backbone.blocks.0.attn.proj.bias, "),
+        (None, {"head": "keep"}, "x.pth: lacks tensors head.conv_layers.0.bias, "),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    tmp_path: Path, spec: ModelSpec, fetch: Fetch, spoil, weights: dict, expected: str
+) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(sapiens_clean(random_state(spec)), path)
+    if spoil:
+        spoil(path)
+    quoted = {key: f'"{value}"' for key, value in weights.items()}
+    with pytest.raises(PoseError) as caught:
+        fetch(**{"source": "file", "file": "x.pth", **quoted})
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "harm").exists()
+    assert not stage.WEIGHTS.exists()
+
+
+def test_a_model_of_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bent_params, spec: ModelSpec
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(sapiens_clean(random_state(spec)), tmp_path / "x.pth")
+    wider = params(bent_params, replace(spec, embed_dim=32), {"source": "file", "file": "x.pth"})
+    with pytest.raises(PoseError) as caught:
+        fetch_weights.main(wider)
+    assert str(caught.value) == (
+        "x.pth: backbone.pos_embed is [1, 12, 16], the model of params.yaml needs [1, 12, 32] "
+        "(backbone in the file: model.embed_dim 16, depth 2, patch_size 8)"
+    )

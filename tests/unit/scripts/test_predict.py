@@ -1,0 +1,240 @@
+"""The script: what it writes for pictures and videos, what it leaves out, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+import predict
+from handed_out import about, picture_model
+from loopback import failure
+from pose.common.files import write_json
+from pose.deploy import detector, manifest
+from pose.deploy.manifest import describe
+from pose.deploy.results import numbers, overlay_paths
+from pose.models.checkpoint import save_weights
+from tiny import TinyCoco, picture
+
+FPS = 12.5
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights beside their pose.json, as export leaves them."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_weights(folder / "model.safetensors", picture_model().state_dict(), {})
+    write_json(folder / "pose.json", describe(about()))
+    return folder / "model.safetensors"
+
+
+@pytest.fixture
+def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The script with arguments, in an empty folder `here`; returns its exit code."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def call(*arguments: object) -> int:
+        words = ["predict.py", "--model", str(model), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", words)
+        return predict.main(predict._arguments())
+
+    return call
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    logged: list[str] = []
+    monkeypatch.setattr(predict, "log", logged.append)
+    return logged
+
+
+def read(name: str) -> list | dict:
+    return json.loads(Path("predicted", name).read_text())
+
+
+def clip(path: Path, frames: int) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (64, 48))
+    for index in range(frames):
+        writer.write(picture(index, 64, 48))
+    writer.release()
+    return path
+
+
+def test_a_folder_with_cocos_own_boxes(run, tiny_coco: TinyCoco, lines: list[str]) -> None:
+    """Ids, sizes and results that COCO's tools read; overlays of the pictures' sizes."""
+    folder = tiny_coco.image_path(1).parent
+    assert run(folder, "--boxes", tiny_coco.json_path) == 0
+    truth = COCO(str(tiny_coco.json_path))
+    results = truth.loadRes(str(Path("predicted/results.json").absolute()))
+    people = [one for one in tiny_coco.raw["annotations"] if not one.get("iscrowd", 1)]
+    assert sorted(one["image_id"] for one in results.anns.values()) == sorted(
+        one["image_id"] for one in people
+    )
+    for one in read("results.json"):
+        assert set(one) == {"image_id", "category_id", "keypoints", "score"}
+        assert len(one["keypoints"]) == 51
+    listed = {one["id"]: one for one in read("images.json")["images"]}
+    for one in tiny_coco.raw["images"]:
+        assert (listed[one["id"]]["width"], listed[one["id"]]["height"]) == (
+            one["width"],
+            one["height"],
+        )
+        drawn = cv2.imread(f"predicted/overlays/{one['file_name']}")
+        assert drawn.shape[:2] == (one["height"], one["width"])
+        plain = cv2.imread(str(folder / one["file_name"]))
+        assert 0.002 < (np.abs(drawn.astype(int) - plain).max(axis=2) > 60).mean() < 0.5
+    assert lines[-1] == "predict: 6 poses in 3 pictures and frames: predicted"
+
+
+def test_a_video_keeps_frames_and_rate(run, tmp_path: Path) -> None:
+    path = clip(tmp_path / "clip.avi", 4)
+    assert run(path, "--whole-image") == 0
+    capture = cv2.VideoCapture("predicted/overlays/clip.mp4")
+    assert capture.get(cv2.CAP_PROP_FPS) == FPS
+    assert [capture.read()[0] for _ in range(5)] == [True] * 4 + [False]
+    images = read("images.json")["images"]
+    assert [one["file_name"] for one in images] == [f"{path}/{index}" for index in range(4)]
+    assert [one["image_id"] for one in read("results.json")] == [1, 2, 3, 4]
+
+
+def test_a_video_that_is_cut_off_keeps_its_frames_and_counts_as_failed(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    path = clip(tmp_path / "clip.avi", 3)
+    monkeypatch.setattr(predict.Video, "fault", lambda self: "ends after 3 of 9 frames")
+    assert run(path, "--whole-image") == 1
+    assert lines[0] == f"predict: {path}: ends after 3 of 9 frames"
+    assert len(read("results.json")) == 3
+    assert Path("predicted/overlays/clip.mp4").exists()
+
+
+def test_the_flip_test_is_the_models_own_unless_told(run, tiny_coco: TinyCoco) -> None:
+    scores = {}
+    for option in ((), ("--flip",), ("--no-flip",)):
+        assert run(tiny_coco.image_path(1), "--whole-image", *option) == 0
+        scores[option] = read("results.json")[0]["score"]
+    assert scores[()] == scores[("--flip",)] != scores[("--no-flip",)]
+
+
+def test_frames_take_the_videos_boxes_or_their_own(run, tmp_path: Path) -> None:
+    path, boxes = clip(tmp_path / "clip.avi", 3), tmp_path / "boxes.json"
+    write_json(boxes, {"clip.avi": [[5, 5, 20, 30]], "clip.avi/1": []})
+    assert run(path, "--boxes", boxes) == 0
+    assert [one["image_id"] for one in read("results.json")] == [1, 3]
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_done(
+    run, tmp_path: Path, lines: list[str]
+) -> None:
+    good, noise, film = tmp_path / "good.png", tmp_path / "noise.jpg", tmp_path / "noise.avi"
+    cv2.imwrite(str(good), picture(0, 60, 80))
+    for path in (noise, film):
+        path.write_bytes(b"noise")
+    empty, gone = tmp_path / "empty", tmp_path / "gone.jpg"
+    empty.mkdir()
+    assert run(noise, good, film, empty, gone, "--whole-image") == 1
+    assert lines[0].startswith(f"predict: {empty}: holds no picture")
+    assert lines[1:] == [
+        f"predict: {gone}: no such file or folder",
+        f"predict: {noise}: is no readable picture (of no known format)",
+        f"predict: {film}: is no readable video",
+        "predict: 1 poses in 1 pictures and frames: predicted",
+        "predict: 4 of the inputs failed, see above",
+    ]
+    assert len(read("results.json")) == 1
+
+
+def test_if_nothing_can_be_read_nothing_is_replaced(run, tmp_path: Path) -> None:
+    Path("predicted").mkdir()
+    Path("predicted/results.json").write_text("mine")
+    (tmp_path / "noise.jpg").write_bytes(b"noise")
+    assert run(tmp_path / "noise.jpg", "--whole-image") == 1
+    assert run(tmp_path / "gone.jpg", "--whole-image") == 1
+    assert Path("predicted/results.json").read_text() == "mine"
+    assert [path.name for path in Path("predicted").iterdir()] == ["results.json"]
+
+
+def test_a_picture_that_the_boxes_do_not_name(run, tiny_coco: TinyCoco, lines: list[str]) -> None:
+    boxes = tiny_coco.root / "boxes.json"
+    write_json(boxes, {f"{1:012d}.jpg": [[5, 5, 30, 40]]})
+    assert run(tiny_coco.image_path(1), tiny_coco.image_path(2), "--boxes", boxes) == 1
+    assert lines[0] == f"predict: {tiny_coco.image_path(2)}: is not named in boxes.json"
+
+
+def test_a_picture_without_persons_is_no_fault(run, tiny_coco: TinyCoco) -> None:
+    write_json(tiny_coco.root / "boxes.json", {f"{1:012d}.jpg": []})
+    assert run(tiny_coco.image_path(1), "--boxes", tiny_coco.root / "boxes.json") == 0
+    assert (read("results.json"), len(read("images.json")["images"])) == ([], 1)
+
+
+def test_without_a_network_a_line_tells_what_to_do(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(predict, "weights_url", lambda name: "http://127.0.0.1:9/x-01234567.pth")
+    monkeypatch.setattr("pose.fetch.url.RETRY", 0)
+    monkeypatch.setattr(detector, "get_model", lambda name, **_: None)
+    cv2.imwrite(str(tmp_path / "a.png"), picture(0, 60, 80))
+    line = failure(run, tmp_path / "a.png")
+    assert line.endswith(
+        f"; without a network put the file at {tmp_path}/hub/checkpoints/x-01234567.pth, or give "
+        "--boxes FILE or --whole-image"
+    )
+
+
+def test_no_detector_for_mice(model: Path, tmp_path: Path, run) -> None:
+    mice = tmp_path / "mice"
+    mice.mkdir()
+    write_json(mice / "pose.json", describe(about()) | {"category": "mouse"})
+    (mice / "model.safetensors").write_bytes(model.read_bytes())
+    cv2.imwrite(str(tmp_path / "a.png"), picture(0, 60, 80))
+    line = failure(run, tmp_path / "a.png", "--model", mice / "model.safetensors")
+    assert "of category 'mouse'" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("a.jpg", "--boxes", "b.json", "--whole-image"),
+        ("a.jpg", "--detector", "oracle"),
+        ("a.jpg", "--batch-size", "0"),
+        (),
+    ],
+)
+def test_wrong_commands_end_with_2(run, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+
+
+def test_names_of_overlays_are_distinct() -> None:
+    paths = [Path(name) for name in ("x/a.jpg", "y/a.png", "y/a.avi", "y/a-2.png", "z/a.jpg")]
+    found = overlay_paths(paths, Path("o"))
+    names = ["a.jpg", "a-2.jpg", "a.mp4", "a-2-2.jpg", "a-3.jpg"]
+    assert [path.name for path in found.values()] == names
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["000139.jpg", "7.png"], [139, 7]),
+        (["7.jpg", "007.jpg"], []),
+        (["7.jpg", "a.jpg"], []),
+        (["7.jpg", "8.avi"], []),
+        ([], []),
+    ],
+)
+def test_ids_are_the_names_numbers_if_all_have_one(names: list[str], expected: list[int]) -> None:
+    assert list(numbers([Path(name) for name in names]).values()) == expected
+
+
+def test_the_projects_own_model_is_asked_for_its_files(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(manifest.stage, "ROOT", tmp_path)
+    assert "params.yaml: no such file" in failure(manifest.params)

@@ -1,0 +1,253 @@
+"""The report, made of small things: self-contained, the same twice, and read by a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+import report
+from pose.common.errors import PoseError
+from pose.common.params import load_params
+from pose.report.page import markdown
+from report_project import HOSTILE, NAMES, ROOT, build, empty_tables, set_params
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def make(folder: Path) -> dict[str, bytes]:
+    """Run the stage in a folder; what it wrote."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        report.main(load_params(Path("params.yaml")))
+    places = [folder / "report", folder / "metrics/report"]
+    files = [path for place in places for path in sorted(place.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    folder = tmp_path_factory.mktemp("report")
+    build(folder)
+    return folder, make(folder)
+
+
+@pytest.fixture
+def project(made: tuple[Path, dict[str, bytes]], tmp_path: Path) -> Path:
+    """A copy to change."""
+    return shutil.copytree(made[0], tmp_path / "project")
+
+
+def text_of(files: dict[str, bytes], name: str) -> str:
+    return files[name].decode()
+
+
+def test_a_second_run_writes_the_same_bytes(made: tuple[Path, dict[str, bytes]]) -> None:
+    assert make(made[0]) == made[1]
+
+
+def test_the_page_fetches_nothing(made: tuple[Path, dict[str, bytes]]) -> None:
+    page = text_of(made[1], "report/index.html")
+    addresses = re.findall(r"(?:src|href|action)=\"([^\"]*)\"", page)
+    assert len(addresses) > 20
+    assert {re.split(r"[:,]", address)[0] for address in addresses if address[0] != "#"} == {"data"}
+    assert not re.search(r"@import|url\(", page)
+
+
+def test_markdown_shows_the_pictures_beside_it(made: tuple[Path, dict[str, bytes]]) -> None:
+    text = text_of(made[1], "metrics/report/report.md")
+    linked = re.findall(r"^!\[.+\]\((\S+)\)$", text, re.M)
+    assert {f"metrics/report/{name}" for name in linked} == {
+        name for name in made[1] if "/pictures/" in name
+    }
+    names = {Path(name).stem for name in linked}
+    assert {"poses", "worst", "best", "heatmaps", "train_loss", "precision_recall"} <= names
+
+
+def test_page_and_markdown_say_the_same(made: tuple[Path, dict[str, bytes]]) -> None:
+    page, text = (
+        text_of(made[1], name) for name in ("report/index.html", "metrics/report/report.md")
+    )
+    assert re.findall("<h2[^>]*>(.*)</h2>", page) == re.findall("^## (.*)$", text, re.M)
+    assert len(re.findall("<tr", page)) == len(re.findall(r"^\| [^-].*\|$", text, re.M))
+    widths = [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line[:1] == "|"]
+    starts = [i for i, line in enumerate(text.splitlines()) if line.startswith("| --- |")]
+    assert len(starts) == page.count("<table>")
+    assert min(widths) >= 3
+
+
+@pytest.mark.parametrize("name", [HOSTILE, NAMES[3]])
+def test_names_are_shown_as_they_are(made: tuple[Path, dict[str, bytes]], name: str) -> None:
+    page, text = (
+        text_of(made[1], name) for name in ("report/index.html", "metrics/report/report.md")
+    )
+    assert name in html.unescape(page)
+    assert markdown(name) in text
+    for hidden in ("<script", "<b>", "<img src=x"):
+        assert hidden not in page
+        assert hidden not in text
+
+
+def test_changes_are_to_the_baseline_and_no_heatmaps_need_no_model(project: Path) -> None:
+    baseline = {"AP": 0.5, "AP50": 0.75, "AR": -1}
+    (project / "metrics/baseline/metrics.json").write_text(json.dumps(baseline))
+    set_params(project / "params.yaml", {"report.heatmaps": 0})
+    (project / "models/ssl.safetensors").unlink()
+    files = make(project)
+    assert "metrics/report/pictures/heatmaps.jpg" not in files
+    text = text_of(files, "metrics/report/report.md")
+    for row in (
+        "| AP | 0.550 | 0.500 | +0.050 |",
+        "| AP50 | 0.750 | 0.750 | 0.000 |",
+        "| AP75 | 0.500 | \N{EN DASH} | \N{EN DASH} |",
+        "| AR | 0.600 | \N{EN DASH} | \N{EN DASH} |",
+        "| model.depth | 4 | 1 |",
+        "| data/cache | 5d41.dir | 1,234 |",
+    ):
+        assert row in text.splitlines()
+
+
+def test_without_annotations_there_is_a_page(project: Path) -> None:
+    empty_tables(project)
+    files = make(project)
+    page = text_of(files, "report/index.html")
+    assert "Pose report: AP \N{EN DASH}" in page
+    assert "Val has no annotations, so nothing is scored." in page
+    assert "Training" in page
+    assert "metrics/report/pictures/worst.jpg" not in files  # of the run before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file"),
+        (b"", "not a readable table"),
+        (b"kind,share\ngood,1\n", "lacks the column 'ap_gain'"),
+        (b"\xff\xfe,\n", "not a readable table"),
+    ],
+)
+def test_a_table_that_is_not_there_is_named(
+    project: Path, content: bytes | None, said: str
+) -> None:
+    path = project / "metrics/evaluate/errors.csv"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(PoseError, match=f"metrics/evaluate/errors.csv: {said}"):
+        make(project)
+
+
+def test_the_stage_sees_every_section() -> None:
+    """All but review, which is of two runs: else its params are not compared."""
+    yaml = YAML(typ="safe", pure=True)
+    declared = yaml.load(ROOT / "dvc.yaml")["stages"]["report"]["params"]
+    assert set(declared) == set(yaml.load(ROOT / "params.yaml")) - {"review"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM:
+        pytest.skip("no chromium on PATH")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, made: tuple[Path, dict[str, bytes]]) -> Iterator[tuple[Any, list[str]]]:
+    """The page on a dark phone, and what the browser complained of."""
+    view = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    complaints: list[str] = []
+    view.on("console", lambda message: complaints.append(message.text))
+    view.on("pageerror", lambda error: complaints.append(str(error)))
+    view.on("requestfailed", lambda request: complaints.append(request.url[:80]))
+    view.goto((made[0] / "report/index.html").as_uri())
+    yield view, complaints
+    view.close()
+
+
+def test_the_browser_has_nothing_to_complain_of(opened: tuple[Any, list[str]]) -> None:
+    view, complaints = opened
+    assert complaints == []
+    assert view.title().startswith("Pose report: AP 0.550")
+
+
+def test_every_picture_is_drawn_and_told(opened: tuple[Any, list[str]]) -> None:
+    found = opened[0].eval_on_selector_all("img", "all => all.map(i => [i.naturalWidth, i.alt])")
+    assert len(found) >= 12
+    assert all(width > 0 and len(alt) > 20 for width, alt in found)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_does_not_scroll_sideways(opened: tuple[Any, list[str]], width: int) -> None:
+    view = opened[0]
+    view.set_viewport_size({"width": width, "height": 800})
+    assert view.evaluate("document.documentElement.scrollWidth") <= width
+    assert view.evaluate("document.body.scrollWidth") <= width
+
+
+def test_dark_and_light_are_two_looks(opened: tuple[Any, list[str]]) -> None:
+    view = opened[0]
+    shades = {}
+    for scheme in ("dark", "light"):
+        view.emulate_media(color_scheme=scheme)
+        shades[scheme] = [
+            view.evaluate(f"getComputedStyle(document.body).{key}.match(/\\d+/g).map(Number)")
+            for key in ("backgroundColor", "color")
+        ]
+    assert max(shades["dark"][0]) < 60 < 180 < min(shades["dark"][1])
+    assert max(shades["light"][1]) < 80 < 200 < min(shades["light"][0])
+
+
+def test_a_chart_is_dark_too(opened: tuple[Any, list[str]]) -> None:
+    view = opened[0]
+    chart = view.locator("img[src^='data:image/svg']").first
+    means = {}
+    for scheme in ("dark", "light"):
+        view.emulate_media(color_scheme=scheme)
+        means[scheme] = _mean(chart.screenshot())
+    assert means["dark"] < 90 < 200 < means["light"]
+
+
+def _mean(png: bytes) -> float:
+    import cv2
+    import numpy as np
+
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
+    return float(picture.mean())
+
+
+def test_a_screen_reader_finds_its_way(opened: tuple[Any, list[str]]) -> None:
+    view = opened[0]
+    assert view.evaluate("document.documentElement.lang") == "en"
+    levels = view.eval_on_selector_all("h1,h2,h3,h4", "all => all.map(h => Number(h.tagName[1]))")
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert view.locator("th:not([scope])").count() == 0
+    assert view.locator("table").count() == view.locator("table > caption").count() > 8
+    assert view.locator("main").count() == view.locator("nav").count() == 1
+    ids = view.eval_on_selector_all("[id]", "all => all.map(e => e.id)")
+    targets = view.eval_on_selector_all("a", "all => all.map(a => a.getAttribute('href'))")
+    assert len(ids) == len(set(ids))
+    assert {target.lstrip("#") for target in targets} <= set(ids)

@@ -1,0 +1,149 @@
+"""Stage 2's script: what it warns of, how its second network starts, who teaches whom."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import train_ssl
+from pose.common.errors import PoseError
+from pose.common.params import Params, load_params
+from pose.common.skeleton import COCO_17
+from pose.draw import enlarge
+from pose.engine.fit import AT_ONCE
+from pose.ssl.students import Learners
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def default() -> Params:
+    path = Path(__file__).resolve().parents[3] / "params.yaml"
+    params = load_params(path)
+    sizes = {"embed_dim": 16, "depth": 1, "num_heads": 2}
+    model = params.model.model_copy(update={**sizes, "deconv_channels": (8, 8)})
+    return params.model_copy(update={"model": model})
+
+
+def with_ssl(params: Params, **values: object) -> Params:
+    return params.model_copy(update={"ssl": params.ssl.model_copy(update=values)})
+
+
+def row(step: int, mask: float = 0.5, peak: float = 0.6) -> dict[str, float]:
+    return {"step": float(step), "mask": mask, "peak": peak}
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="pose")
+    return caplog
+
+
+def test_a_healthy_run_is_not_warned_of(said: pytest.LogCaptureFixture) -> None:
+    watch = train_ssl.Alarm()
+    for step in range(100, 2000, 100):
+        watch(row(step, mask=0.1 if step % 500 == 0 else 0.0, peak=0.31 + 0.01 * (step == 100)))
+    assert not said.messages
+
+
+def test_an_empty_mask_is_told_once_after_500_steps(said: pytest.LogCaptureFixture) -> None:
+    watch = train_ssl.Alarm()
+    for step in range(50, 500, 50):
+        watch(row(step, mask=0.0))
+    assert not said.messages
+    for step in range(500, 1500, 50):
+        watch(row(step, mask=0.0))
+    (line,) = said.messages
+    assert line.startswith(
+        "train_ssl: warning: no unlabelled keypoint was sure enough in 500 steps"
+    )
+    assert "ssl.min_peak" in line
+
+
+def test_fallen_peaks_are_told_once(said: pytest.LogCaptureFixture) -> None:
+    watch = train_ssl.Alarm()
+    for step, peak in enumerate((0.6, 0.9, 0.31, 0.29, 0.2), start=1):
+        watch(row(step, peak=peak))
+    (line,) = said.messages
+    assert "peaks fell from 0.600 to 0.290" in line
+
+
+def test_the_second_network_has_the_first_ones_backbone(default: Params) -> None:
+    first = train_ssl.training.build_model(default, COCO_17)
+    assert train_ssl.second_networks(default, COCO_17, first) == []
+    (second,) = train_ssl.second_networks(with_ssl(default, networks=2), COCO_17, first)
+    state, other = first.state_dict(), second.state_dict()
+    same = {name: torch.equal(state[name], other[name]) for name in state}
+    assert all(found for name, found in same.items() if name.startswith("backbone."))
+    assert not same["head.deconv_layers.0.weight"]
+
+
+@pytest.mark.parametrize(("networks", "ema_decay"), [(1, 0.0), (1, 0.9), (2, 0.0), (2, 0.9)])
+def test_who_teaches_whom(default: Params, networks: int, ema_decay: float) -> None:
+    """Each network is taught by the other one or, alone, by itself; by its average if there is."""
+    params = with_ssl(default, networks=networks, ema_decay=ema_decay)
+    students = [train_ssl.training.build_model(params, COCO_17) for _ in range(networks)]
+    learners = Learners(students, ema_decay)
+    learners.average_()
+    for i, student in enumerate(students):  # so that averages differ from what they follow
+        torch.nn.init.normal_(student.head.final_layer.weight, std=0.1 * (i + 1))
+    build = train_ssl.build_consistency
+    step = build(params, COCO_17, learners, students, CPU, 100, AT_ONCE)
+    images = torch.randint(0, 256, (2, 96, 72, 3), dtype=torch.uint8)
+    teaching = list(learners.averages) if ema_decay else students
+    for i in range(networks):
+        teacher = teaching[(i + 1) % networks]
+        expected = train_ssl.network_teacher(teacher, step.codec, CPU, "none")
+        found = step.teachers[i](images, torch.zeros(0))
+        assert torch.equal(found, expected(images, torch.zeros(0)))
+
+
+def test_the_weight_rises_and_stays(default: Params) -> None:
+    params = with_ssl(default, unlabelled_weight=2.0, ramp_fraction=0.1)
+    model = train_ssl.training.build_model(params, COCO_17)
+    learners = Learners([model], 0.0)
+    step = train_ssl.build_consistency(params, COCO_17, learners, [model], CPU, 100, AT_ONCE)
+    assert [step.weight_at(n) for n in (0, 4, 9, 99)] == pytest.approx([0.2, 1.0, 2.0, 2.0])
+
+
+def test_averages_of_sharded_weights_are_refused(default: Params, monkeypatch) -> None:
+    monkeypatch.setattr(train_ssl.distributed, "world_size", lambda: 2)
+    train = default.train.model_copy(update={"parallel": "fsdp"})
+    params = with_ssl(default, ema_decay=0.9).model_copy(update={"train": train})
+    model = train_ssl.training.build_model(params, COCO_17)
+    with pytest.raises(PoseError, match=r"ssl\.ema_decay = 0\.9, but train\.parallel: fsdp"):
+        train_ssl.build_consistency(
+            params, COCO_17, Learners([model], 0.9), [model], CPU, 100, AT_ONCE
+        )
+
+
+def test_the_picture_shows_every_view_and_is_repeatable(default: Params) -> None:
+    params = with_ssl(default, paths=("joco", "mu"), loss="ensemble")
+    model = train_ssl.training.build_model(params, COCO_17)
+    step = train_ssl.build_consistency(
+        params, COCO_17, Learners([model], 0.0), [model], CPU, 100, AT_ONCE
+    )
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (3, 96, 72, 3), dtype=torch.uint8)
+    empty = torch.zeros(3, 17, 3)
+    picture = train_ssl.picture_views(step, images, empty, 7)
+    cell_h, cell_w = 144 + 22 + 6, 108 + 6
+    assert picture.shape == (3 * cell_h, 7 * cell_w, 3)
+    assert np.array_equal(picture, train_ssl.picture_views(step, images, empty, 7))
+    easy = picture[25 : 25 + 144, 3 : 3 + 108].astype(int)
+    assert np.array_equal(easy, enlarge(images[0].numpy(), 144))  # blue stays blue
+
+
+def test_no_epochs_hand_on_all_that_dvc_expects(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/ssl.safetensors").write_bytes(b"weights")
+    train_ssl._hand_on_the_rest()
+    assert (tmp_path / "models/ssl_second.safetensors").read_bytes() == b"weights"
+    picture = cv2.imread("metrics/train_ssl/plots/images/views.jpg")
+    assert picture is not None

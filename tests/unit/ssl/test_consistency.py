@@ -1,0 +1,302 @@
+"""The step of stage 2: gradients where they belong, one path at a time, whoever teaches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch.amp import GradScaler
+
+from pose.codecs import gaussian
+from pose.codecs.udp import UdpCodec
+from pose.common.skeleton import COCO_17
+from pose.engine import losses
+from pose.engine.fit import Gradients
+from pose.evaluation.predict import predict_maps
+from pose.models.vit import ModelSpec, PoseModel, normalise
+from pose.ssl.consistency import Consistency, label_teacher, network_teacher
+from pose.ssl.hard_views import HardViews, PathSpec, draw_theta, stays_inside, warp_maps
+from pose.ssl.students import Learners
+from pose.ssl.targets import Target, TargetLaw, ensemble_target, path_loss
+
+CPU = torch.device("cpu")
+SMALL_WH, SEED, WEIGHT = (12, 16), (3, 4), 0.7
+CODEC = UdpCodec("gaussian", (24, 32), SMALL_WH, 1.0, 0.0546875, COCO_17.flip_indices)
+
+
+def setup(spec: ModelSpec) -> tuple[PoseModel, list]:
+    torch.manual_seed(0)
+    model = PoseModel(spec)
+    torch.nn.init.normal_(model.head.final_layer.weight)
+    targets = torch.rand(2, 17, 3) * torch.tensor([11, 15, 1.0])
+    targets[..., 2] = 1
+    labelled = [torch.randint(0, 256, (2, 32, 24, 3), dtype=torch.uint8), targets]
+    others = [torch.randint(0, 256, (2, 32, 24, 3), dtype=torch.uint8), torch.zeros(2, 17, 3)]
+    return model, [labelled, others]
+
+
+MULTIAUGS = TargetLaw("multiaugs", 0.5, 0.5, 0.4, 0.0, 0.1, 1.0)
+ENSEMBLE = replace(MULTIAUGS, loss="ensemble")
+
+
+def paths(cut: int, occlude: int, out: int, mix: int, min_peak: float, *names: str) -> PathSpec:
+    """Counts of boxes by path; without names joco and jccm."""
+    names = names or ("joco", "jccm")
+    return PathSpec(names, 20.0, 0.15, 1.0, cut, occlude, out, mix, 2, 20, min_peak)
+
+
+SPEC = paths(1, 1, 1, 1, 0.3)
+
+
+def step_of(
+    model: PoseModel,
+    spec: PathSpec,
+    weight: float = WEIGHT,
+    law: TargetLaw = MULTIAUGS,
+    gradients: Gradients | None = None,
+) -> Consistency:
+    """Of one network that teaches itself; its weight rises over six steps."""
+    gradients = gradients or Gradients(1, GradScaler(enabled=False))
+    teacher = network_teacher(model, CODEC, CPU, "none", gradients)
+    rise = lambda step: weight * (step + 1) / 6  # noqa: E731
+    return Consistency([model], [teacher], spec, law, CODEC, CPU, "none", SEED, rise, gradients)
+
+
+@pytest.mark.parametrize("law", [MULTIAUGS, ENSEMBLE], ids=lambda law: law.loss)
+def test_micro_batches_add_up(tiny_model_spec: ModelSpec, law: TargetLaw) -> None:
+    """Persons of one micro-batch are covered by those of the other, as if there were one."""
+    spec = paths(2, 2, 1, 2, -1e9)
+    found = []
+    for accumulate in (1, 2):
+        model, batch = setup(tiny_model_spec)
+        parts = Gradients(accumulate, GradScaler(enabled=False))
+        rows = step_of(model, spec, 2.0, law, parts)(batch, 2)
+        found.append((gradients(model), {name: float(value) for name, value in rows.items()}))
+    (whole, row), (parts, other) = found
+    assert other == pytest.approx(row, rel=1e-5)
+    for name, gradient in parts.items():
+        torch.testing.assert_close(gradient, whole[name], atol=1e-5, rtol=1e-3)
+
+
+def gradients(model: PoseModel) -> dict[str, torch.Tensor]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def summed_loss(model: PoseModel, batch, spec: PathSpec, step: int, attached: bool):
+    """Labelled loss + weight * sum over both paths, in one graph; teacher attached or not."""
+    (images, targets), (others, _) = batch
+    expected = gaussian.render_heatmaps(targets, SMALL_WH, 1.0)
+    supervised = losses.keypoint_mse(model(normalise(images)), expected, targets[..., 2])
+    inputs = normalise(others)
+    teacher = predict_maps(model, CODEC, inputs, flip=True)
+    teacher = teacher if attached else teacher.detach()
+    peaks, heights = gaussian.argmax_decode(teacher.detach())
+    usable = heights > spec.min_peak
+    rng = np.random.default_rng([*SEED, step])
+    joints = peaks.numpy().astype(float) * (23 / 11, 31 / 15)
+    hard = HardViews(rng, spec, joints, usable.numpy(), (24, 32))
+    theta = draw_theta(rng, spec, 2, (24, 32))
+    target = warp_maps(teacher, theta)
+    paths = [
+        losses.keypoint_mse(model(warp_maps(path(inputs), theta)), target, usable.float())
+        for path in (partial(hard.along, name) for name in spec.paths)
+    ]
+    return supervised, sum(paths), WEIGHT * (step + 1) / 6
+
+
+@pytest.mark.parametrize("min_peak", [-1e9, 1.5])
+def test_the_gradient_is_that_of_the_sum_with_a_fixed_teacher(
+    tiny_model_spec: ModelSpec, min_peak: float
+) -> None:
+    model, batch = setup(tiny_model_spec)
+    spec = paths(2, 1, 1, 1, min_peak)
+    rows = step_of(model, spec)(batch, 2)
+    found = gradients(model)
+
+    def reference(attached: bool) -> dict[str, torch.Tensor]:
+        model.zero_grad(set_to_none=True)
+        supervised, paths, weight = summed_loss(model, batch, spec, 2, attached)
+        (supervised + weight * paths).backward()
+        assert float(rows["loss"]) == pytest.approx(float(supervised.detach()), rel=1e-5)
+        assert float(rows["loss_u"]) == pytest.approx(float(paths.detach()), rel=1e-5)
+        return gradients(model)
+
+    expected, wrong = reference(attached=False), reference(attached=True)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+    name = "head.final_layer.weight"
+    assert (wrong[name] - found[name]).abs().max() > 1e-3  # an attached teacher would show
+
+
+def test_unusable_joints_get_no_gradient(tiny_model_spec: ModelSpec) -> None:
+    model, batch = setup(tiny_model_spec)
+    batch[0][1][..., 2] = 0  # no label either
+    with torch.no_grad():
+        heights = predict_maps(model, CODEC, normalise(batch[1][0]), True).amax((2, 3))
+    middle = float(heights.amax(0).median())
+    rows = step_of(model, paths(2, 1, 1, 1, middle))(batch, 0)
+    usable = (heights > middle).any(0)
+    assert 0 < usable.sum() < 17
+    by_joint = model.head.final_layer.weight.grad.abs().amax((1, 2, 3))
+    assert torch.equal(by_joint > 0, usable)
+    assert float(rows["mask"]) == pytest.approx(float((heights > middle).float().mean()))
+    assert float(rows["peak"]) == pytest.approx(float(heights.mean()), rel=1e-5)
+
+
+def test_a_weight_of_zero_leaves_the_labelled_loss_alone(tiny_model_spec: ModelSpec) -> None:
+    model, batch = setup(tiny_model_spec)
+    step_of(model, SPEC, weight=0.0)(batch, 0)
+    found = gradients(model)
+    model.zero_grad(set_to_none=True)
+    summed_loss(model, batch, SPEC, 0, False)[0].backward()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-7, rtol=1e-5)
+
+
+def test_the_labels_as_teacher(tiny_model_spec: ModelSpec) -> None:
+    """The control: hard views of labelled persons are held to their own labels."""
+    model, (labelled, others) = setup(tiny_model_spec)
+    others[1] = labelled[1].clone()
+    others[1][:, 3:, 2] = 0
+    step = replace(step_of(model, SPEC), teachers=[label_teacher(CODEC)])
+    scene = step.scene(0, *others, 1)
+    torch.testing.assert_close(scene.easy, CODEC.render(others[1]))
+    assert scene.usable[:, :3].all()
+    assert not scene.usable[:, 3:].any()
+
+
+def two_students(spec: ModelSpec, ema_decay: float = 0.0) -> tuple[Learners, Consistency, list]:
+    first, batch = setup(spec)
+    torch.manual_seed(1)
+    second = PoseModel(spec)
+    torch.nn.init.normal_(second.head.final_layer.weight)
+    learners = Learners([first, second], ema_decay)
+    teaching = learners.averages if ema_decay else learners.students
+    teachers = [network_teacher(one, CODEC, CPU, "none") for one in reversed(teaching)]
+    step = replace(step_of(first, paths(1, 1, 1, 1, -1e9)), students=[first, second])
+    return learners, replace(step, teachers=teachers), batch
+
+
+def test_each_of_two_networks_is_taught_by_the_other(tiny_model_spec: ModelSpec) -> None:
+    learners, step, batch = two_students(tiny_model_spec)
+    images = normalise(batch[1][0])
+    for i in (0, 1):
+        easy = step.scene(i, *batch[1], 4).easy
+        with torch.no_grad():
+            expected = predict_maps(learners.students[1 - i], CODEC, images, flip=True)
+        torch.testing.assert_close(easy, expected)
+    rows = step(batch, 4)
+    assert rows.keys() == {"loss", "loss_u", "mask", "confidence", "peak", "peak_joco", "peak_jccm"}
+    for student in learners.students:
+        assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
+
+
+def test_two_networks_see_different_hard_views(tiny_model_spec: ModelSpec) -> None:
+    _, step, batch = two_students(tiny_model_spec)
+    thetas = [step.scene(i, *batch[1], 4).theta for i in (0, 1)]
+    assert not torch.equal(*thetas)
+    assert torch.equal(thetas[0], step.scene(0, *batch[1], 4).theta)
+
+
+def test_averages_follow_and_are_part_of_the_state(tiny_model_spec: ModelSpec) -> None:
+    learners, step, batch = two_students(tiny_model_spec, ema_decay=0.75)
+    learners.average_()
+    name = "head.final_layer.weight"
+    start = [s.head.final_layer.weight.detach().clone() for s in learners.students]
+    with torch.no_grad():
+        for student in learners.students:
+            student.head.final_layer.weight += 1
+    learners.average_()
+    for i, weight in enumerate(start):
+        found = learners.averages[i].module.head.final_layer.weight
+        torch.testing.assert_close(found, weight + 0.25)
+        assert f"averages.{i}.module.{name}" in learners.state_dict()
+    assert not learners.train().averages[0].module.training
+    assert learners.students[0].training
+    step(batch, 0)
+    assert all(p.grad is None for p in learners.averages.parameters())
+
+
+def test_without_decay_there_are_no_averages(tiny_model_spec: ModelSpec) -> None:
+    learners = Learners([PoseModel(tiny_model_spec)], 0.0)
+    learners.average_()
+    assert {name.split(".")[0] for name in learners.state_dict()} == {"students"}
+
+
+def reference_ensemble(model: PoseModel, batch, spec: PathSpec, step: int) -> Target:
+    """The target by hand: every path's maps at once."""
+    scene = step_of(model, spec).scene(0, *batch[1], step)
+    with torch.no_grad():
+        maps = [
+            model(warp_maps(scene.views.along(name, scene.everyone), scene.theta))
+            for name in spec.paths
+        ]
+    inside = stays_inside(scene.peaks, scene.theta, SMALL_WH)
+    return ensemble_target(scene.warped, torch.stack(maps).mean(0), inside, ENSEMBLE)
+
+
+def test_the_ensemble_is_of_the_views_that_are_then_learnt_from(tiny_model_spec: ModelSpec) -> None:
+    model, batch = setup(tiny_model_spec)
+    spec = paths(2, 1, 1, 1, -1e9, "joco", "jccm", "mu", "randaugment")
+    rows = step_of(model, spec, law=ENSEMBLE)(batch, 2)
+    found = gradients(model)
+    target = reference_ensemble(model, batch, spec, 2)
+    model.zero_grad(set_to_none=True)
+    scene = step_of(model, spec).scene(0, *batch[1], 2)
+    total = torch.zeros(())
+    for name in spec.paths:
+        heatmaps = model(warp_maps(scene.views.along(name, scene.everyone), scene.theta))
+        total = total + path_loss(heatmaps, target, ENSEMBLE)
+    (images, targets), _ = batch
+    expected = gaussian.render_heatmaps(targets, SMALL_WH, 1.0)
+    supervised = losses.keypoint_mse(model(normalise(images)), expected, targets[..., 2])
+    (supervised + WEIGHT / 2 * total).backward()
+    assert float(rows["loss_u"]) == pytest.approx(float(total.detach()), rel=1e-5)
+    assert float(rows["confidence"]) == pytest.approx(float(target.confidence.mean()), rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def kept_at_once(model: PoseModel, batch, step: Consistency) -> int:
+    """The most bytes that autograd holds for backward at one time."""
+    held, most = 0, 0
+
+    class Box:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            nonlocal held, most
+            self.tensor, self.size = tensor, tensor.nbytes
+            held += self.size
+            most = max(most, held)
+
+        def __del__(self) -> None:
+            nonlocal held
+            held -= self.size
+
+    with torch.autograd.graph.saved_tensors_hooks(Box, lambda box: box.tensor):
+        step(batch, 0)
+    assert held == 0
+    return most
+
+
+def test_a_teacher_drops_no_blocks(tiny_model_spec: ModelSpec) -> None:
+    """The student in training does (drop path), and goes on doing so."""
+    model, ((images, targets), _) = setup(replace(tiny_model_spec, drop_path=0.9, depth=4))
+    model.train()
+    teacher = network_teacher(model, CODEC, CPU, "none")
+    assert torch.equal(teacher(images, targets), teacher(images, targets))
+    noisy = [model(normalise(images)) for _ in range(2)]
+    assert not torch.equal(*noisy)
+
+
+@pytest.mark.parametrize("law", [MULTIAUGS, ENSEMBLE], ids=lambda law: law.loss)
+def test_memory_does_not_grow_with_paths(tiny_model_spec: ModelSpec, law: TargetLaw) -> None:
+    model, batch = setup(tiny_model_spec)
+    names = ("jc", "jo", "joco", "jccm")
+    found = [
+        kept_at_once(model, batch, step_of(model, paths(1, 1, 1, 1, 0.3, *names[:count]), law=law))
+        for count in (1, 2, 4)
+    ]
+    assert found[0] == found[1] == found[2] > 0

@@ -1,0 +1,205 @@
+"""Pseudo-labels: what agreement, doubt and disagreement of the views do to target and gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pose.codecs.gaussian import render_heatmaps
+from pose.engine.losses import keypoint_mse
+from pose.ssl.targets import (
+    Target,
+    TargetLaw,
+    easy_target,
+    ensemble_target,
+    path_loss,
+    sharpened,
+    softmax_kl,
+)
+
+SIZE_WH, SIGMA = (36, 48), 2.0
+LAW = TargetLaw("ensemble", 0.5, 0.5, 0.4, 0.0, 0.1, SIGMA)
+INSIDE = torch.ones(1, 1, dtype=torch.bool)
+
+
+def blob(x: float, y: float, peak: float = 1.0, sigma: float = SIGMA) -> Tensor:
+    """(1, 1, 48, 36): a whole gaussian, no window cut."""
+    yy, xx = torch.meshgrid(torch.arange(48.0), torch.arange(36.0), indexing="ij")
+    return peak * torch.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2))[None, None]
+
+
+def mean_of(*maps: Tensor) -> Tensor:
+    return torch.stack(maps).mean(0)
+
+
+def target_of(easy: Tensor, *hard: Tensor, law: TargetLaw = LAW) -> Target:
+    return ensemble_target(easy, mean_of(*hard), INSIDE, law)
+
+
+def test_a_gaussian_is_confident_where_a_softmax_never_is() -> None:
+    maps = torch.rand(1, 4, 128, 96, generator=torch.Generator().manual_seed(0))
+    assert float((maps.flatten(2) / 0.5).softmax(2).max()) < 1e-3
+    assert float(target_of(blob(17.3, 20.6), blob(17.3, 20.6)).confidence) > 0.93
+
+
+def test_disagreeing_paths_are_all_taught_and_the_target_is_fixed() -> None:
+    easy = blob(18, 24).requires_grad_()
+    paths = [blob(x, y).requires_grad_() for x, y in ((18, 20), (18, 28), (22, 24))]
+    target = target_of(easy, *paths)
+    assert float(target.confidence) > 0.5
+    assert not any(t.requires_grad for t in (target.maps, target.weights, target.confidence))
+    loss = sum(path_loss(path, target, LAW) for path in paths)
+    loss.backward()
+    assert float(loss.detach()) > 0
+    assert easy.grad is None
+    assert all(float(path.grad.norm()) > 0 for path in paths)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.25])
+def test_agreement_is_a_fixed_point(temperature: float) -> None:
+    law = replace(LAW, temperature=temperature)
+    for (x, y), limit in (((18, 24), 1e-6), ((18.4, 24.3), 1e-5)):
+        path = blob(x, y).requires_grad_()
+        target = target_of(path, path, path, law=law)
+        loss = path_loss(path, target, law)
+        loss.backward()
+        assert float(loss.detach()) < limit
+        if limit == 1e-6:
+            assert float(path.grad.norm()) < 1e-5
+    shifted = path_loss(blob(22, 24), target_of(blob(18, 24), blob(18, 24), law=law), law)
+    assert float(shifted) > 1e-3
+
+
+@pytest.mark.parametrize(("centre", "limit"), [((0, 24), 1e-6), ((35, 47), 1e-6), ((1, 1), 2e-4)])
+def test_also_at_the_border(centre: tuple[int, int], limit: float) -> None:
+    """On an edge the mirror is right; near one it draws the peak to it, by a cell at most."""
+    path = blob(*centre)
+    target = target_of(path, path)
+    assert float(path_loss(path, target, LAW)) < limit
+    y, x = divmod(int(target.maps.argmax()), SIZE_WH[0])
+    assert max(abs(x - centre[0]), abs(y - centre[1])) <= 1
+
+
+def test_without_the_blur_it_is_none() -> None:
+    path = blob(18, 24)
+    plain = (path / path.amax()) ** (1 / LAW.temperature)
+    assert float(keypoint_mse(path, plain, torch.ones(1, 1))) > 1e-4
+
+
+def test_labels_are_fixed_points_as_they_are_rendered() -> None:
+    """Their windows are cut at three sigma, which the blur smears."""
+    label = render_heatmaps(torch.tensor([[[18.0, 24.0, 1.0]]]), SIZE_WH, SIGMA)
+    assert float(keypoint_mse(label, sharpened(label, 0.5, SIGMA), torch.ones(1, 1))) < 1e-5
+
+
+def test_a_second_mode_fades() -> None:
+    both = blob(10, 12) + blob(26, 36, peak=0.3)
+    for temperature, most in ((1.0, 0.31), (0.5, 0.1), (0.25, 0.01)):
+        found = sharpened(both, temperature, SIGMA)
+        assert float(found[0, 0, 36, 26]) < most
+        assert float(found[0, 0, 12, 10]) == pytest.approx(1)
+
+
+def test_confidence_rises_with_the_peak_and_falls_with_disagreement() -> None:
+    by_peak = [
+        float(target_of(blob(18, 24, p), blob(18, 24, p)).confidence) for p in (0.2, 0.5, 0.9)
+    ]
+    assert by_peak == sorted(by_peak)
+    apart = [
+        float(target_of(blob(18, 24), blob(18 + d, 24), blob(18 - d, 24)).confidence)
+        for d in (0, 1, 2, 4, 8)
+    ]
+    assert apart == sorted(apart, reverse=True)
+    assert apart[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_a_view_alone_is_as_confident_as_its_share(share: float) -> None:
+    law = replace(LAW, teacher_weight=share)
+    target = target_of(blob(8, 8), blob(28, 40), blob(28, 8), law=law)
+    assert float(target.confidence) == pytest.approx(max(share, (1 - share) / 2), abs=1e-3)
+    above = replace(law, confidence_thr=float(target.confidence) + 0.01)
+    assert float(target_of(blob(8, 8), blob(28, 40), blob(28, 8), law=above).weights) == 0
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 1e-4])
+def test_empty_maps_ask_for_nothing(kl_weight: float) -> None:
+    law = replace(LAW, kl_weight=kl_weight)
+    empty = torch.zeros(1, 1, 48, 36, requires_grad=True)
+    target = target_of(empty, empty, empty, law=law)
+    assert float(target.confidence) == float(target.weights) == 0
+    loss = path_loss(empty, target, law)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert torch.equal(empty.grad, torch.zeros_like(empty))
+    assert torch.isfinite(target.maps).all()
+
+
+def test_masked_keypoints_get_no_gradient_and_weights_scale() -> None:
+    maps = torch.cat([blob(18, 24, 0.3), blob(18, 24, 0.9), blob(18, 24, 0.9)], 1)
+    inside = torch.tensor([[True, True, False]])
+    target = ensemble_target(maps, maps, inside, LAW)
+    torch.testing.assert_close(target.weights, torch.tensor([[0.0, 0.9, 0.0]]))
+    path = torch.zeros_like(maps).requires_grad_()
+    path_loss(path, target, replace(LAW, kl_weight=1e-4)).backward()
+    by_keypoint = path.grad.abs().sum((0, 2, 3))
+    assert by_keypoint[0] == by_keypoint[2] == 0
+    assert by_keypoint[1] > 0
+    double = replace(target, weights=2 * target.weights)
+    once, twice = (path_loss(path.detach(), t, LAW) for t in (target, double))
+    assert float(twice) == pytest.approx(2 * float(once))
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 1e-4])
+def test_an_empty_student_is_drawn_up(kl_weight: float) -> None:
+    law = replace(LAW, kl_weight=kl_weight)
+    target = target_of(blob(18, 24), blob(18, 24), law=law)
+    path = torch.zeros(1, 1, 48, 36, requires_grad=True)
+    loss = path_loss(path, target, law)
+    loss.backward()
+    assert float(loss.detach()) > 1e-4
+    assert float(path.grad[0, 0, 24, 18]) < 0
+
+
+def test_kl_is_finite_positive_and_zero_for_equals() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = target_of(blob(18, 24), blob(18, 24))
+    for dtype in (torch.float32, torch.float16):
+        path = (torch.rand(1, 1, 48, 36, generator=generator) * 10 - 5).to(dtype).requires_grad_()
+        found = softmax_kl(path, target, 0.1)
+        found.backward()
+        assert found.dtype == torch.float32
+        assert float(found.detach()) > 0
+        assert torch.isfinite(path.grad).all()
+    assert float(softmax_kl(target.maps, target, 0.1)) == pytest.approx(0, abs=1e-6)
+
+
+def fixed_point(target_map, steps: int = 200) -> float:
+    """Peak of a shared map M that views see as 0.6 M and 0.9 M, drawn to targets for `steps`."""
+    shared = blob(18, 24, 0.8)
+    for _ in range(steps):
+        shared = shared.detach().requires_grad_()
+        views = [0.6 * shared, 0.9 * shared]
+        target = target_map(shared.detach(), [v.detach() for v in views])
+        sum(keypoint_mse(v, target, torch.ones(1, 1)) for v in views).backward()
+        shared = shared - 0.2 * shared.numel() * shared.grad
+    return float(shared.detach().max())
+
+
+def test_hard_views_alone_fade_and_the_ensemble_does_not() -> None:
+    assert fixed_point(lambda _, views: mean_of(*views)) < 0.1
+    found = fixed_point(lambda easy, views: target_of(easy, *views).maps)
+    assert 0.8 < found < 1.6
+    assert found == pytest.approx((0.6 + 0.9) / (0.36 + 0.81), abs=0.05)
+
+
+def test_multiaugs_takes_the_easy_map_as_it_is() -> None:
+    easy, weights = blob(18, 24, 0.6), torch.tensor([[1.0]])
+    target = easy_target(easy, weights)
+    assert torch.equal(target.maps, easy)
+    assert float(target.confidence) == pytest.approx(0.6)
+    loss = path_loss(blob(20, 24), target, replace(LAW, loss="multiaugs"))
+    assert float(loss) == pytest.approx(float(keypoint_mse(blob(20, 24), easy, weights)))

@@ -1,0 +1,43 @@
+"""Poses of any skeleton are drawn: sides in their colours, limbs if there are any."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pose.common.skeleton import COCO_17, build_skeleton
+from pose.draw import LEFT, MIDDLE, RIGHT, draw_pose, side_colour
+
+NAMES = ("r_ear", "l_ear", "nose", "r_paw", "l_paw")
+MOUSE = build_skeleton(NAMES, ((0, 3), (2, 0)), None, None, None)
+
+
+@pytest.mark.parametrize("k", range(17))
+def test_colours_of_cocos_sides(k: int) -> None:
+    side = COCO_17.names[k].split("_")[0]
+    assert side_colour(COCO_17, k) == {"left": LEFT, "right": RIGHT}.get(side, MIDDLE)
+
+
+def test_a_limb_has_the_side_of_both_its_ends() -> None:
+    assert side_colour(MOUSE, 0, 3) == RIGHT
+    assert side_colour(MOUSE, 4, 1) == LEFT
+    assert side_colour(MOUSE, 0, 1) == side_colour(MOUSE, 0, 2) == MIDDLE
+
+
+def test_only_what_is_shown_is_drawn() -> None:
+    blank = np.zeros((60, 60, 3), np.uint8)
+    points = np.array([(10, 10), (30, 10), (50, 10), (10, 50), (50, 50)], float)
+    shown = np.array([True, True, False, True, False])
+    drawn = draw_pose(blank, MOUSE, points, shown, 2)
+    assert tuple(drawn[10, 10]) == tuple(drawn[30, 10]) == RIGHT  # keypoint, and limb to the paw
+    assert tuple(drawn[10, 30]) == LEFT
+    assert not drawn[10, 50].any()
+    assert not blank.any()
+
+
+def test_without_limbs_there_are_dots() -> None:
+    dots = build_skeleton(("a",), (), None, None, None)
+    drawn = draw_pose(
+        np.zeros((9, 9, 3), np.uint8), dots, np.full((1, 2), 4.0), np.ones(1, bool), 1
+    )
+    assert tuple(drawn[4, 4]) == MIDDLE
