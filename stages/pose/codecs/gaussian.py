@@ -65,6 +65,9 @@ def argmax_decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """Peak cell (B, K, 2) as x, y floats, and its raw height (B, K) as score.
 
     The first maximum in row-major order wins. Scores are not clamped, and may exceed 1 or be <= 0.
+
+    >>> argmax_decode(torch.tensor([[[[0.0, 0.1, 0.0], [0.0, 0.0, 0.9]]]]))  # (1, 1, 2, 3)
+    (tensor([[[2., 1.]]]), tensor([[0.9000]]))
     """
     width, planes = heatmaps.shape[-1], heatmaps.flatten(2)
     if planes.device.type == "cpu" and planes.dtype == torch.float32:  # NumPy's is ten times faster

@@ -18,7 +18,11 @@ Image = NDArray[np.uint8]
 
 
 def fix_aspect(scale: Array, input_wh: tuple[int, int]) -> Array:
-    """The smallest (w, h) of the input's aspect ratio that holds `scale`."""
+    """The smallest (w, h) of the input's aspect ratio that holds `scale`.
+
+    >>> fix_aspect(np.array([90.0, 80.0]), (192, 256))
+    array([ 90., 120.])
+    """
     w, h = scale
     aspect = input_wh[0] / input_wh[1]
     return np.array([w, w / aspect]) if w > h * aspect else np.array([h * aspect, h])
@@ -40,6 +44,11 @@ def udp_affine(
 
     Source: Sapiens pose/mmpose/structures/bbox/transforms.py, get_udp_warp_matrix. Positive angles
     turn the picture clockwise on screen.
+
+    >>> affine = udp_affine(np.array([50.0, 80.0]), np.array([60.0, 80.0]), 0.0, (192, 256))
+    >>> apply_affine(affine, np.array([[20.0, 40.0], [80.0, 120.0]]))  # corners of the box
+    array([[  0.,   0.],
+           [191., 255.]])
     """
     sx, sy = (input_wh[0] - 1) / scale[0], (input_wh[1] - 1) / scale[1]
     c, s = math.cos(math.radians(rotation_deg)), math.sin(math.radians(rotation_deg))
@@ -53,12 +62,22 @@ def udp_affine(
 
 
 def mirror_affine(width: int) -> Array:
-    """(2, 3) affine that mirrors an image of `width` pixels: x -> width - 1 - x."""
+    """(2, 3) affine that mirrors an image of `width` pixels: x -> width - 1 - x.
+
+    >>> apply_affine(mirror_affine(100), np.array([[0.0, 7.0], [99.0, 7.0]]))
+    array([[99.,  7.],
+           [ 0.,  7.]])
+    """
     return np.array([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]])
 
 
 def compose(second: Array, first: Array) -> Array:
-    """(2, 3) affine that applies `first`, then `second`."""
+    """(2, 3) affine that applies `first`, then `second`.
+
+    >>> compose(mirror_affine(100), translate(np.array([1.0, 2.0])))  # x -> 99 - (x + 1)
+    array([[-1.,  0., 98.],
+           [ 0.,  1.,  2.]])
+    """
     bottom = np.array([[0.0, 0.0, 1.0]])
     return (np.vstack([second, bottom]) @ np.vstack([first, bottom]))[:2]
 
@@ -84,7 +103,11 @@ def warp(crop: Image, affine: Array, input_wh: tuple[int, int]) -> Image:
 
 
 def input_to_heatmap_factor(input_wh: tuple[int, int], heatmap_wh: tuple[int, int]) -> Array:
-    """(2,) factor from input pixels to heatmap cells: (Wh - 1) / (Wi - 1) per axis."""
+    """(2,) factor from input pixels to heatmap cells: (Wh - 1) / (Wi - 1) per axis.
+
+    >>> input_to_heatmap_factor((101, 201), (26, 51))
+    array([0.25, 0.25])
+    """
     return (np.array(heatmap_wh, dtype=np.float64) - 1) / (np.array(input_wh) - 1)
 
 

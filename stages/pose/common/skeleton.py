@@ -120,6 +120,9 @@ def mirror_pairs(names: Sequence[str]) -> Pairs:
 
     So left_eye, eye-left, L_eye and front_left_paw are left, in any case of letters. Raises
     PoseError for a name with a side and no partner: mirrored, it would teach the wrong side.
+
+    >>> mirror_pairs(["nose", "right_ear", "left_ear", "L-paw", "R-paw"])
+    ((2, 1), (3, 4))
     """
     place = {name.lower(): k for k, name in enumerate(names)}
     partners = {k: place.get(other) for k, name in enumerate(names) if (other := _mirrored(name))}
@@ -176,6 +179,9 @@ def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[n
     """(K,) sigmas: the given ones, or COCO's for COCO's names, or OTHER_OKS_SIGMA for all.
 
     Raises PoseError if there are not as many as names.
+
+    >>> oks_sigmas(["nose", "tail"], None)
+    array([0.067, 0.067])
     """
     if given is None:
         own = np.full(len(names), OTHER_OKS_SIGMA)

@@ -46,7 +46,11 @@ class Schedule:
 
 
 def layer_id(name: str, depth: int) -> int:
-    """0 for the embeddings, i + 1 for block i, depth + 1 for the final norm and the head."""
+    """0 for the embeddings, i + 1 for block i, depth + 1 for the final norm and the head.
+
+    >>> layer_id("backbone.blocks.3.attn.qkv.weight", depth=12)
+    4
+    """
     if name.startswith(("backbone.pos_embed", "backbone.patch_embed")):
         return 0
     if name.startswith("backbone.blocks."):

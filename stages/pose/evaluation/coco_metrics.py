@@ -31,6 +31,10 @@ def oks(keypoints: Array, others: Array, area: float, other_areas: Array, sigmas
 
     sigmas (K,) as skeleton.oks_sigmas gives them. Areas in square pixels, averaged pairwise, as
     OKS-NMS does (no visibility involved).
+
+    >>> pose, moved = np.zeros((1, 2)), np.full((1, 1, 2), 3.0)  # K = 1, 3 pixels off in x and y
+    >>> oks(pose, moved, 900.0, np.array([900.0]), np.array([0.05])).round(3)
+    array([0.368])
     """
     squared = ((others - keypoints) ** 2).sum(axis=2)
     spread = (2 * sigmas) ** 2 * ((area + other_areas) / 2 + np.spacing(1))[:, None] * 2
@@ -55,7 +59,11 @@ def oks_nms(
 
 
 def rescore(keypoint_scores: Array, bbox_scores: Array, threshold: float) -> Array:
-    """bbox score times the mean of the keypoint scores above threshold (0 if none); (N,)."""
+    """bbox score times the mean of the keypoint scores above threshold (0 if none); (N,).
+
+    >>> rescore(np.array([[0.9, 0.7, 0.1], [0.1, 0.0, 0.2]]), np.array([0.5, 1.0]), 0.2)
+    array([0.4, 0. ])
+    """
     above = keypoint_scores > threshold
     total = np.where(above, keypoint_scores, 0.0).sum(axis=1)
     return bbox_scores * total / np.maximum(above.sum(axis=1), 1)

@@ -143,7 +143,11 @@ def fetch_url(
 
 
 def file_name(url: str) -> str:
-    """Its end at most, since file systems bound names."""
+    """The last part of the address's path, at most 100 characters, since file systems bound names.
+
+    >>> file_name("https://example.org/zips/val2017.zip?download=1")
+    'val2017.zip'
+    """
     try:
         address = urlsplit(url)
     except ValueError:
