@@ -89,7 +89,7 @@ def test_a_lock_is_held_once(tmp_path: Path) -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(Path(files.__file__).parents[2])!r})
 from pathlib import Path
-from pose import files
+from pose.common import files
 with files.locked(Path({str(folder)!r}), "run of x"):
     print("mine")
 """

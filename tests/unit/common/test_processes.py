@@ -22,7 +22,7 @@ def test_the_signal_is_noted_and_its_handler_given_back() -> None:
 
 FOLLOWER = """
 import os, signal, sys, time
-from pose import processes
+from pose.common import processes
 if "asked" in sys.argv:
     signal.signal(signal.SIGTERM, lambda *_: (print("asked", flush=True), os._exit(0)))
 else:

@@ -456,9 +456,9 @@ def test_a_redirect_loop(tmp_path: Path, server: Server, address: str) -> None:
 FETCH = f"""
 import sys; sys.path.insert(0, {str(Path(fetch_url.__file__).parents[2])!r})
 from pathlib import Path
-from pose import remote
+from pose.fetch import url
 from pose.fetch.checksums import Pin
-remote.fetch_url(sys.argv[1], Path(sys.argv[2]), Pin({SHA!r}, "x"))
+url.fetch_url(sys.argv[1], Path(sys.argv[2]), Pin({SHA!r}, "x"))
 """
 
 
