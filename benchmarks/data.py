@@ -35,19 +35,39 @@ from pose.coco.images import Images  # noqa: E402
 from pose.codecs import geometry  # noqa: E402
 from pose.codecs.gaussian import Blur  # noqa: E402
 from pose.codecs.udp import UdpCodec  # noqa: E402
+from pose.common.params import Augment, Synthetic  # noqa: E402
 from pose.common.skeleton import COCO_17  # noqa: E402
 from pose.crop_table import CropTable, schema  # noqa: E402
-from pose.crops.shards import CropSpec, psnr_db, write_shard  # noqa: E402
-from pose.data.augment import BoxLaw, ColourLaw  # noqa: E402
+from pose.crops.shards import CropSettings, psnr_db, write_shard  # noqa: E402
 from pose.data.samples import TrainingSamples  # noqa: E402
-from pose.synthetic.dataset import SyntheticSpec, write_coco_zips  # noqa: E402
+from pose.synthetic.dataset import write_coco_zips  # noqa: E402
 
 SIZES = [((192, 256), 2.0), ((384, 512), 2.0), ((768, 1024), 6.0)]  # (w, h), sigma
 ROUNDS, SAMPLES = 9, 40
-HALVES = (COCO_17.upper_body, COCO_17.lower_body)
 # The official augmentation, see recipes/sapiens_1b_coco_1024x768.yaml.
-BOXES = BoxLaw(1.25, 0.5, 0.3, 1.5, 9, 0.16, 0.3, 0.5, 80.0, 0.6, *HALVES)
-COLOURS = ColourLaw(32, (0.5, 1.5), (0.5, 1.5), 18, 0.5, 0.1, 0.1, 1.0, (0.2, 0.4), True)
+AUGMENT = Augment(
+    bbox_padding=1.25,
+    flip_prob=0.5,
+    half_body_prob=0.3,
+    half_body_padding=1.5,
+    half_body_min_keypoints=9,
+    shift_factor=0.16,
+    shift_prob=0.3,
+    scale_factor=0.5,
+    rotate_deg=80.0,
+    rotate_prob=0.6,
+    brightness_delta=32,
+    contrast_range=(0.5, 1.5),
+    saturation_range=(0.5, 1.5),
+    hue_delta=18,
+    channel_swap_prob=0.5,
+    blur_prob=0.1,
+    median_blur_prob=0.1,
+    dropout_prob=1.0,
+    dropout_size=(0.2, 0.4),
+    min_keypoints=1,
+    official_quirks=True,
+)
 Work = Callable[[int], object]
 
 
@@ -75,7 +95,15 @@ def main() -> None:
 
 def rendered(folder: Path) -> Path:
     """COCO zips of 60 embedded images as val2017."""
-    write_coco_zips(folder, SyntheticSpec(1, 60, 0.25, (480, 360), 92, 0), 1, lambda _: None)
+    settings = Synthetic(
+        seed=0,
+        train_images=1,
+        val_images=60,
+        unlabelled_fraction=0.25,
+        image_size=(480, 360),
+        jpeg_quality=92,
+    )
+    write_coco_zips(folder, settings, 1, lambda _: None)
     return folder
 
 
@@ -99,15 +127,15 @@ def report(root: Path, split: str, scratch: Path) -> list[str]:
     return [*lines, "", *memory_lines(scratch), "", *dvc_lines(scratch)]
 
 
-def crop_spec(wh: tuple[int, int], sigma: float) -> CropSpec:
+def crop_spec(wh: tuple[int, int], sigma: float) -> CropSettings:
     codec = UdpCodec(
         "gaussian", wh, (wh[0] // 4, wh[1] // 4), sigma, 0.0546875, COCO_17.flip_indices
     )
-    return CropSpec(codec, HALVES, 1.25, 1.5, 0.5, 0.16, 80.0, 95)
+    return CropSettings(codec, COCO_17, AUGMENT, 95)
 
 
 def cached(
-    folder: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
+    folder: Path, root: Path, split: str, persons: list[Person], spec: CropSettings
 ) -> tuple[CropTable, list[float]]:
     """A table of the persons, and the squared errors of its sampled crops."""
     folder.mkdir(exist_ok=True)
@@ -122,7 +150,7 @@ def samples_line(
     spec = crop_spec(wh, sigma)
     table, _ = cached(scratch / f"crops{wh[0]}", root, split, persons, spec)
     near, far = (
-        TrainingSamples(table, table.labelled(), BOXES, COLOURS, spec.codec, 0, (0,), deferred)
+        TrainingSamples(table, table.labelled(), AUGMENT, COCO_17, spec.codec, 0, (0,), deferred)
         for deferred in (False, True)
     )
     images = Images(root, split)
@@ -239,7 +267,7 @@ def probe(folder: Path) -> None:
     """Print the anonymous memory of a reader of the table."""
     table = CropTable(folder)
     codec = crop_spec((192, 256), 2.0).codec
-    samples = TrainingSamples(table, table.labelled(), BOXES, COLOURS, codec, 0, (0,))
+    samples = TrainingSamples(table, table.labelled(), AUGMENT, COCO_17, codec, 0, (0,))
     for i in range(300):
         samples[(0, i * len(samples) // 300)]
     memory = psutil.Process().memory_info()

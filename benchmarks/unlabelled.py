@@ -45,7 +45,7 @@ from pose.crop_table import CropTable
 from pose.data import build as data_build
 from pose.data.samples import TestSamples, TrainingSamples, test_loader
 from pose.engine import train as engine_train
-from pose.engine.fit import AT_ONCE, FitSettings, StepLoss, TrainState, fit, supervised_step
+from pose.engine.fit import AT_ONCE, StepLoss, TrainState, fit, supervised_step
 from pose.engine.optim import build_adamw
 from pose.evaluation.coco_metrics import coco_eval, to_results
 from pose.evaluation.predict import Ensemble, predict
@@ -211,11 +211,12 @@ def train_arm(
 
     optimizer = build_adamw(learners, law.weight_decay, law.layer_decay, law.betas)
     fit(
+        f"{Path.cwd().name}, {arm}",
+        law.model_copy(update={"checkpoint_steps": 10**9}),
         TrainState(learners, optimizer),
         batches,
         averaging,
         engine_train.build_schedule(params, 1, steps, params.ssl.lr),
-        stage.pick(FitSettings, law, name=f"{Path.cwd().name}, {arm}", checkpoint_steps=10**9),
         on_row=lambda row: None,
         save=lambda state: None,
     )
@@ -258,7 +259,7 @@ def evaluate(
     codec, table = data_build.codec(params, skeleton), CropTable(stage.CACHE / "val")
     samples = TestSamples(table, table.labelled(), params.augment.bbox_padding, codec)
     batches = test_loader(samples, params.evaluate.batch_size)
-    blur = stage.pick(Blur, params.codec)
+    blur = Blur(params.codec.blur_kernel_size, params.codec.blur_border)
     found = predict(network, codec, batches, device, "none", blur)[True, codec.refinement]
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
     areas = np.array([np.prod(samples.box(int(row))[1]) for row in found.rows])

@@ -36,7 +36,7 @@ from pose.coco.annotations import (
 from pose.coco.category import Category, require_same_names
 from pose.coco.detections import read_detections
 from pose.coco.images import Images
-from pose.codecs.udp import UdpCodec
+from pose.codecs.udp import build_codec
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import read_json, write_atomic, write_json
@@ -46,8 +46,8 @@ from pose.common.processes import worker_pool
 from pose.common.skeleton import Skeleton, build_skeleton, oks_sigmas, some
 from pose.crop_table import CropTable
 from pose.crops.coverage import Coverage, measure, never, nothing, require_keypoints
-from pose.crops.shards import CropSpec, ShardNotes, is_whole, plan_shards, psnr_db, write_shard
-from pose.crops.splits import SplitLaw, training_persons
+from pose.crops.shards import CropSettings, ShardNotes, is_whole, plan_shards, psnr_db, write_shard
+from pose.crops.splits import training_persons
 
 NAME = "build_cache"
 MAX_LISTED = 10
@@ -73,14 +73,10 @@ def main(params: Params) -> None:
     splits = {"train": params.data.train_split, "val": params.data.val_split}
     found = _annotations(params, root)
     skeleton = _skeleton(params, found)
-    spec = CropSpec(
-        codec=stage.pick(UdpCodec, params.codec, flip_indices=skeleton.flip_indices),
-        half_bodies=(skeleton.upper_body, skeleton.lower_body),
-        bbox_padding=params.augment.bbox_padding,
-        half_body_padding=params.augment.half_body_padding,
-        scale_factor=params.augment.scale_factor,
-        shift_factor=params.augment.shift_factor,
-        rotate_deg=params.augment.rotate_deg,
+    settings = CropSettings(
+        codec=build_codec(params.codec, skeleton.flip_indices),
+        skeleton=skeleton,
+        augment=params.augment,
         jpeg_quality=params.data.jpeg_quality,
     )
     bad = [record for annotations in found.values() for record in annotations.bad]
@@ -88,7 +84,7 @@ def main(params: Params) -> None:
     for one in found.values():
         if one.outside:
             log(f"{NAME}: {one.name}: left out {one.outside} persons with a box off the image")
-    train = training_persons(found["train"], stage.pick(SplitLaw, params.data))
+    train = training_persons(found["train"], params.data)
     tables = [
         Table("train/", splits["train"], train),
         Table("val/", splits["val"], found["val"].persons),
@@ -106,7 +102,7 @@ def main(params: Params) -> None:
     with stage.resume_folder(NAME) as folder:
         errors: list[float] = []
         for table in tables:
-            notes = _write_split(folder, root, table, params.data.shard_persons, spec)
+            notes = _write_split(folder, root, table, params.data.shard_persons, settings)
             new = [record for note in notes for record in note.bad if record not in bad]
             _stop_on_bad(params, new)
             bad += new
@@ -177,7 +173,7 @@ def _stop_on_bad(params: Params, bad: list[BadRecord]) -> None:
 
 
 def _write_split(
-    folder: Path, root: Path, table: Table, shard_persons: int, spec: CropSpec
+    folder: Path, root: Path, table: Table, shard_persons: int, settings: CropSettings
 ) -> list[ShardNotes]:
     """Write the shards that an earlier, killed run has not finished; returns all their notes."""
     shards = plan_shards(table.persons, shard_persons)
@@ -185,19 +181,19 @@ def _write_split(
     count = len(shards)
     with worker_pool(stage.workers()) as pool:
         splits = [table.split] * count
-        done = pool.map(_shard_job, paths, [root] * count, splits, shards, [spec] * count)
+        done = pool.map(_shard_job, paths, [root] * count, splits, shards, [settings] * count)
         return list(tqdm(done, f"crops of {table.start.split('/')[0]}", count, disable=None))
 
 
 def _shard_job(
-    path: Path, root: Path, split: str, persons: list[Person], spec: CropSpec
+    path: Path, root: Path, split: str, persons: list[Person], settings: CropSettings
 ) -> ShardNotes:
     notes = path.with_suffix(".json")  # written last: marks the shard as finished
     others = path.parent.parent / "unlabelled" / path.name  # of training persons, boxes only
     unlabelled = others if path.parent.name == "train" else None
     if not _is_finished(notes, [path, unlabelled]):
         images = _images(root, split)
-        write_json(notes, asdict(write_shard(path, images, persons, spec, unlabelled)))
+        write_json(notes, asdict(write_shard(path, images, persons, settings, unlabelled)))
     found = read_json(notes)
     return ShardNotes([BadRecord(**record) for record in found["bad"]], found["squared_errors"])
 

@@ -51,7 +51,7 @@ from pose.common.params import Params
 from pose.fetch.checksums import COCO, UNLABELLED, Pin, ZipPin
 from pose.fetch.errors import need_space
 from pose.fetch.url import fetch_all, file_name
-from pose.synthetic.dataset import SyntheticSpec, write_coco_zips
+from pose.synthetic.dataset import write_coco_zips
 
 NAME = "download_coco"
 
@@ -140,17 +140,9 @@ def _take(cache: Path, pin: Pin | ZipPin, target: Path) -> None:
 
 def _synthetic(params: Params, folder: Path) -> dict[str, int]:
     law = params.synthetic
-    spec = SyntheticSpec(
-        train_images=law.train_images,
-        val_images=law.val_images,
-        unlabelled_fraction=law.unlabelled_fraction,
-        image_wh=law.image_size,
-        jpeg_quality=law.jpeg_quality,
-        seed=law.seed,
-    )
     total = law.train_images + law.val_images
     with tqdm(total=total, desc="rendering images", disable=None) as bar:
-        return write_coco_zips(folder, spec, stage.workers(), bar.update)
+        return write_coco_zips(folder, law, stage.workers(), bar.update)
 
 
 def _coco(params: Params, folder: Path) -> dict[str, int]:

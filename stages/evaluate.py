@@ -188,7 +188,7 @@ def _predictions(
         params.evaluate.ttas,
         device,
         params.train.amp,
-        stage.pick(Blur, params.codec),
+        Blur(params.codec.blur_kernel_size, params.codec.blur_border),
         build.loader_workers() if device.type == "cuda" else 0,
     )
 

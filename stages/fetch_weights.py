@@ -44,6 +44,7 @@ from pose.common.params import Params
 from pose.common.skeleton import COCO_17
 from pose.fetch.checksums import Pin
 from pose.fetch.url import fetch_url
+from pose.models.build import model_spec
 from pose.models.checkpoint import State, read_weights, save_weights
 from pose.models.vit import ModelSpec, build_backbone, build_on_meta
 from pose.pretrained.convert import convert
@@ -67,14 +68,7 @@ def main(params: Params) -> None:
 
 def _spec(params: Params) -> ModelSpec:
     """K as far as params tell, for the data come later; it matters to a head that is kept alone."""
-    law = params.codec
-    return stage.pick(
-        ModelSpec,
-        params.model,
-        input_wh=law.input_size,
-        maps_per_keypoint=law.maps_per_keypoint,
-        num_keypoints=len(params.keypoints.names or COCO_17.names),
-    )
+    return model_spec(params, len(params.keypoints.names or COCO_17.names))
 
 
 def _embedded(params: Params) -> tuple[State, dict[str, Any]]:

@@ -37,10 +37,8 @@ from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model, read_provenance
 from pose.models.vit import PoseModel
 from pose.ssl.consistency import Consistency, network_teacher
-from pose.ssl.hard_views import PathSpec
 from pose.ssl.pictures import no_picture, picture_views
 from pose.ssl.students import Learners
-from pose.ssl.targets import TargetLaw
 
 NAME = "train_ssl"
 STREAM, STREAM_UNLABELLED = 3, 4  # keep the phases' random draws apart
@@ -156,8 +154,7 @@ def build_consistency(
     return Consistency(
         students=networks,
         teachers=[network_teacher(n, codec, device, amp, gradients) for n in reversed(teaching)],
-        spec=stage.pick(PathSpec, law),
-        law=stage.pick(TargetLaw, law, sigma=params.codec.sigma),
+        ssl=law,
         codec=codec,
         device=device,
         amp=amp,

@@ -17,8 +17,9 @@ from pose.coco.images import Images
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec, plan_shards, write_shard
+from pose.crops.shards import CropSettings, plan_shards, write_shard
 from pose.models.vit import ModelSpec
+from sections import DEFAULT, changed
 from tiny import SPLIT, TinyCoco, person, picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,29 +107,32 @@ def tiny_coco(tmp_path: Path) -> TinyCoco:
 
 
 @pytest.fixture
-def crop_spec() -> CropSpec:
+def crop_settings() -> CropSettings:
     """A small input of the official aspect."""
-    return CropSpec(
+    return CropSettings(
         codec=UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875, COCO_17.flip_indices),
-        half_bodies=(COCO_17.upper_body, COCO_17.lower_body),
-        bbox_padding=1.25,
-        half_body_padding=1.5,
-        scale_factor=0.3,
-        shift_factor=0.1,
-        rotate_deg=30.0,
+        skeleton=COCO_17,
+        augment=changed(
+            DEFAULT.augment,
+            bbox_padding=1.25,
+            half_body_padding=1.5,
+            scale_factor=0.3,
+            shift_factor=0.1,
+            rotate_deg=30.0,
+        ),
         jpeg_quality=95,
     )
 
 
 @pytest.fixture
-def crop_table(tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec) -> CropTable:
+def crop_table(tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings) -> CropTable:
     """The cache of tiny_coco, in two shards."""
     folder = tmp_path / "cache"
     folder.mkdir()
     images = Images(tiny_coco.root, SPLIT)
     persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     for index, shard in enumerate(plan_shards(persons, 4)):
-        assert not write_shard(folder / f"{index:05d}.arrow", images, shard, crop_spec).bad
+        assert not write_shard(folder / f"{index:05d}.arrow", images, shard, crop_settings).bad
     return CropTable(folder)
 
 

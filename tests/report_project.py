@@ -23,7 +23,7 @@ from pose.common.files import write_atomic, write_json
 from pose.common.params import load_params
 from pose.common.skeleton import Skeleton, build_skeleton
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec, plan_shards, write_shard
+from pose.crops.shards import CropSettings, plan_shards, write_shard
 from pose.data import build as data_build
 from pose.models import build as models_build
 from pose.models.checkpoint import save_weights
@@ -89,7 +89,7 @@ def _write_cache(folder: Path, skeleton: Skeleton) -> None:
     """Crops and predictions of five mice; the last has no box."""
     write_mice(folder / "mice", "val", 5)
     params = load_params(folder / "params.yaml")
-    spec = CropSpec(data_build.codec(params, skeleton), (), 1.25, 1.5, 0.3, 0.1, 30.0, 95)
+    spec = CropSettings(data_build.codec(params, skeleton), skeleton, params.augment, 95)
     images = Images(folder / "mice", "val")
     persons = read_annotations(folder / "mice", "val", "mouse", None).persons
     cache = folder / "data/cache"

@@ -22,7 +22,6 @@ from pose.common.skeleton import COCO_17
 from pose.engine import checkpoint, parallel
 from pose.engine.ema import Average
 from pose.engine.fit import (
-    FitSettings,
     Gradients,
     TrainState,
     fit,
@@ -34,16 +33,33 @@ from pose.engine.fit import (
 from pose.engine.optim import Schedule, build_adamw
 from pose.models.vit import ModelSpec, PoseModel
 from pose.ssl.consistency import Consistency, network_teacher
-from pose.ssl.hard_views import PathSpec
 from pose.ssl.students import Learners
-from pose.ssl.targets import TargetLaw
+from sections import DEFAULT, changed
 
 CPU = torch.device("cpu")
 STEPS, KILL_AT, BATCH = 6, 4, 4
 CODEC = UdpCodec("gaussian", (24, 32), (12, 16), 1.0, 0.0546875, COCO_17.flip_indices)
-PATHS = PathSpec(("joco", "jccm"), 20.0, 0.15, 0.8, 2, 2, 1, 2, 2, 20, -1e9)
-TARGET = TargetLaw("multiaugs", 0.5, 0.5, 0.4, 0.0, 0.1, 1.0)
-ENSEMBLE = replace(TARGET, loss="ensemble", confidence_thr=0.0)
+MULTIAUGS = changed(
+    DEFAULT.ssl,
+    paths=("joco", "jccm"),
+    rotate_deg=20.0,
+    scale_factor=0.15,
+    affine_prob=0.8,
+    joint_cutout=2,
+    joint_occlude=2,
+    cutout=1,
+    cutmix=2,
+    randaugment_ops=2,
+    randaugment_magnitude=20,
+    min_peak=-1e9,
+    loss="multiaugs",
+    teacher_weight=0.5,
+    temperature=0.5,
+    confidence_thr=0.4,
+    kl_weight=0.0,
+    kl_temperature=0.1,
+)
+ENSEMBLE = changed(MULTIAUGS, loss="ensemble", confidence_thr=0.0)
 SPEC = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, "sapiens", (8, 8), (8,), False, 1, 17)
 
 
@@ -100,8 +116,8 @@ def train(
         networks = [network, *other]
         teachers = [network_teacher(n, CODEC, CPU, amp, gradients) for n in reversed(networks)]
         law = CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
-        target = ENSEMBLE if pair else TARGET
-        step = Consistency(networks, teachers, PATHS, target, *law)
+        settings = ENSEMBLE if pair else MULTIAUGS
+        step = Consistency(networks, teachers, settings, *law)
         batches = ((persons(n), persons(50 + n)) for n in range(state.step, stop))
     else:
         step = supervised_step(network, CODEC, CPU, amp, gradients)
@@ -116,11 +132,20 @@ def train(
             saved_steps.append(state.step)
 
     fit(
+        "train_x",
+        changed(
+            DEFAULT.train,
+            clip_grad_norm=1.0,
+            log_steps=3,
+            checkpoint_steps=KILL_AT,
+            batch_size=BATCH,
+            on_bad_step=bad,
+            max_skipped=20,
+        ),
         state,
         batches,
         step,
         Schedule("cosine", 1e-2, STEPS, STEPS, 2, 1e-5, (9,), 0.1),
-        FitSettings("train_x", 1.0, 3, KILL_AT, BATCH, bad, 20),
         on_row=lambda row: None,
         save=save,
         stop=lambda: distributed.anyone(asked_last(state.step == asked)),

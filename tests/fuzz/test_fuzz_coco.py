@@ -24,16 +24,17 @@ from pose.coco.images import BadImageError, Images, decode_image
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS, build_skeleton
 from pose.crop_table import CropTable
 from pose.crops.coverage import measure
-from pose.crops.shards import CropSpec, plan_shards, psnr_db, write_shard
-from pose.crops.splits import SplitLaw, training_persons
+from pose.crops.shards import CropSettings, plan_shards, psnr_db, write_shard
+from pose.crops.splits import training_persons
 from pose.evaluation.coco_metrics import coco_eval
 from pose.fetch.checksums import ZipPin
+from sections import DEFAULT, changed
 from tiny import SPLIT, TinyCoco, picture
 
-LAW = SplitLaw(None, 0.5, ("boxes", "rest"))
+HALF = changed(DEFAULT.data, labelled_fraction=0.5, unlabelled=("boxes", "rest"))
 
 
-def cached(folder: Path, images: Images, persons: list[Person], spec: CropSpec) -> CropTable:
+def cached(folder: Path, images: Images, persons: list[Person], spec: CropSettings) -> CropTable:
     """What build_cache makes of the persons."""
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*"):
@@ -46,12 +47,12 @@ def cached(folder: Path, images: Images, persons: list[Person], spec: CropSpec) 
     return CropTable(folder)
 
 
-def use_annotations(root: Path, spec: CropSpec) -> None:
+def use_annotations(root: Path, spec: CropSettings) -> None:
     """All that is done with an annotation file, up to COCOeval's ground truth."""
     found = read_annotations(root, SPLIT, "person", None)
     names, limbs = found.category.names, found.category.limbs
     build_skeleton(names, limbs, None, None, None)
-    training_persons(found, LAW)
+    training_persons(found, HALF)
     with Images(root, SPLIT) as images:
         table = cached(root / "cache", images, found.persons, spec)
     for row in range(len(table)):
@@ -68,24 +69,24 @@ def use_annotations(root: Path, spec: CropSpec) -> None:
 
 @inputs(20, 3000)
 def test_annotation_values(
-    bounded: Path, tiny_coco: TinyCoco, crop_spec: CropSpec, examples: int
+    bounded: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, examples: int
 ) -> None:
     def check(value: Any) -> None:
         tiny_coco.json_path.write_text(json.dumps(value))
         with refused_or_fine():
-            use_annotations(tiny_coco.root, crop_spec)
+            use_annotations(tiny_coco.root, crop_settings)
 
     fuzz(examples, spoilt_json(tiny_coco.raw), check)
 
 
 @inputs(10, 1500)
 def test_annotation_bytes(
-    bounded: Path, tiny_coco: TinyCoco, crop_spec: CropSpec, examples: int
+    bounded: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, examples: int
 ) -> None:
     def check(content: bytes) -> None:
         tiny_coco.json_path.write_bytes(content)
         with refused_or_fine():
-            use_annotations(tiny_coco.root, crop_spec)
+            use_annotations(tiny_coco.root, crop_settings)
 
     fuzz(examples, spoilt_bytes(tiny_coco.json_path.read_bytes()), check)
 
@@ -118,7 +119,9 @@ PERSON = Category(1, COCO_17.names, (), {"id": 1})
 
 
 @inputs(20, 3000)
-def test_detections(bounded: Path, tiny_coco: TinyCoco, crop_spec: CropSpec, examples: int) -> None:
+def test_detections(
+    bounded: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, examples: int
+) -> None:
     path, images = bounded / "boxes.json", Images(tiny_coco.root, SPLIT)
     good = [
         {"image_id": one["image_id"], "category_id": 1, "bbox": one["bbox"], "score": 0.9}
@@ -129,7 +132,7 @@ def test_detections(bounded: Path, tiny_coco: TinyCoco, crop_spec: CropSpec, exa
         path.write_text(json.dumps(value))
         with refused_or_fine():
             found = read_detections(path, tiny_coco.raw["images"], PERSON)
-            table = cached(bounded / "cache", images, found.persons, crop_spec)
+            table = cached(bounded / "cache", images, found.persons, crop_settings)
             for row in range(len(table)):
                 table.crop(row)
 

@@ -54,23 +54,15 @@ def declared_keys(project: Project, stage: str) -> set[str]:
 
 
 def named(stage: str) -> set[str]:
-    """Names that the stage's scripts use in any branch: attributes, strings, fields they fill.
+    """Attributes and strings in any branch of the code that the stage imports.
 
-    Scripts alone know params (the library gets plain values), so a key that is not among these
-    cannot be read there whatever the other params say.
+    A key of params.yaml that is not among these cannot be read, whatever the other params are.
     """
     files = [ROOT / name for name in needed_files(ROOT / "stages" / f"{stage}.py")]
-    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in files}
-    scripts = [tree for file, tree in trees.items() if file.parent.name == "stages"]
-    nodes = [node for tree in scripts for node in ast.walk(tree)]
+    files = [file for file in files if file.stem != "params"]
+    nodes = [n for file in files for n in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
     names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    names |= {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
-    calls = [node for node in nodes if isinstance(node, ast.Call) and node.args]
-    picked = {ast.unparse(c.args[0]) for c in calls if ast.unparse(c.func).endswith("pick")}
-    for node in (node for tree in trees.values() for node in ast.walk(tree)):
-        if isinstance(node, ast.ClassDef) and node.name in picked:
-            names |= {ast.unparse(f.target) for f in node.body if isinstance(f, ast.AnnAssign)}
-    return names
+    return names | {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
 
 
 @pytest.mark.parametrize("stage", STAGES)

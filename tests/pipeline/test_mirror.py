@@ -14,7 +14,8 @@ import pytest
 from loopback import Handler, Server, serve
 from pipeline.project import SMALL, Project, new_project, ran, wait_for
 from pose.fetch.checksums import COCO
-from pose.synthetic.dataset import SyntheticSpec, write_coco_zips
+from pose.synthetic.dataset import write_coco_zips
+from sections import DEFAULT, changed
 
 FETCHED = ["download_coco", "build_cache"]
 
@@ -24,7 +25,11 @@ def zips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Rendered zips in COCO's layout, by their place on the mirror."""
     folder = tmp_path_factory.mktemp("zips")
     images = (SMALL["synthetic.train_images"], SMALL["synthetic.val_images"])
-    write_coco_zips(folder, SyntheticSpec(*images, 0.5, (480, 360), 92, 0), 1)
+    train, val = images
+    settings = changed(
+        DEFAULT.synthetic, train_images=train, val_images=val, unlabelled_fraction=0.5
+    )
+    write_coco_zips(folder, settings, 1)
     return {f"/{place}": (folder / Path(place).name).read_bytes() for place in COCO}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pose.codecs import gaussian, geometry
 from pose.codecs.combined import decode_maps, encode_targets, render_maps
+from pose.common.params import Codec
 
 Array = NDArray[np.float64]
 
@@ -101,6 +102,18 @@ class UdpCodec:
             found = (planes * planes.new_tensor([1.0, zoom, zoom])[:, None, None]).flatten(1, 2)
         covered = (grid[0].abs() <= 1 + 1e-6).all(dim=2).to(maps.dtype)
         return found * covered, covered
+
+
+def build_codec(codec: Codec, flip_indices: tuple[int, ...]) -> UdpCodec:
+    """The codec of params.yaml's section `codec`, for keypoints of that mirrored order."""
+    return UdpCodec(
+        type=codec.type,
+        input_size=codec.input_size,
+        heatmap_size=codec.heatmap_size,
+        sigma=codec.sigma,
+        radius_factor=codec.radius_factor,
+        flip_indices=flip_indices,
+    )
 
 
 def encode_person(

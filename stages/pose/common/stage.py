@@ -18,7 +18,6 @@ import sqlite3  # dvclive asks DVC, whose state it is
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from ruamel.yaml import YAML
 from pose.common.errors import PoseError, Stopped
 from pose.common.files import digest, locked, read_json
 from pose.common.log import BarSafeHandler, log, logger
-from pose.common.params import Params, Section, load_params
+from pose.common.params import Params, load_params
 from pose.common.processes import die_with
 from pose.common.skeleton import Skeleton
 
@@ -111,12 +110,6 @@ def definition(name: str) -> dict[str, Any]:
 def live(name: str) -> Live:
     """A dvclive logger for metrics/<name> that leaves dvc.yaml alone and starts no experiment."""
     return Live(dir=str(METRICS / name), dvcyaml=None, save_dvc_exp=False, report=None)
-
-
-def pick(kind: type, section: Section, /, **others: Any) -> Any:
-    """A library dataclass filled from the params section that has its field names."""
-    values = {f.name: getattr(section, f.name) for f in fields(kind) if f.name not in others}
-    return kind(**values, **others)
 
 
 def skeleton() -> Skeleton:

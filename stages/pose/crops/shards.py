@@ -22,22 +22,20 @@ from pose.coco.images import BadImageError, Images, decode_image
 from pose.codecs import geometry
 from pose.codecs.udp import UdpCodec
 from pose.common.files import replacing
+from pose.common.params import Augment
+from pose.common.skeleton import Skeleton
 from pose.crop_table import decoded, schema
 
 ERROR_SAMPLING = 16  # every so many persons of a shard are compared with their image
 
 
 @dataclass(frozen=True)
-class CropSpec:
-    """What a cached crop depends on; names and units of params.yaml's codec, augment and data."""
+class CropSettings:
+    """What a cached crop depends on: codec, keypoints, augmentation, and JPEG quality 1..100."""
 
     codec: UdpCodec
-    half_bodies: tuple[tuple[int, ...], ...]
-    bbox_padding: float
-    half_body_padding: float
-    scale_factor: float
-    shift_factor: float
-    rotate_deg: float
+    skeleton: Skeleton
+    augment: Augment
     jpeg_quality: int
 
 
@@ -66,7 +64,7 @@ def write_shard(
     path: Path,
     images: Images,
     persons: list[Person],
-    spec: CropSpec,
+    settings: CropSettings,
     unlabelled: Path | None = None,
 ) -> ShardNotes:
     """Write one shard (beside, then moved); persons without keypoints to `unlabelled` if given.
@@ -83,9 +81,9 @@ def write_shard(
             bad.append(BadRecord(images.split, group[0].file_name, str(error)))
             continue
         for person in group:
-            rows.append(_row(person, image, spec))
+            rows.append(_row(person, image, settings))
             if len(rows) % ERROR_SAMPLING == 1:
-                errors.append(crop_error(rows[-1], image, spec))
+                errors.append(crop_error(rows[-1], image, settings))
     columns = schema(len(persons[0].keypoints))
     if unlabelled is not None:
         _write_table(unlabelled, [row for row in rows if row["num_keypoints"] == 0], columns)
@@ -94,11 +92,11 @@ def write_shard(
     return ShardNotes(bad, errors)
 
 
-def crop_error(row: dict[str, Any], image: NDArray[np.uint8], spec: CropSpec) -> float:
+def crop_error(row: dict[str, Any], image: NDArray[np.uint8], settings: CropSettings) -> float:
     """Mean squared difference, grey levels, of the network's input from the crop and the image."""
-    wh, bbox = spec.codec.input_size, row["bbox_xywh"]
+    wh, bbox = settings.codec.input_size, row["bbox_xywh"]
     affine = geometry.udp_affine(
-        *geometry.bbox_to_center_scale(bbox, spec.bbox_padding, wh), 0.0, wh
+        *geometry.bbox_to_center_scale(bbox, settings.augment.bbox_padding, wh), 0.0, wh
     )
     from_crop = geometry.compose(affine, geometry.translate(np.array(row["crop_xy"])))
     crop = decoded(np.frombuffer(row["crop_jpeg"], np.uint8))
@@ -118,11 +116,11 @@ def _write_table(path: Path, rows: list[dict[str, Any]], columns: pa.Schema) -> 
         writer.write_table(table)
 
 
-def _row(person: Person, image: NDArray[np.uint8], spec: CropSpec) -> dict[str, Any]:
+def _row(person: Person, image: NDArray[np.uint8], settings: CropSettings) -> dict[str, Any]:
     bbox = np.array(person.bbox_xywh)
-    left, top, right, bottom = context_box(bbox, person.keypoints, person.image_wh, spec)
+    left, top, right, bottom = context_box(bbox, person.keypoints, person.image_wh, settings)
     crop = np.ascontiguousarray(image[top:bottom, left:right])
-    _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, spec.jpeg_quality])
+    _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality])
     return {
         "ann_id": person.ann_id,
         "image_id": person.image_id,
@@ -132,7 +130,7 @@ def _row(person: Person, image: NDArray[np.uint8], spec: CropSpec) -> dict[str, 
         "area": person.area,
         "num_keypoints": person.num_keypoints,
         "keypoints": person.keypoints.reshape(-1),
-        "target": canonical_target(bbox, person.keypoints, spec).reshape(-1),
+        "target": canonical_target(bbox, person.keypoints, settings).reshape(-1),
         "crop_xy": (left, top),
         "crop_jpeg": jpeg.tobytes(),
     }
@@ -142,19 +140,20 @@ def context_box(
     bbox_xywh: NDArray[np.float64],
     keypoints: NDArray[np.float32],
     image_wh: tuple[int, int],
-    spec: CropSpec,
+    settings: CropSettings,
 ) -> tuple[int, int, int, int]:
     """left, top, right, bottom (exclusive) of what augmentation can reach, inside the image.
 
     That is the whole person's box or a half body's (augment.half_body), zoomed, turned and moved.
     """
-    boxes = [geometry.bbox_to_center_scale(bbox_xywh, spec.bbox_padding, spec.codec.input_size)]
-    for group in spec.half_bodies:
+    augment, input_wh = settings.augment, settings.codec.input_size
+    boxes = [geometry.bbox_to_center_scale(bbox_xywh, augment.bbox_padding, input_wh)]
+    for group in (settings.skeleton.upper_body, settings.skeleton.lower_body):
         points = keypoints[[k for k in group if keypoints[k, 2] > 0], :2].astype(np.float64)
         if len(points) > 1:
-            size = np.maximum(np.ptp(points, axis=0), 1.0) * spec.half_body_padding
-            boxes.append((points.mean(0), geometry.fix_aspect(size, spec.codec.input_size)))
-    reach = [_reach(center, scale, spec) for center, scale in boxes]
+            size = np.maximum(np.ptp(points, axis=0), 1.0) * augment.half_body_padding
+            boxes.append((points.mean(0), geometry.fix_aspect(size, input_wh)))
+    reach = [_reach(center, scale, augment) for center, scale in boxes]
     first, last = np.min([r[0] for r in reach], axis=0), np.max([r[1] for r in reach], axis=0)
     first = np.clip(np.floor(first) - 1, 0, np.array(image_wh) - 1)
     last = np.clip(np.ceil(last) + 2, first + 1, image_wh)
@@ -162,23 +161,25 @@ def context_box(
 
 
 def _reach(
-    center: NDArray[np.float64], scale: NDArray[np.float64], spec: CropSpec
+    center: NDArray[np.float64], scale: NDArray[np.float64], augment: Augment
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    size = geometry.context_size(scale, spec.scale_factor, spec.shift_factor, spec.rotate_deg)
+    size = geometry.context_size(
+        scale, augment.scale_factor, augment.shift_factor, augment.rotate_deg
+    )
     return center - size / 2, center + size / 2
 
 
 def canonical_target(
-    bbox_xywh: NDArray[np.float64], keypoints: NDArray[np.float32], spec: CropSpec
+    bbox_xywh: NDArray[np.float64], keypoints: NDArray[np.float32], settings: CropSettings
 ) -> NDArray[np.float32]:
     """The (K, 3) UDP target of the unaugmented box, see codec.UdpCodec.encode."""
     center, scale = geometry.bbox_to_center_scale(
-        bbox_xywh, spec.bbox_padding, spec.codec.input_size
+        bbox_xywh, settings.augment.bbox_padding, settings.codec.input_size
     )
-    affine = geometry.udp_affine(center, scale, 0.0, spec.codec.input_size)
+    affine = geometry.udp_affine(center, scale, 0.0, settings.codec.input_size)
     keypoints_input = geometry.apply_affine(affine, keypoints[:, :2].astype(np.float64))
     weights = np.minimum(keypoints[:, 2], 1).astype(np.float64)
-    return spec.codec.encode(keypoints_input, weights)
+    return settings.codec.encode(keypoints_input, weights)
 
 
 def is_whole(path: Path) -> bool:

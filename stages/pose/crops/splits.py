@@ -7,31 +7,23 @@ persons in the annotation file's own order keep their labels. No image serves bo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from pose.coco.annotations import Annotations, Person
 from pose.common.errors import PoseError
+from pose.common.params import Data
 
 
-@dataclass(frozen=True)
-class SplitLaw:
-    """The names and units of params.yaml's `data`; both null: every label is used."""
-
-    labelled_persons: int | None
-    labelled_fraction: float | None
-    unlabelled: tuple[str, ...]  # of "rest", "boxes"
-
-
-def training_persons(train: Annotations, law: SplitLaw) -> list[Person]:
+def training_persons(train: Annotations, data: Data) -> list[Person]:
     """Persons to cache, sorted by image: with keypoints if chosen, else with a box only.
 
     A chosen person's image gives no unlabelled ones, unless every label is used. Raises PoseError
     if there are fewer labelled persons than asked for.
     """
     labelled = [person for person in train.persons if person.num_keypoints > 0]
-    count = labelled_count(law, len(labelled), train.name)
+    count = labelled_count(data, len(labelled), train.name)
     chosen = {person.ann_id for person in sorted(labelled, key=_file_order(train))[:count]}
     images = {person.image_id for person in labelled if person.ann_id in chosen}
     apart = images if count < len(labelled) else set()
@@ -39,7 +31,7 @@ def training_persons(train: Annotations, law: SplitLaw) -> list[Person]:
     for person in train.persons:
         if person.ann_id in chosen:
             found.append(person)
-        elif person.image_id not in apart and _source(person) in law.unlabelled:
+        elif person.image_id not in apart and _source(person) in data.unlabelled:
             found.append(hidden(person))
     return found
 
@@ -53,16 +45,16 @@ def _source(person: Person) -> str:
     return "rest" if person.num_keypoints else "boxes"
 
 
-def labelled_count(law: SplitLaw, there: int, name: str) -> int:
+def labelled_count(data: Data, there: int, name: str) -> int:
     """How many of the persons with keypoints that are in `name` keep them; PoseError if too few."""
-    if law.labelled_persons is not None and law.labelled_persons > there:
+    if data.labelled_persons is not None and data.labelled_persons > there:
         raise PoseError(
-            f"params.yaml: data.labelled_persons = {law.labelled_persons}, but {name} has only "
+            f"params.yaml: data.labelled_persons = {data.labelled_persons}, but {name} has only "
             f"{there} persons with keypoints; lower it"
         )
-    if law.labelled_fraction is not None:
-        return max(1, round(law.labelled_fraction * there))
-    return there if law.labelled_persons is None else law.labelled_persons
+    if data.labelled_fraction is not None:
+        return max(1, round(data.labelled_fraction * there))
+    return there if data.labelled_persons is None else data.labelled_persons
 
 
 def _file_order(train: Annotations) -> Callable[[Person], tuple[int, int]]:

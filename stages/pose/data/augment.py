@@ -16,52 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose.codecs import geometry
+from pose.common.params import Augment
+from pose.common.skeleton import Skeleton
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 MIN_UPPER, MIN_LOWER, UPPER_PROB = 2, 3, 0.7  # official half-body constants
 
 
-@dataclass(frozen=True)
-class BoxLaw:
-    """How a training box is drawn; the names and units of params.yaml's `augment`.
-
-    upper_body and lower_body are the half bodies, as indices of keypoints; both may be empty.
-    """
-
-    bbox_padding: float
-    flip_prob: float
-    half_body_prob: float
-    half_body_padding: float
-    half_body_min_keypoints: int
-    shift_factor: float
-    shift_prob: float
-    scale_factor: float
-    rotate_deg: float
-    rotate_prob: float
-    upper_body: tuple[int, ...]
-    lower_body: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ColourLaw:
-    """How a crop's pixels are changed; the names and units of params.yaml's `augment`."""
-
-    brightness_delta: int
-    contrast_range: tuple[float, float]
-    saturation_range: tuple[float, float]
-    hue_delta: int
-    channel_swap_prob: float
-    blur_prob: float
-    median_blur_prob: float
-    dropout_prob: float
-    dropout_size: tuple[float, float]
-    official_quirks: bool
-
-
 def draw_affine(
     rng: np.random.Generator,
-    law: BoxLaw,
+    augment: Augment,
+    skeleton: Skeleton,
     bbox_xywh: Array,
     keypoints: Array,
     image_wh: tuple[int, int],
@@ -69,33 +35,35 @@ def draw_affine(
 ) -> tuple[Array, bool]:
     """A random (2, 3) affine image -> input, and whether it mirrors.
 
-    keypoints (K, 3) with visibility choose the half body. A mirrored sample's keypoints must also
-    be reordered, see move_keypoints.
+    keypoints (K, 3) with visibility choose the half body, one of the two of `skeleton`. A mirrored
+    sample's keypoints must also be reordered, see move_keypoints.
     """
-    flipped = bool(rng.random() < law.flip_prob)
+    flipped = bool(rng.random() < augment.flip_prob)
     mirror = geometry.mirror_affine(image_wh[0]) if flipped else np.eye(2, 3)
     x, y, w, h = bbox_xywh
     center = geometry.apply_affine(mirror, np.array([x + w / 2, y + h / 2]))
-    scale = np.array([w, h]) * law.bbox_padding
-    chosen = half_body(rng, law, keypoints[:, 2])
+    scale = np.array([w, h]) * augment.bbox_padding
+    chosen = half_body(rng, augment, skeleton, keypoints[:, 2])
     if chosen is not None:
         points = geometry.apply_affine(mirror, keypoints[chosen, :2])
         center = points.mean(axis=0)
-        scale = np.maximum(np.ptp(points, axis=0), 1.0) * law.half_body_padding
-    center, scale, rotation_deg = transform_box(rng, law, center, scale)
+        scale = np.maximum(np.ptp(points, axis=0), 1.0) * augment.half_body_padding
+    center, scale, rotation_deg = transform_box(rng, augment, center, scale)
     scale = geometry.fix_aspect(scale, input_wh)
     affine = geometry.udp_affine(center, scale, rotation_deg, input_wh)
     return geometry.compose(affine, mirror), flipped
 
 
-def half_body(rng: np.random.Generator, law: BoxLaw, visibility: Array) -> NDArray[np.intp] | None:
+def half_body(
+    rng: np.random.Generator, augment: Augment, skeleton: Skeleton, visibility: Array
+) -> NDArray[np.intp] | None:
     """Indices of the labelled upper or lower body to crop to, or None for the whole person."""
-    if np.minimum(visibility, 1).sum() < law.half_body_min_keypoints:
+    if np.minimum(visibility, 1).sum() < augment.half_body_min_keypoints:
         return None
-    if rng.random() >= law.half_body_prob:
+    if rng.random() >= augment.half_body_prob:
         return None
-    upper = np.array([k for k in law.upper_body if visibility[k] > 0], dtype=np.intp)
-    lower = np.array([k for k in law.lower_body if visibility[k] > 0], dtype=np.intp)
+    upper = np.array([k for k in skeleton.upper_body if visibility[k] > 0], dtype=np.intp)
+    lower = np.array([k for k in skeleton.lower_body if visibility[k] > 0], dtype=np.intp)
     if len(upper) < MIN_UPPER and len(lower) < MIN_LOWER:
         return None
     if len(lower) < MIN_LOWER:
@@ -106,13 +74,17 @@ def half_body(rng: np.random.Generator, law: BoxLaw, visibility: Array) -> NDArr
 
 
 def transform_box(
-    rng: np.random.Generator, law: BoxLaw, center: Array, scale: Array
+    rng: np.random.Generator, augment: Augment, center: Array, scale: Array
 ) -> tuple[Array, Array, float]:
     """Shifted center, zoomed scale and an angle in degrees, from truncated standard normals."""
     shift, zoom, turn = truncated_normal(rng, 2), truncated_normal(rng, 1), truncated_normal(rng, 1)
-    moves, turns = rng.random(2) < (law.shift_prob, law.rotate_prob)
-    center = center + shift * law.shift_factor * scale * moves
-    return center, scale * (1 + zoom[0] * law.scale_factor), float(turn[0] * law.rotate_deg * turns)
+    moves, turns = rng.random(2) < (augment.shift_prob, augment.rotate_prob)
+    center = center + shift * augment.shift_factor * scale * moves
+    return (
+        center,
+        scale * (1 + zoom[0] * augment.scale_factor),
+        float(turn[0] * augment.rotate_deg * turns),
+    )
 
 
 def truncated_normal(rng: np.random.Generator, count: int) -> Array:
@@ -147,7 +119,7 @@ UNCHANGED: Image = np.arange(256, dtype=np.uint8)
 SAME_COLOURS = Colours(UNCHANGED, False, UNCHANGED, UNCHANGED, UNCHANGED, (0, 1, 2))
 
 
-def draw_colours(rng: np.random.Generator, law: ColourLaw) -> Colours:
+def draw_colours(rng: np.random.Generator, augment: Augment) -> Colours:
     """A photometric distortion, with or without the official quirks.
 
     As its documentation says, contrast changes with probability 1/2, before or after the colours
@@ -155,21 +127,21 @@ def draw_colours(rng: np.random.Generator, law: ColourLaw) -> Colours:
     and else never; and hue is added without modulo 180: it wraps at 256, so that reds turn green.
     Every step clips to uint8.
     """
-    brightness = rng.uniform(-law.brightness_delta, law.brightness_delta) * rng.integers(2)
-    contrast = _table(rng.uniform(*law.contrast_range))
-    before, after = _contrast_places(rng, law.official_quirks)
+    brightness = rng.uniform(-augment.brightness_delta, augment.brightness_delta) * rng.integers(2)
+    contrast = _table(rng.uniform(*augment.contrast_range))
+    before, after = _contrast_places(rng, augment.official_quirks)
     brighter = _table(1.0, brightness)
     mode = rng.integers(4)  # 0 none, 1 saturation, 2 hue, 3 both
-    saturation = _table(rng.uniform(*law.saturation_range))
-    delta = int(rng.integers(-law.hue_delta, law.hue_delta)) if law.hue_delta else 0
-    hue = (np.arange(256) + delta) % (256 if law.official_quirks else 180)
-    swapped = rng.random() < law.channel_swap_prob
+    saturation = _table(rng.uniform(*augment.saturation_range))
+    delta = int(rng.integers(-augment.hue_delta, augment.hue_delta)) if augment.hue_delta else 0
+    hue = (np.arange(256) + delta) % (256 if augment.official_quirks else 180)
+    swapped = rng.random() < augment.channel_swap_prob
     a, b, c = (int(k) for k in rng.permutation(3)) if swapped else range(3)
     return Colours(
         first=contrast[brighter] if before else brighter,
         in_hsv=bool(mode),
         saturation=saturation if mode in (1, 3) else UNCHANGED,
-        hue=hue.astype(np.uint8) if mode in (2, 3) and law.hue_delta else UNCHANGED,
+        hue=hue.astype(np.uint8) if mode in (2, 3) and augment.hue_delta else UNCHANGED,
         last=contrast if after else UNCHANGED,
         order=(a, b, c),
     )
@@ -221,14 +193,14 @@ class Occlusion:
     The 1.x names (max_holes, max_height ...) are ignored by 2.x with only a warning.
     """
 
-    def __init__(self, law: ColourLaw) -> None:
-        self.law = law
+    def __init__(self, augment: Augment) -> None:
+        self.augment = augment
         self._blur = A.Compose([A.Blur(blur_limit=(3, 7), p=1.0)])
         self._median = A.Compose([A.MedianBlur(blur_limit=(3, 7), p=1.0)])
         self._dropout = A.CoarseDropout(
             num_holes_range=(1, 1),
-            hole_height_range=law.dropout_size,
-            hole_width_range=law.dropout_size,
+            hole_height_range=augment.dropout_size,
+            hole_width_range=augment.dropout_size,
             fill=0,
             p=1.0,
         )
@@ -238,7 +210,7 @@ class Occlusion:
     ) -> tuple[list[A.Compose], tuple[int, int, int, int]]:
         """The blurs to apply in turn, and the hole as x1, y1, x2, y2 (zeros: none)."""
         state = rng, random.Random(int(rng.integers(2**31)))
-        odds = self.law.blur_prob, self.law.median_blur_prob, self.law.dropout_prob
+        odds = self.augment.blur_prob, self.augment.median_blur_prob, self.augment.dropout_prob
         blur, median, drop = rng.random(3) < odds
         chosen = [one for one, hit in ((self._blur, blur), (self._median, median)) if hit]
         for one in chosen:

@@ -10,38 +10,35 @@ import torch
 from numpy.typing import NDArray
 
 from pose import distributed
-from pose.codecs.udp import UdpCodec
+from pose.codecs.udp import UdpCodec, build_codec
 from pose.common import stage
 from pose.common.errors import PoseError
-from pose.common.params import Params
+from pose.common.params import Augment, Params
 from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
-from pose.data.augment import BoxLaw, ColourLaw
 from pose.data.samples import StepBatches, TrainingSamples, batch_loader
 
 
 def codec(params: Params, skeleton: Skeleton) -> UdpCodec:
-    """The codec of params."""
-    return stage.pick(UdpCodec, params.codec, flip_indices=skeleton.flip_indices)
+    """The codec of params for the keypoints of `skeleton`."""
+    return build_codec(params.codec, skeleton.flip_indices)
 
 
-def box_law(params: Params, skeleton: Skeleton) -> BoxLaw:
-    """The box law of params. Raises PoseError if it asks for what these keypoints cannot give."""
-    law, upper, lower = params.augment, skeleton.upper_body, skeleton.lower_body
-    count, halves = skeleton.num_keypoints, law.half_body_prob > 0
-    if halves and not upper and not lower:
+def check_augment(augment: Augment, skeleton: Skeleton) -> None:
+    """Raises PoseError if half bodies or least counts do not fit the keypoints of `skeleton`."""
+    count, halves = skeleton.num_keypoints, augment.half_body_prob > 0
+    if halves and not skeleton.upper_body and not skeleton.lower_body:
         raise PoseError(
-            f"params.yaml: augment.half_body_prob = {law.half_body_prob}, but these {count} "
+            f"params.yaml: augment.half_body_prob = {augment.half_body_prob}, but these {count} "
             "keypoints have no half bodies; name them in keypoints.upper_body and "
             "keypoints.lower_body, or set augment.half_body_prob: 0"
         )
     for key in ("min_keypoints", *(["half_body_min_keypoints"] if halves else [])):
-        if getattr(law, key) > count:
+        if getattr(augment, key) > count:
             raise PoseError(
-                f"params.yaml: augment.{key} = {getattr(law, key)}, but there are only {count} "
+                f"params.yaml: augment.{key} = {getattr(augment, key)}, but there are only {count} "
                 "keypoints; lower it"
             )
-    return stage.pick(BoxLaw, law, upper_body=upper, lower_body=lower)
 
 
 def training_samples(
@@ -53,11 +50,12 @@ def training_samples(
     seed: tuple[int, ...],
 ) -> TrainingSamples:
     """Augmented samples of `rows`, drawn from `seed`."""
+    check_augment(params.augment, skeleton)
     return TrainingSamples(
         table,
         rows,
-        box_law(params, skeleton),
-        stage.pick(ColourLaw, params.augment),
+        params.augment,
+        skeleton,
         codec(params, skeleton),
         min_keypoints,
         seed,

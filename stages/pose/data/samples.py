@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pose.codecs import geometry
 from pose.codecs.udp import UdpCodec
 from pose.common.errors import PoseError
+from pose.common.params import Augment
 from pose.common.processes import die_with
+from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data.augment import (
     SAME_COLOURS,
-    BoxLaw,
-    ColourLaw,
     Occlusion,
     blurred,
     draw_affine,
@@ -51,16 +51,16 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
         self,
         table: CropTable,
         rows: NDArray[np.intp],
-        boxes: BoxLaw,
-        colours: ColourLaw,
+        augment: Augment,
+        skeleton: Skeleton,
         codec: UdpCodec,
         min_keypoints: int,
         seed: tuple[int, ...],
         deferred: bool = False,
     ) -> None:
-        self.table, self.rows, self.boxes, self.colours = table, rows, boxes, colours
+        self.table, self.rows, self.augment, self.skeleton = table, rows, augment, skeleton
         self.codec, self.min_keypoints, self.seed = codec, min_keypoints, seed
-        self.occlusion = Occlusion(colours)
+        self.occlusion = Occlusion(augment)
         self.deferred = deferred
 
     def __len__(self) -> int:
@@ -86,7 +86,13 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
         keypoints = table.keypoints[row].astype(np.float64)
         width, height = (int(n) for n in table.image_wh[row])
         affine, flipped = draw_affine(
-            rng, self.boxes, table.bbox_xywh[row], keypoints, (width, height), self.codec.input_size
+            rng,
+            self.augment,
+            self.skeleton,
+            table.bbox_xywh[row],
+            keypoints,
+            (width, height),
+            self.codec.input_size,
         )
         points, visibility = move_keypoints(affine, keypoints, flipped, self.codec.flip_indices)
         return affine, self.codec.encode(points, np.minimum(visibility, 1.0))
@@ -98,7 +104,7 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
         input_wh = self.codec.input_size
         from_crop = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
         image = geometry.warp(self.table.crop(row), from_crop, input_wh)
-        colours = draw_colours(rng, self.colours)
+        colours = draw_colours(rng, self.augment)
         blurs, hole = self.occlusion.draw(rng, input_wh)
         if self.deferred and not blurs:
             return image, packed(colours, hole)

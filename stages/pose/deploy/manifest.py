@@ -40,7 +40,7 @@ def manifest(params: Params) -> Manifest:
     return Manifest(
         model=model_spec(params, skeleton.num_keypoints),
         codec=build.codec(params, skeleton),
-        blur=stage.pick(Blur, params.codec),
+        blur=Blur(params.codec.blur_kernel_size, params.codec.blur_border),
         skeleton=skeleton,
         oks_sigmas=tuple(sigmas.tolist()),
         category_id=truth["categories"][0]["id"],

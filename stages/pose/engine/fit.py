@@ -16,6 +16,7 @@ from pose import distributed
 from pose.codecs.udp import UdpCodec
 from pose.common.errors import PoseError, Stopped
 from pose.common.log import StepClock, log
+from pose.common.params import Train
 from pose.data.augment_device import recolour_batch
 from pose.engine import parallel
 from pose.engine.bad_steps import BadSteps, masked_step_
@@ -107,36 +108,24 @@ def _set_rng_state(states: list[Tensor]) -> None:
         torch.cuda.set_rng_state(states[1])
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """The names and units of params.yaml's `train`, and the stage's name for its log lines."""
-
-    name: str
-    clip_grad_norm: float
-    log_steps: int
-    checkpoint_steps: int
-    batch_size: int
-    on_bad_step: str  # stop | skip
-    max_skipped: int
-
-
 def unwatched(state: TrainState) -> Row:
     """What fit's `watch` gives where nothing is looked at."""
     return {}
 
 
 def fit(
+    name: str,
+    train: Train,
     state: TrainState,
     batches: Iterable[Any],
     step_loss: StepLoss,
     schedule: Schedule,
-    settings: FitSettings,
     on_row: Callable[[Row], None],
     save: Callable[[TrainState], None],
     watch: Callable[[TrainState], Row] = unwatched,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from state.step to schedule.steps.
+    """Train stage `name` from state.step to schedule.steps, by the settings of `train`.
 
     step_loss(batch, step) runs forward and backward and returns detached losses to log, the one
     that is judged under "loss". on_row gets each logged row, save the state every checkpoint_steps;
@@ -144,12 +133,12 @@ def fit(
     each step whether to save and raise Stopped. All are called in every process. Raises PoseError
     once a loss or gradient is no longer finite, or too many steps in a row were left out.
     """
-    clock = StepClock(settings.name, state.step, schedule.steps, settings.batch_size)
+    clock = StepClock(name, state.step, schedule.steps, train.batch_size)
     device = DeviceWork()
     bar = tqdm(
         total=schedule.steps,
         initial=state.step,
-        desc=settings.name,
+        desc=name,
         disable=None if distributed.is_first() else True,
     )
     pending: list[Losses] = []
@@ -157,18 +146,18 @@ def fit(
         set_lr(state.optimizer, schedule.at(state.step))
         state.optimizer.zero_grad(set_to_none=True)
         found = step_loss(batch, state.step)
-        pending.append(found | _update_(state, found["loss"], settings))
+        pending.append(found | _update_(state, found["loss"], train))
         device.given()
         state.step += 1
         bar.update()
         last, stopping = state.step == schedule.steps, stop()
-        logs = state.step % settings.log_steps == 0
-        saves = state.step % settings.checkpoint_steps == 0 or stopping
+        logs = state.step % train.log_steps == 0
+        saves = state.step % train.checkpoint_steps == 0 or stopping
         epoch = state.step % schedule.steps_per_epoch == 0
         if logs or saves or epoch or last:
-            _take_in_(state, pending, settings)
+            _take_in_(state, pending, train)
         if logs or last:
-            row = _row(state, settings.on_bad_step)
+            row = _row(state, train.on_bad_step)
             on_row(row)
             log(clock.line(row))
         if (epoch or last) and (seen := watch(state)):
@@ -201,7 +190,7 @@ class DeviceWork:
         return self._event is not None and not self._event.query()
 
 
-def _update_(state: TrainState, loss: Tensor, settings: FitSettings) -> Losses:
+def _update_(state: TrainState, loss: Tensor, train: Train) -> Losses:
     """One step on clipped gradients; their norm before, and whether the step was left out.
 
     fp16 leaves a step out, and halves its loss scale, whose gradients overflow.
@@ -209,9 +198,9 @@ def _update_(state: TrainState, loss: Tensor, settings: FitSettings) -> Losses:
     optimizer, scaler = state.optimizer, state.scaler
     scaler.unscale_(optimizer)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
-    norm = parallel.whole(nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm))
+    norm = parallel.whole(nn.utils.clip_grad_norm_(parameters, train.clip_grad_norm))
     skipped = {}
-    if settings.on_bad_step == "skip":
+    if train.on_bad_step == "skip":
         skipped["skipped"] = state.bad.judge_(loss, norm)
         masked_step_(optimizer, skipped["skipped"])
     else:
@@ -224,7 +213,7 @@ def _update_(state: TrainState, loss: Tensor, settings: FitSettings) -> Losses:
     return {"grad_norm": norm, **skipped}
 
 
-def _take_in_(state: TrainState, pending: list[Losses], settings: FitSettings) -> None:
+def _take_in_(state: TrainState, pending: list[Losses], train: Train) -> None:
     """Losses as numbers, means over processes, into the window; `pending` is emptied.
 
     Only here does training wait for the device. Raises PoseError for those that are no numbers,
@@ -235,9 +224,9 @@ def _take_in_(state: TrainState, pending: list[Losses], settings: FitSettings) -
     rows = torch.stack([torch.stack([v.float() for v in row.values()]) for row in pending])
     found = [dict(zip(pending[0], row, strict=True)) for row in distributed.mean(rows).tolist()]
     pending.clear()
-    skips = settings.on_bad_step == "skip"
+    skips = train.on_bad_step == "skip"
     if skips:
-        state.bad.count_([row["skipped"] for row in found], state.step, settings.max_skipped)
+        state.bad.count_([row["skipped"] for row in found], state.step, train.max_skipped)
         found = [row for row in found if not row.pop("skipped")]
     for row in found:
         if row.get("skipped"):  # fp16's overflow, which its scale takes care of

@@ -29,7 +29,6 @@ from pose.engine import parallel
 from pose.engine.checkpoint import newest_training_state, save_training_state
 from pose.engine.ema import Average
 from pose.engine.fit import (
-    FitSettings,
     Gradients,
     Row,
     StepLoss,
@@ -168,7 +167,6 @@ def train(
     optimizer = build_adamw(learning, law.weight_decay, law.layer_decay, law.betas)
     average = Average(learning, law.ema_decay) if law.ema_decay else None
     state = TrainState(learning, optimizer, gradients.scaler, average=average)
-    settings = stage.pick(FitSettings, law, name=name)
     first = distributed.is_first()
     with (
         stage.resume_folder(name) if first else nullcontext() as folder,
@@ -187,11 +185,12 @@ def train(
         for step, jpeg in state.pictures.items():
             _log_picture(live, step, jpeg)
         fit(
+            name,
+            law,
             state,
             batches(state.step),
             step_loss,
             schedule,
-            settings,
             on_row=seen,
             save=lambda state: _save(state, folder),
             watch=watching(name, params, model, schedule, partial(_log_picture, live)),
@@ -281,12 +280,13 @@ def build_schedule(params: Params, epochs: int, per_epoch: int, lr: float) -> Sc
     peak = lr * law.lr_factor
     if law.lr_scaling != "none":
         log(f"lr {lr:g} x {law.batch_size}/{law.lr_base_batch} {law.lr_scaling} = {peak:.3g}")
-    return stage.pick(
-        Schedule,
-        law,
+    return Schedule(
         kind=law.schedule,
-        warmup_iters=law.warmup_iters + round(law.warmup_epochs * per_epoch),
         lr=peak,
         steps=epochs * per_epoch,
         steps_per_epoch=per_epoch,
+        warmup_iters=law.warmup_iters + round(law.warmup_epochs * per_epoch),
+        min_lr=law.min_lr,
+        milestones=law.milestones,
+        gamma=law.gamma,
     )

@@ -9,7 +9,6 @@ from contextlib import suppress
 import torch
 
 from pose import distributed
-from pose.common import stage
 from pose.common.params import Params
 from pose.common.skeleton import Skeleton
 from pose.models.vit import ModelSpec, PoseModel
@@ -47,12 +46,20 @@ def keep_freed_memory() -> None:
 
 def model_spec(params: Params, num_keypoints: int) -> ModelSpec:
     """Sizes of the model of params."""
-    law = params.codec
-    return stage.pick(
-        ModelSpec,
-        params.model,
-        input_wh=law.input_size,
-        maps_per_keypoint=law.maps_per_keypoint,
+    model, codec = params.model, params.codec
+    return ModelSpec(
+        input_wh=codec.input_size,
+        patch_size=model.patch_size,
+        patch_padding=model.patch_padding,
+        embed_dim=model.embed_dim,
+        depth=model.depth,
+        num_heads=model.num_heads,
+        drop_path=model.drop_path,
+        head=model.head,
+        deconv_channels=model.deconv_channels,
+        conv_channels=model.conv_channels,
+        grad_checkpointing=model.grad_checkpointing,
+        maps_per_keypoint=codec.maps_per_keypoint,
         num_keypoints=num_keypoints,
     )
 

@@ -12,7 +12,7 @@ from pose.common.errors import PoseError
 from pose.common.files import read_json
 from pose.common.params import Data, Params, Synthetic
 from pose.common.skeleton import COCO_17
-from pose.crops.splits import SplitLaw, labelled_count
+from pose.crops.splits import labelled_count
 from pose.data.samples import steps_per_epoch
 from pose.models.build import model_spec
 from pose.models.vit import ModelSpec, build_on_meta
@@ -118,7 +118,7 @@ def persons(params: Params, cache: Path | None) -> Persons:
 
 def _split(found: Persons, law: Data) -> Persons:
     """Whom the params of data give to phases 1 and 2, and whom to stage 2 (crops/splits.py)."""
-    labelled = labelled_count(stage.pick(SplitLaw, law), found.labelled, "train")
+    labelled = labelled_count(law, found.labelled, "train")
     others = found.unlabelled if "boxes" in law.unlabelled else 0
     others += found.labelled - labelled if "rest" in law.unlabelled else 0
     others += UNLABELLED_2017 if law.unlabelled_images else 0

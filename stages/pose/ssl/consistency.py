@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from pose import distributed
 from pose.codecs.gaussian import argmax_decode
 from pose.codecs.udp import UdpCodec
+from pose.common.params import Ssl
 from pose.engine import parallel
 from pose.engine.fit import AT_ONCE, Gradients, Losses, labelled_loss, moved
 from pose.evaluation.predict import predict_maps
 from pose.models.build import autocast
 from pose.models.vit import normalise
-from pose.ssl.hard_views import HardViews, PathSpec, draw_theta, stays_inside, warp_maps
-from pose.ssl.targets import Target, TargetLaw, easy_target, ensemble_target, path_loss
+from pose.ssl.hard_views import HardViews, draw_theta, stays_inside, warp_maps
+from pose.ssl.targets import Target, easy_target, ensemble_target, path_loss
 
 Teacher = Callable[[Tensor, Tensor], Tensor]  # images (B, h, w, 3), targets (B, K, 3) -> maps
 Batch = tuple[list[Tensor], list[Tensor]]  # a labelled and an unlabelled one, as loaders give them
@@ -60,8 +61,7 @@ class Consistency:
 
     students: list[nn.Module]
     teachers: list[Teacher]
-    spec: PathSpec
-    law: TargetLaw
+    ssl: Ssl
     codec: UdpCodec
     device: torch.device
     amp: str
@@ -88,8 +88,8 @@ class Consistency:
         found["mask"] = (target.weights > 0).float().mean()
         found["confidence"] = target.confidence.mean()
         found["peak"] = scene.easy.amax((2, 3)).mean()
-        for k, path in enumerate(self.spec.paths):
-            last = k + 1 == len(self.spec.paths)
+        for k, path in enumerate(self.ssl.paths):
+            last = k + 1 == len(self.ssl.paths)
             loss, peak = self._path(student, path, scene, target, self.weight_at(step), last)
             found["loss_u"] = found["loss_u"] + loss
             found[f"peak_{path}"] = peak  # of a path that comes twice, the last one's
@@ -99,33 +99,33 @@ class Consistency:
         """The hard views for students[i], a function of seed and step."""
         easy = self.teachers[i](images_u8, targets)
         peaks, heights = argmax_decode(easy)
-        usable = heights > self.spec.min_peak
+        usable = heights > self.ssl.min_peak
         everyone = normalise(distributed.gather_rows(images_u8))
         size_wh = (everyone.shape[3], everyone.shape[2])
         joints = _to_input(distributed.gather_rows(peaks), size_wh, self.codec.heatmap_size)
         all_usable = distributed.gather_rows(usable).cpu().numpy()
         rng = np.random.default_rng([*self.seed, step, i])
-        views = HardViews(rng, self.spec, joints, all_usable, size_wh)
-        theta = draw_theta(rng, self.spec, len(everyone), size_wh).to(self.device)
+        views = HardViews(rng, self.ssl, joints, all_usable, size_wh)
+        theta = draw_theta(rng, self.ssl, len(everyone), size_wh).to(self.device)
         own = slice(len(easy) * distributed.rank(), len(easy) * (distributed.rank() + 1))
         warped = warp_maps(easy, theta[own])
         return Scene(easy, warped, peaks, usable, theta[own], everyone, views, own)
 
     def target(self, i: int, scene: Scene) -> Target:
         """What students[i] is drawn to in this scene; the scene's views are not yet drawn."""
-        if self.law.loss == "multiaugs":
+        if self.ssl.loss == "multiaugs":
             return easy_target(scene.warped, scene.usable.float())
         inside = stays_inside(scene.peaks, scene.theta, self.codec.heatmap_size)
         mean = self._mean_of_paths(self.students[i], scene)
-        return ensemble_target(scene.warped, mean, inside, self.law)
+        return ensemble_target(scene.warped, mean, inside, self.ssl, self.codec.sigma)
 
     @torch.no_grad()
     def _mean_of_paths(self, student: nn.Module, scene: Scene) -> Tensor:
         """Of the paths' maps (B, K, H, W), from a forward of its own: none has to be kept."""
         views, total = deepcopy(scene.views), torch.zeros_like(scene.warped)
-        for path in self.spec.paths:
+        for path in self.ssl.paths:
             total += self.hard_maps(student, views.along(path, scene.everyone)[scene.own], scene)
-        return total / len(self.spec.paths)
+        return total / len(self.ssl.paths)
 
     @torch.no_grad()
     def hard_maps(self, student: nn.Module, hard: Tensor, scene: Scene) -> Tensor:
@@ -155,7 +155,7 @@ class Consistency:
             parallel.exchange_(student, last and len(losses) + 1 == self.gradients.accumulate)
             with autocast(self.device, self.amp):
                 heatmaps = self.codec.heights(student(warp_maps(images, theta)))
-            loss = path_loss(heatmaps, Target(maps, weights, confidence), self.law)
+            loss = path_loss(heatmaps, Target(maps, weights, confidence), self.ssl)
             self.gradients.add(weight * loss)
             losses.append(loss.detach())
             peaks.append(heatmaps.detach().float().amax((2, 3)).mean())

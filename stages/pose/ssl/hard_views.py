@@ -7,14 +7,13 @@ occlusion, sizes fixed for 192-pixel inputs, a rotation that shears non-square c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pose.common.params import Ssl
 from pose.ssl.randaugment import randaugment
 
 REFERENCE_WIDTH = 192  # pixels, input width of the paper's sizes
@@ -23,23 +22,6 @@ JITTER = 10.0  # pixels at that width, standard deviation of a box around its jo
 MIX_BETA, MIX_SHARE = 0.2, 0.25  # mixup: of the other image MIX_SHARE x Beta(0.2, 0.2)
 ABS_CUTOUT = 80.0  # pixels at that width, side of RandAugment's own box at full magnitude
 FULL_MAGNITUDE = 30  # RandAugment's scale
-
-
-@dataclass(frozen=True)
-class PathSpec:
-    """The hard views; the names and units of params.yaml's `ssl`. The paths are keys of PATHS."""
-
-    paths: tuple[str, ...]
-    rotate_deg: float
-    scale_factor: float
-    affine_prob: float
-    joint_cutout: int
-    joint_occlude: int
-    cutout: int
-    cutmix: int
-    randaugment_ops: int
-    randaugment_magnitude: int
-    min_peak: float
 
 
 def rigid_theta(rotation_deg: Tensor, scale: Tensor, size_wh: tuple[int, int]) -> Tensor:
@@ -66,16 +48,14 @@ def warp_maps(maps: Tensor, theta: Tensor) -> Tensor:
         return F.grid_sample(maps.float(), grid, padding_mode="zeros", align_corners=True)
 
 
-def draw_theta(
-    rng: np.random.Generator, spec: PathSpec, count: int, size_wh: tuple[int, int]
-) -> Tensor:
+def draw_theta(rng: np.random.Generator, ssl: Ssl, count: int, size_wh: tuple[int, int]) -> Tensor:
     """One hard affine a sample: normals, turns clipped at two deviations and zooms at one.
 
     Each is zoomed; affine_prob of them are turned (MultiAugs, pose_cons.py).
     """
-    turned = rng.random(count) < spec.affine_prob
-    turn = np.clip(rng.normal(0, spec.rotate_deg, count), -2 * spec.rotate_deg, 2 * spec.rotate_deg)
-    reach = spec.scale_factor
+    turned = rng.random(count) < ssl.affine_prob
+    turn = np.clip(rng.normal(0, ssl.rotate_deg, count), -2 * ssl.rotate_deg, 2 * ssl.rotate_deg)
+    reach = ssl.scale_factor
     zoom = np.clip(rng.normal(1, reach, count), 1 - reach, 1 + reach)
     rotation, scale = (torch.tensor(one, dtype=torch.float32) for one in (turn * turned, zoom))
     return rigid_theta(rotation, scale, size_wh)
@@ -116,12 +96,12 @@ class HardViews:
     def __init__(
         self,
         rng: np.random.Generator,
-        spec: PathSpec,
+        ssl: Ssl,
         joints_input: NDArray[np.float64],
         usable: NDArray[np.bool_],
         size_wh: tuple[int, int],
     ) -> None:
-        self.rng, self.spec, self.size_wh = rng, spec, size_wh
+        self.rng, self.ssl, self.size_wh = rng, ssl, size_wh
         self.joints, self.usable = joints_input, usable
 
     def along(self, path: str, images: Tensor) -> Tensor:
@@ -134,7 +114,7 @@ class HardViews:
         """JC: boxes around joints become blank."""
         out = images.clone()
         for i in range(len(out)):
-            for joint in self._choose(i, self.spec.joint_cutout):
+            for joint in self._choose(i, self.ssl.joint_cutout):
                 rows, columns = self._joint_box(i, joint)
                 out[i, :, rows, columns] = 0
         return out
@@ -144,8 +124,8 @@ class HardViews:
         out = images.clone()
         for i in range(len(out)):
             other = int(self.rng.integers(len(out)))
-            sources = self._choose(other, self.spec.joint_occlude)
-            targets = self._choose(i, self.spec.joint_occlude)
+            sources = self._choose(other, self.ssl.joint_occlude)
+            targets = self._choose(i, self.ssl.joint_occlude)
             for source, target in zip(sources, targets, strict=False):
                 rows, columns = self._joint_box(i, target)
                 shift = np.rint(self.joints[other, source] - self.joints[i, target]).astype(int)
@@ -156,7 +136,7 @@ class HardViews:
         """CO: boxes anywhere become blank."""
         out = images.clone()
         for i in range(len(out)):
-            for _ in range(self.spec.cutout):
+            for _ in range(self.ssl.cutout):
                 rows, columns = self._any_box()
                 out[i, :, rows, columns] = 0
         return out
@@ -166,7 +146,7 @@ class HardViews:
         out = images.clone()
         partner = self.rng.permutation(len(out))
         for i in range(len(out)):
-            for _ in range(self.spec.cutmix):
+            for _ in range(self.ssl.cutmix):
                 rows, columns = self._any_box()
                 out[i, :, rows, columns] = images[partner[i], :, rows, columns]
         return out
@@ -179,14 +159,14 @@ class HardViews:
 
     def randaugment(self, images: Tensor) -> Tensor:
         """RA: colours and sharpness as drawn, then one blank box anywhere."""
-        law = self.spec
+        ssl = self.ssl
         out = torch.stack(
             [
-                randaugment(self.rng, image, law.randaugment_ops, law.randaugment_magnitude)
+                randaugment(self.rng, image, ssl.randaugment_ops, ssl.randaugment_magnitude)
                 for image in images
             ]
         )
-        side = ABS_CUTOUT * law.randaugment_magnitude / FULL_MAGNITUDE
+        side = ABS_CUTOUT * ssl.randaugment_magnitude / FULL_MAGNITUDE
         half = self.rng.uniform(0, side / 2, len(out)) * self.size_wh[0] / REFERENCE_WIDTH
         for i in range(len(out)):
             center = self.rng.random(2) * self.size_wh

@@ -30,7 +30,7 @@ def picture_views(consistency: Consistency, images_u8: Tensor, targets: Tensor, 
         _captioned(_under(scene.everyone[scene.own], scene.easy), "teacher"),
         _captioned(_under(turned, target.maps), "target"),
     ]
-    for path in consistency.spec.paths:
+    for path in consistency.ssl.paths:
         hard = scene.views.along(path, scene.everyone)[scene.own]
         seen = warp_maps(hard, scene.theta)
         maps = consistency.hard_maps(student, hard, scene)

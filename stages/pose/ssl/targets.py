@@ -17,22 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
+from pose.common.params import Ssl
 from pose.engine.losses import keypoint_mse
 
 FLOOR = 1e-4  # peaks below it are nothing to normalise by
-
-
-@dataclass(frozen=True)
-class TargetLaw:
-    """The target and loss; the names and units of params.yaml's `ssl`, and the label's sigma."""
-
-    loss: str  # multiaugs: the easy view's map as it is | ensemble
-    teacher_weight: float
-    temperature: float
-    confidence_thr: float
-    kl_weight: float
-    kl_temperature: float
-    sigma: float  # cells
 
 
 @dataclass(frozen=True)
@@ -51,19 +39,21 @@ def easy_target(easy: Tensor, weights: Tensor) -> Target:
 
 
 @torch.no_grad()
-def ensemble_target(easy: Tensor, hard_mean: Tensor, inside: Tensor, law: TargetLaw) -> Target:
+def ensemble_target(
+    easy: Tensor, hard_mean: Tensor, inside: Tensor, ssl: Ssl, sigma: float
+) -> Target:
     """From the warped easy map and the mean of the paths' maps (B, K, H, W), in one frame.
 
-    inside (B, K): the keypoint lies in that frame. Above confidence_thr a keypoint weighs as much
-    as its confidence. Where the paths find nothing at the easy view's peak, that is teacher_weight
-    times the peak: a higher threshold demands that they agree, a lower one also teaches what they
-    could not see.
+    inside (B, K): the keypoint lies in that frame; sigma, in cells, is that of the labels. Above
+    confidence_thr a keypoint weighs as much as its confidence. Where the paths find nothing at the
+    easy view's peak, that is teacher_weight times the peak: a higher threshold demands that they
+    agree, a lower one also teaches what they could not see.
     """
-    share = law.teacher_weight
+    share = ssl.teacher_weight
     both = (share * easy.float() + (1 - share) * hard_mean.float()).clamp(0, 1)
     confidence = both.amax((2, 3))
-    weights = confidence * (confidence > law.confidence_thr) * inside
-    return Target(sharpened(both, law.temperature, law.sigma), weights, confidence)
+    weights = confidence * (confidence > ssl.confidence_thr) * inside
+    return Target(sharpened(both, ssl.temperature, sigma), weights, confidence)
 
 
 def sharpened(maps: Tensor, temperature: float, sigma: float) -> Tensor:
@@ -80,15 +70,15 @@ def sharpened(maps: Tensor, temperature: float, sigma: float) -> Tensor:
     return raised / raised.amax((2, 3), keepdim=True).clamp(min=FLOOR)
 
 
-def path_loss(heatmaps: Tensor, target: Target, law: TargetLaw) -> Tensor:
+def path_loss(heatmaps: Tensor, target: Target, ssl: Ssl) -> Tensor:
     """Weighted squared error of a path's maps (B, K, H, W), and softmax-KL if it has a weight.
 
     The same mean as the labelled loss's: over all B*K*H*W cells, without the 0.5 of the paper.
     """
     loss = keypoint_mse(heatmaps, target.maps, target.weights)
-    if law.kl_weight == 0:
+    if ssl.kl_weight == 0:
         return loss
-    return loss + law.kl_weight * softmax_kl(heatmaps, target, law.kl_temperature)
+    return loss + ssl.kl_weight * softmax_kl(heatmaps, target, ssl.kl_temperature)
 
 
 def softmax_kl(heatmaps: Tensor, target: Target, temperature: float) -> Tensor:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pose.common.params import Synthetic
 from pose.common.processes import worker_pool
 from pose.common.skeleton import COCO_17
 from pose.synthetic.body import sample_figure
@@ -45,18 +46,6 @@ SPLIT_IDS = 1_000_000  # image ids of val begin here
 ANNOTATIONS_PER_IMAGE = 16  # ids are image_id * 16 + position, so unique over both splits
 CROWD_OWNER = 250
 IMAGES_PER_TASK = 8
-
-
-@dataclass(frozen=True)
-class SyntheticSpec:
-    """What to render; image_wh in pixels, unlabelled_fraction of the training images."""
-
-    train_images: int
-    val_images: int
-    unlabelled_fraction: float
-    image_wh: tuple[int, int]
-    jpeg_quality: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -181,33 +170,33 @@ def _sensor_tile() -> Array:
 
 
 def _render_record(
-    spec: SyntheticSpec, task: tuple[int, int]
+    synthetic: Synthetic, task: tuple[int, int]
 ) -> tuple[int, bytes, list[dict[str, Any]]]:
     """(image id, JPEG bytes, annotations with ids) of image `index` of a split."""
     split, index = task
-    rng = np.random.default_rng([spec.seed, split, index])
-    bgr, annotations = render_image(spec.image_wh, rng)
-    if split == 0 and rng.random() < spec.unlabelled_fraction:
+    rng = np.random.default_rng([synthetic.seed, split, index])
+    bgr, annotations = render_image(synthetic.image_size, rng)
+    if split == 0 and rng.random() < synthetic.unlabelled_fraction:
         for annotation in annotations:
             annotation.update(num_keypoints=0, keypoints=[0] * (3 * COCO_17.num_keypoints))
     image_id = split * SPLIT_IDS + index + 1
     for position, annotation in enumerate(annotations):
         annotation["image_id"] = image_id
         annotation["id"] = image_id * ANNOTATIONS_PER_IMAGE + position
-    ok, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, spec.jpeg_quality])
+    ok, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, synthetic.jpeg_quality])
     assert ok
     return image_id, content.tobytes(), annotations
 
 
 def _records(
-    spec: SyntheticSpec, tasks: list[tuple[int, int]], workers: int
+    synthetic: Synthetic, tasks: list[tuple[int, int]], workers: int
 ) -> Iterator[tuple[int, bytes, list[dict[str, Any]]]]:
     """Rendered records in the order of tasks; at most a few chunks wait in memory."""
     if workers <= 1:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(0)
         try:
-            yield from map(partial(_render_record, spec), tasks)
+            yield from map(partial(_render_record, synthetic), tasks)
         finally:
             cv2.setNumThreads(threads)
         return
@@ -215,7 +204,7 @@ def _records(
         window = workers * 8 * IMAGES_PER_TASK
         for begin in range(0, len(tasks), window):
             part = tasks[begin : begin + window]
-            yield from pool.map(partial(_render_record, spec), part, chunksize=IMAGES_PER_TASK)
+            yield from pool.map(partial(_render_record, synthetic), part, chunksize=IMAGES_PER_TASK)
 
 
 def _add_member(archive: zipfile.ZipFile, name: str, content: bytes, method: int) -> None:
@@ -245,7 +234,7 @@ def _document(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -
 
 def _write_split(
     folder: Path,
-    spec: SyntheticSpec,
+    synthetic: Synthetic,
     split: str,
     tasks: list[tuple[int, int]],
     workers: int,
@@ -254,10 +243,10 @@ def _write_split(
     """Write <split>.zip; returns the annotation document and its counts."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    width, height = spec.image_wh
+    width, height = synthetic.image_size
     beside = folder / f"{split}.zip.tmp"
     with zipfile.ZipFile(beside, "w") as archive:
-        for image_id, content, found in _records(spec, tasks, workers):
+        for image_id, content, found in _records(synthetic, tasks, workers):
             name = f"{image_id:012d}.jpg"
             _add_member(archive, f"{split}/{name}", content, zipfile.ZIP_STORED)
             images.append(
@@ -279,18 +268,20 @@ def _write_split(
 
 def write_coco_zips(
     folder: Path,
-    spec: SyntheticSpec,
+    synthetic: Synthetic,
     workers: int,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, int]:
-    """Write the three zips into folder; returns counts by split. Same spec, same bytes."""
+    """Write the three zips into folder; returns counts by split. Same settings, same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}
     beside = folder / f"{ANNOTATIONS_ZIP}.tmp"
     with zipfile.ZipFile(beside, "w") as archive:
-        for (split, number), size in zip(SPLITS, (spec.train_images, spec.val_images), strict=True):
+        for (split, number), size in zip(
+            SPLITS, (synthetic.train_images, synthetic.val_images), strict=True
+        ):
             tasks = [(number, index) for index in range(size)]
-            document, found = _write_split(folder, spec, split, tasks, workers, progress)
+            document, found = _write_split(folder, synthetic, split, tasks, workers, progress)
             name = f"annotations/person_keypoints_{split}.json"
             _add_member(archive, name, document, zipfile.ZIP_DEFLATED)
             counts |= {f"{split}_{key}": value for key, value in found.items()}

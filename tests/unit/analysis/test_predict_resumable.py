@@ -13,7 +13,7 @@ from pose.analysis.predict_resumable import load_predictions, predict_kept
 from pose.codecs.gaussian import Blur
 from pose.common.errors import PoseError
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec
+from pose.crops.shards import CropSettings
 from pose.data.samples import TestSamples, test_batches
 from pose.evaluation.predict import Found
 
@@ -39,8 +39,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def samples(crop_table: CropTable, crop_spec: CropSpec) -> TestSamples:
-    return TestSamples(crop_table, crop_table.labelled(), 1.25, crop_spec.codec, (0.9, 1.0, 1.1))
+def samples(crop_table: CropTable, crop_settings: CropSettings) -> TestSamples:
+    return TestSamples(
+        crop_table, crop_table.labelled(), 1.25, crop_settings.codec, (0.9, 1.0, 1.1)
+    )
 
 
 def run(folder: Path, samples: TestSamples, network: torch.nn.Module) -> Found:
@@ -89,8 +91,10 @@ def test_another_number_of_processes_goes_on(
     assert_equal(found, run(folder / "new", samples, Maps()))
 
 
-def test_nobody_is_predicted(folder: Path, crop_table: CropTable, crop_spec: CropSpec) -> None:
-    none = TestSamples(crop_table, np.empty(0, np.intp), 1.25, crop_spec.codec)
+def test_nobody_is_predicted(
+    folder: Path, crop_table: CropTable, crop_settings: CropSettings
+) -> None:
+    none = TestSamples(crop_table, np.empty(0, np.intp), 1.25, crop_settings.codec)
     found = predict_kept(
         folder, "x", Maps, none, 2, ("flip",), torch.device("cpu"), "none", Blur(11), 0
     )

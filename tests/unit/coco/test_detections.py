@@ -18,7 +18,7 @@ from pose.codecs import geometry
 from pose.common.errors import PoseError
 from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec, write_shard
+from pose.crops.shards import CropSettings, write_shard
 from pose.data.samples import TestSamples
 from tiny import SPLIT, TinyCoco
 
@@ -171,7 +171,7 @@ def test_a_file_for_other_images(tmp_path: Path, records: list) -> None:
     "bbox", [[-20, -10, 90, 200], [900, 900, 40, 80], [5, 5, 0, 60], [1e30, 0, 5, 5]]
 )
 def test_any_box_can_be_cached_and_shown(
-    tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec, bbox: list[float]
+    tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, bbox: list[float]
 ) -> None:
     images = read_annotations(tiny_coco.root, SPLIT, "person", None).images
     path = tmp_path / "detections.json"
@@ -179,13 +179,13 @@ def test_any_box_can_be_cached_and_shown(
     persons = read_detections(path, images, PERSON).persons
     (tmp_path / "d").mkdir()
     images = Images(tiny_coco.root, SPLIT)
-    assert not write_shard(tmp_path / "d" / "0.arrow", images, persons, crop_spec).bad
+    assert not write_shard(tmp_path / "d" / "0.arrow", images, persons, crop_settings).bad
     table = CropTable(tmp_path / "d")
     np.testing.assert_array_equal(table.bbox_xywh[0], np.float32(bbox))
     assert table.bbox_score.tolist() == [0.125]
     assert len(table) == 1
     assert not len(table.labelled())
-    sample = TestSamples(table, np.arange(1), 1.25, crop_spec.codec)[0]
+    sample = TestSamples(table, np.arange(1), 1.25, crop_settings.codec)[0]
     assert sample["image"].shape == (64, 48, 3)
     inside = np.all(np.array(bbox[:2]) < (160, 120))
     assert bool(sample["image"].any()) == inside

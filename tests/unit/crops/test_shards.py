@@ -13,10 +13,12 @@ from pose.coco import boxes
 from pose.coco.annotations import Person, read_annotations
 from pose.coco.images import Images, decode_image
 from pose.codecs import gaussian, geometry
+from pose.common.params import Augment
 from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec, context_box, plan_shards, psnr_db, write_shard
-from pose.data.augment import BoxLaw, draw_affine
+from pose.crops.shards import CropSettings, context_box, plan_shards, psnr_db, write_shard
+from pose.data.augment import draw_affine
+from sections import changed
 from tiny import SPLIT, TinyCoco
 
 NOBODY = np.zeros((17, 3), np.float32)
@@ -48,21 +50,23 @@ def test_shards_keep_images_whole(image_ids: list[int], shards: list[int]) -> No
 
 
 def test_bytes_depend_on_the_persons_alone(
-    tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec
+    tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
     """Neither what was written before nor whether COCO is zipped shows in a shard."""
     zipped = tiny_coco.zipped(tmp_path / "zips")
     shards = plan_shards(read_annotations(tiny_coco.root, SPLIT, "person", None).persons, 2)
     for name, root, order in (("a", tiny_coco.root, (0, 1, 2)), ("b", zipped, (2, 0, 1))):
         for i in order:
-            write_shard(tmp_path / f"{name}{i}.arrow", Images(root, SPLIT), shards[i], crop_spec)
+            write_shard(
+                tmp_path / f"{name}{i}.arrow", Images(root, SPLIT), shards[i], crop_settings
+            )
     contents = [[(tmp_path / f"{n}{i}.arrow").read_bytes() for i in range(3)] for n in "ab"]
     assert contents[0] == contents[1]
     assert len(set(contents[0])) == 3
 
 
 def test_rows_agree_with_geometry_and_codec(
-    tiny_coco: TinyCoco, crop_table: CropTable, crop_spec: CropSpec
+    tiny_coco: TinyCoco, crop_table: CropTable, crop_settings: CropSettings
 ) -> None:
     persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     assert crop_table.ann_id.tolist() == [p.ann_id for p in persons]
@@ -76,7 +80,7 @@ def test_rows_agree_with_geometry_and_codec(
         center, scale = geometry.bbox_to_center_scale(bbox, 1.25, (48, 64))
         cells = (person.keypoints[:, :2] - center + scale / 2) / scale * (23, 31)
         expected = gaussian.encode_targets(
-            cells, np.minimum(person.keypoints[:, 2], 1), (24, 32), crop_spec.codec.sigma
+            cells, np.minimum(person.keypoints[:, 2], 1), (24, 32), crop_settings.codec.sigma
         )
         np.testing.assert_allclose(crop_table.target[row], expected, atol=1e-4)
 
@@ -87,11 +91,11 @@ def test_labelled_rows(crop_table: CropTable) -> None:
 
 
 def test_persons_without_keypoints_go_to_their_own_shard(
-    tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec
+    tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
     persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     paths = tmp_path / "a" / "0.arrow", tmp_path / "b" / "0.arrow"
-    write_shard(paths[0], Images(tiny_coco.root, SPLIT), persons, crop_spec, paths[1])
+    write_shard(paths[0], Images(tiny_coco.root, SPLIT), persons, crop_settings, paths[1])
     found = [CropTable(path.parent).ann_id.tolist() for path in paths]
     assert found == [[11, 13, 14, 15, 16], [12]]
 
@@ -107,7 +111,7 @@ def test_wide_columns_by_row_and_by_rows_over_shards(crop_table: CropTable) -> N
 
 
 def test_the_loss_of_storing_crops_is_measured(
-    tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec
+    tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
     images, persons = (
         Images(tiny_coco.root, SPLIT),
@@ -115,7 +119,7 @@ def test_the_loss_of_storing_crops_is_measured(
     )
     found = []
     for quality in (30, 95):
-        spec = replace(crop_spec, jpeg_quality=quality)
+        spec = replace(crop_settings, jpeg_quality=quality)
         notes = write_shard(tmp_path / "0.arrow", images, persons, spec)
         assert len(notes.squared_errors) == 1  # of six persons
         found.append(psnr_db(notes.squared_errors))
@@ -152,13 +156,13 @@ def test_a_table_pickles_as_its_folder(crop_table: CropTable) -> None:
 
 
 def test_bad_images_are_named_and_their_persons_left_out(
-    tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec
+    tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
     tiny_coco.image_path(1).unlink()
     tiny_coco.image_path(3).write_bytes(tiny_coco.image_path(3).read_bytes()[:-50])
     persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     images = Images(tiny_coco.root, SPLIT)
-    found = write_shard(tmp_path / "00000.arrow", images, persons, crop_spec)
+    found = write_shard(tmp_path / "00000.arrow", images, persons, crop_settings)
     assert [str(record) for record in found.bad] == [
         "val2017: 000000000001.jpg is named in the annotations but absent",
         "val2017: 000000000003.jpg is cut off (a JPEG without its end marker)",
@@ -166,36 +170,35 @@ def test_bad_images_are_named_and_their_persons_left_out(
     assert CropTable(tmp_path).ann_id.tolist() == [13, 14]
 
 
-def box_law(spec: CropSpec, half_body_prob: float) -> BoxLaw:
-    return BoxLaw(
-        bbox_padding=spec.bbox_padding,
+def always(settings: CropSettings, half_body_prob: float) -> Augment:
+    """Every box is shifted, zoomed and turned."""
+    return changed(
+        settings.augment,
         flip_prob=0.5,
         half_body_prob=half_body_prob,
-        half_body_padding=spec.half_body_padding,
         half_body_min_keypoints=9,
-        shift_factor=spec.shift_factor,
         shift_prob=1.0,
-        scale_factor=spec.scale_factor,
-        rotate_deg=spec.rotate_deg,
         rotate_prob=1.0,
-        upper_body=COCO_17.upper_body,
-        lower_body=COCO_17.lower_body,
     )
 
 
 @pytest.mark.parametrize("rotate_deg", [0.0, 30.0, 80.0])
 @pytest.mark.parametrize("bbox", [(900, 900, 60, 200), (900, 900, 200, 60), (900, 900, 90, 120)])
 def test_the_context_holds_all_that_augmentation_shows(
-    crop_spec: CropSpec, rotate_deg: float, bbox
+    crop_settings: CropSettings, rotate_deg: float, bbox
 ) -> None:
-    spec = replace(crop_spec, rotate_deg=rotate_deg, half_body_padding=crop_spec.bbox_padding)
+    augment = crop_settings.augment
+    augment = changed(augment, rotate_deg=rotate_deg, half_body_padding=augment.bbox_padding)
+    spec = replace(crop_settings, augment=augment)
     image_wh, rng = (2000, 2000), np.random.default_rng(0)
-    law, bbox = box_law(spec, half_body_prob=0.0), np.array(bbox, float)
+    augment, bbox = always(spec, half_body_prob=0.0), np.array(bbox, float)
     left, top, right, bottom = context_box(bbox, NOBODY, image_wh, spec)
     corners = np.array([[0, 0], [47, 0], [0, 63], [47, 63]], float)
     reach = []
     for _ in range(1500):
-        affine, _ = draw_affine(rng, law, bbox, np.zeros((17, 3)), image_wh, spec.codec.input_size)
+        affine, _ = draw_affine(
+            rng, augment, COCO_17, bbox, np.zeros((17, 3)), image_wh, spec.codec.input_size
+        )
         points = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
         assert (points >= (left, top)).all()
         assert (points <= (right - 1, bottom - 1)).all()
@@ -205,27 +208,28 @@ def test_the_context_holds_all_that_augmentation_shows(
     assert (used > 0.8).all()  # and is not much wider than needed
 
 
-def test_the_context_holds_half_bodies_too(crop_spec: CropSpec) -> None:
+def test_the_context_holds_half_bodies_too(crop_settings: CropSettings) -> None:
     """A half body that fills its box needs more than the whole person with its padding."""
     image_wh, rng = (2000, 2000), np.random.default_rng(0)
     bbox = np.array([900.0, 900, 60, 160])
     keypoints = np.ones((17, 3), np.float32)
     keypoints[:, :2] = rng.uniform(0, 1, (17, 2)) * (120, 90) + (880, 900)  # out of the box as well
-    left, top, right, bottom = context_box(bbox, keypoints, image_wh, crop_spec)
+    left, top, right, bottom = context_box(bbox, keypoints, image_wh, crop_settings)
     corners = np.array([[0, 0], [47, 0], [0, 63], [47, 63]], float)
-    law = box_law(crop_spec, half_body_prob=1.0)
+    augment = always(crop_settings, half_body_prob=1.0)
     for _ in range(1500):
-        affine, _ = draw_affine(rng, law, bbox, keypoints, image_wh, (48, 64))
+        affine, _ = draw_affine(rng, augment, COCO_17, bbox, keypoints, image_wh, (48, 64))
         points = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
         assert (points >= (left, top)).all()
         assert (points <= (right - 1, bottom - 1)).all()
 
 
-def test_the_context_has_every_pixel_that_interpolation_reads(crop_spec: CropSpec) -> None:
-    still = replace(crop_spec, scale_factor=0.0, shift_factor=0.0, rotate_deg=0.0)
+def test_the_context_has_every_pixel_that_interpolation_reads(crop_settings: CropSettings) -> None:
+    augment = changed(crop_settings.augment, scale_factor=0.0, shift_factor=0.0, rotate_deg=0.0)
+    still = replace(crop_settings, augment=augment)
     for x in np.linspace(500, 501, 11):
         bbox = np.array([x, x, 61.3, 90.7])
-        center, scale = geometry.bbox_to_center_scale(bbox, still.bbox_padding, (48, 64))
+        center, scale = geometry.bbox_to_center_scale(bbox, augment.bbox_padding, (48, 64))
         left, top, right, bottom = context_box(bbox, NOBODY, (2000, 2000), still)
         assert ((left, top) <= np.floor(center - scale / 2)).all()
         assert ((right - 1, bottom - 1) >= np.floor(center + scale / 2) + 1).all()
@@ -234,7 +238,7 @@ def test_the_context_has_every_pixel_that_interpolation_reads(crop_spec: CropSpe
 @pytest.mark.parametrize(
     "bbox", [(0, 0, 20, 30), (150, 100, 10, 20), (0, 0, 160, 120), (159, 119, 0.5, 0.5)]
 )
-def test_the_context_stays_inside_the_image(crop_spec: CropSpec, bbox) -> None:
-    left, top, right, bottom = context_box(np.array(bbox, float), NOBODY, (160, 120), crop_spec)
+def test_the_context_stays_inside_the_image(crop_settings: CropSettings, bbox) -> None:
+    left, top, right, bottom = context_box(np.array(bbox, float), NOBODY, (160, 120), crop_settings)
     assert 0 <= left < right <= 160
     assert 0 <= top < bottom <= 120

@@ -6,7 +6,9 @@ import pytest
 
 from pose.coco.annotations import Annotations, Person, read_annotations
 from pose.common.errors import PoseError
-from pose.crops.splits import SplitLaw, training_persons
+from pose.common.params import Data
+from pose.crops.splits import training_persons
+from sections import DEFAULT, changed
 from tiny import SPLIT, TinyCoco
 
 ALL = ("rest", "boxes")
@@ -26,26 +28,31 @@ def ids(persons: list[Person]) -> tuple[list[int], list[int]]:
     return labelled, [p.ann_id for p in persons if not p.num_keypoints]
 
 
+def split(persons: int | None, fraction: float | None, unlabelled: tuple[str, ...]) -> Data:
+    values = {"labelled_persons": persons, "labelled_fraction": fraction}
+    return changed(DEFAULT.data, **values, unlabelled=unlabelled)
+
+
 @pytest.mark.parametrize(
-    ("law", "labelled", "unlabelled"),
+    ("data", "labelled", "unlabelled"),
     [
-        (SplitLaw(None, None, ("boxes",)), [11, 13, 14, 15, 16], [12]),
-        (SplitLaw(None, None, ()), [11, 13, 14, 15, 16], []),
-        (SplitLaw(5, None, ALL), [11, 13, 14, 15, 16], [12]),
-        (SplitLaw(1, None, ALL), [11], [13, 14, 15, 16]),
-        (SplitLaw(2, None, ALL), [11, 16], [13, 14]),  # image 3 stands before image 2 in the file
-        (SplitLaw(2, None, ("boxes",)), [11, 16], []),
-        (SplitLaw(None, 0.6, ALL), [11, 15, 16], [13, 14]),
-        (SplitLaw(None, 0.01, ALL), [11], [13, 14, 15, 16]),
-        (SplitLaw(None, 1.0, ALL), [11, 13, 14, 15, 16], [12]),
+        (split(None, None, ("boxes",)), [11, 13, 14, 15, 16], [12]),
+        (split(None, None, ()), [11, 13, 14, 15, 16], []),
+        (split(5, None, ALL), [11, 13, 14, 15, 16], [12]),
+        (split(1, None, ALL), [11], [13, 14, 15, 16]),
+        (split(2, None, ALL), [11, 16], [13, 14]),  # image 3 stands before image 2 in the file
+        (split(2, None, ("boxes",)), [11, 16], []),
+        (split(None, 0.6, ALL), [11, 15, 16], [13, 14]),
+        (split(None, 0.01, ALL), [11], [13, 14, 15, 16]),
+        (split(None, 1.0, ALL), [11, 13, 14, 15, 16], [12]),
     ],
 )
-def test_who_is_labelled(train: Annotations, law: SplitLaw, labelled, unlabelled) -> None:
-    assert ids(training_persons(train, law)) == (labelled, unlabelled)
+def test_who_is_labelled(train: Annotations, data: Data, labelled, unlabelled) -> None:
+    assert ids(training_persons(train, data)) == (labelled, unlabelled)
 
 
 def test_hidden_keypoints_are_gone_and_the_order_stays(train: Annotations) -> None:
-    found = training_persons(train, SplitLaw(1, None, ALL))
+    found = training_persons(train, split(1, None, ALL))
     assert [p.image_id for p in found] == sorted(p.image_id for p in found)
     assert all(not p.keypoints.any() for p in found if p.num_keypoints == 0)
     assert found[0].keypoints.any()
@@ -53,4 +60,4 @@ def test_hidden_keypoints_are_gone_and_the_order_stays(train: Annotations) -> No
 
 def test_more_than_there_are(train: Annotations) -> None:
     with pytest.raises(PoseError, match=r"data.labelled_persons = 6, but .* has only 5 persons"):
-        training_persons(train, SplitLaw(6, None, ALL))
+        training_persons(train, split(6, None, ALL))

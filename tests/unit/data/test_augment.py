@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
 
 from pose.codecs import geometry
+from pose.common.params import Augment
 from pose.common.skeleton import COCO_17
 from pose.data import augment
-from pose.data.augment import BoxLaw, ColourLaw
+from sections import NO_AUGMENT, changed
 
 INPUT_WH = (48, 64)
-STILL = BoxLaw(
-    bbox_padding=1.25,
-    flip_prob=0.0,
-    half_body_prob=0.0,
-    half_body_padding=1.5,
-    half_body_min_keypoints=9,
-    shift_factor=0.0,
-    shift_prob=0.0,
-    scale_factor=0.0,
-    rotate_deg=0.0,
-    rotate_prob=0.0,
-    upper_body=COCO_17.upper_body,
-    lower_body=COCO_17.lower_body,
-)
-PLAIN = ColourLaw(
-    brightness_delta=0,
-    contrast_range=(1.0, 1.0),
-    saturation_range=(1.0, 1.0),
-    hue_delta=0,
-    channel_swap_prob=0.0,
-    blur_prob=0.0,
-    median_blur_prob=0.0,
-    dropout_prob=0.0,
-    dropout_size=(0.2, 0.4),
-    official_quirks=True,
-)
 DRAWS = 4000
 
 
@@ -58,11 +31,16 @@ def test_truncated_normal(rng) -> None:
 
 
 def test_box_laws(rng) -> None:
-    law = replace(
-        STILL, shift_factor=0.16, shift_prob=0.3, scale_factor=0.5, rotate_deg=80, rotate_prob=0.6
+    settings = changed(
+        NO_AUGMENT,
+        shift_factor=0.16,
+        shift_prob=0.3,
+        scale_factor=0.5,
+        rotate_deg=80,
+        rotate_prob=0.6,
     )
     center, scale = np.array([100.0, 200.0]), np.array([30.0, 40.0])
-    drawn = [augment.transform_box(rng, law, center, scale) for _ in range(DRAWS)]
+    drawn = [augment.transform_box(rng, settings, center, scale) for _ in range(DRAWS)]
     zoom = np.array([s / scale for _, s, _ in drawn])
     shift = np.array([(c - center) / scale for c, _, _ in drawn])
     angle = np.array([a for _, _, a in drawn])
@@ -97,40 +75,40 @@ def test_box_laws(rng) -> None:
     ],
 )
 def test_half_body_choice(rng, upper: int, lower: int, expected) -> None:
-    law = replace(STILL, half_body_prob=1.0)
+    settings = changed(NO_AUGMENT, half_body_prob=1.0)
     visibility = np.zeros(17)
     visibility[:upper] = 2
     visibility[11 : 11 + lower] = 1
     halves = {None: None, "upper": [*range(upper)], "lower": [*range(11, 11 + lower)]}
-    drawn = [augment.half_body(rng, law, visibility) for _ in range(40)]
+    drawn = [augment.half_body(rng, settings, COCO_17, visibility) for _ in range(40)]
     found = [None if chosen is None else chosen.tolist() for chosen in drawn]
     assert all(chosen in [halves[name] for name in expected] for chosen in found)
     assert all(halves[name] in found for name in expected)
 
 
 def test_lower_body_alone_and_too_small_halves(rng) -> None:
-    law = replace(STILL, half_body_prob=1.0, half_body_min_keypoints=1)
+    settings = changed(NO_AUGMENT, half_body_prob=1.0, half_body_min_keypoints=1)
     for labelled, expected in (([0, 11, 12, 13], [11, 12, 13]), ([0, 11, 12], None)):
         visibility = np.zeros(17)
         visibility[labelled] = 2
-        found = augment.half_body(rng, law, visibility)
+        found = augment.half_body(rng, settings, COCO_17, visibility)
         assert (None if found is None else found.tolist()) == expected
 
 
 def test_half_body_shares(rng) -> None:
-    law = replace(STILL, half_body_prob=0.3)
-    drawn = [augment.half_body(rng, law, np.full(17, 2.0)) for _ in range(DRAWS)]
+    settings = changed(NO_AUGMENT, half_body_prob=0.3)
+    drawn = [augment.half_body(rng, settings, COCO_17, np.full(17, 2.0)) for _ in range(DRAWS)]
     chosen = [d for d in drawn if d is not None]
     assert len(chosen) / DRAWS == pytest.approx(0.3, abs=0.03)
     assert np.mean([d[0] == 0 for d in chosen]) == pytest.approx(0.7, abs=0.04)
 
 
 def test_half_body_box_is_mean_and_extent_of_its_keypoints(rng) -> None:
-    law = replace(STILL, half_body_prob=1.0)
+    settings = changed(NO_AUGMENT, half_body_prob=1.0)
     keypoints = np.zeros((17, 3))
     keypoints[:11] = np.column_stack([rng.uniform(50, 90, 11), rng.uniform(20, 160, 11), [2] * 11])
     bbox = np.array([40.0, 10.0, 60.0, 170.0])
-    affine, _ = augment.draw_affine(rng, law, bbox, keypoints, (400, 300), INPUT_WH)
+    affine, _ = augment.draw_affine(rng, settings, COCO_17, bbox, keypoints, (400, 300), INPUT_WH)
     middle = geometry.apply_affine(affine, keypoints[:11, :2].mean(axis=0))
     np.testing.assert_allclose(middle, (23.5, 31.5), atol=1e-9)
     height = 1.5 * np.ptp(keypoints[:11, 1])  # the tall side decides, the aspect follows
@@ -139,7 +117,9 @@ def test_half_body_box_is_mean_and_extent_of_its_keypoints(rng) -> None:
 
 def test_the_still_law_is_the_padded_box(rng) -> None:
     bbox = np.array([40.0, 10.0, 60.0, 170.0])
-    affine, flipped = augment.draw_affine(rng, STILL, bbox, np.zeros((17, 3)), (400, 300), INPUT_WH)
+    affine, flipped = augment.draw_affine(
+        rng, NO_AUGMENT, COCO_17, bbox, np.zeros((17, 3)), (400, 300), INPUT_WH
+    )
     center, scale = geometry.bbox_to_center_scale(bbox, 1.25, INPUT_WH)
     np.testing.assert_allclose(affine, geometry.udp_affine(center, scale, 0.0, INPUT_WH))
     assert not flipped
@@ -161,11 +141,15 @@ def centroid(image: np.ndarray) -> np.ndarray:
 def test_pixels_go_where_keypoints_go(rng, flip_prob: float) -> None:
     """A dot at each keypoint shows up at the warped place of the same, or mirrored, keypoint."""
     image_wh, bbox = (120, 100), np.array([35.0, 15.0, 45.0, 60.0])
-    law = replace(STILL, flip_prob=flip_prob, rotate_deg=40, rotate_prob=1, scale_factor=0.2)
+    settings = changed(
+        NO_AUGMENT, flip_prob=flip_prob, rotate_deg=40, rotate_prob=1, scale_factor=0.2
+    )
     keypoints = np.column_stack(
         [rng.uniform(48, 66, 17), rng.uniform(35, 55, 17), rng.integers(1, 3, 17)]
     )
-    affine, flipped = augment.draw_affine(rng, law, bbox, keypoints, image_wh, INPUT_WH)
+    affine, flipped = augment.draw_affine(
+        rng, settings, COCO_17, bbox, keypoints, image_wh, INPUT_WH
+    )
     points, visibility = augment.move_keypoints(affine, keypoints, flipped, COCO_17.flip_indices)
     assert flipped == bool(flip_prob)
     assert (np.linalg.det(affine[:, :2]) < 0) == flipped
@@ -177,10 +161,12 @@ def test_pixels_go_where_keypoints_go(rng, flip_prob: float) -> None:
 
 
 def test_flip_share(rng) -> None:
-    law = replace(STILL, flip_prob=0.5)
+    settings = changed(NO_AUGMENT, flip_prob=0.5)
     bbox = np.array([35.0, 15.0, 45.0, 60.0])
     flips = [
-        augment.draw_affine(rng, law, bbox, np.zeros((17, 3)), (120, 100), INPUT_WH)[1]
+        augment.draw_affine(rng, settings, COCO_17, bbox, np.zeros((17, 3)), (120, 100), INPUT_WH)[
+            1
+        ]
         for _ in range(1000)
     ]
     assert np.mean(flips) == pytest.approx(0.5, abs=0.05)
@@ -206,8 +192,8 @@ def test_warp_is_bilinear_and_black_outside(rng) -> None:
     assert (found[0, 0] == 0).all()
 
 
-def distorted(rng: np.random.Generator, law: ColourLaw, image: np.ndarray) -> np.ndarray:
-    return augment.recolour(image, augment.draw_colours(rng, law))
+def distorted(rng: np.random.Generator, settings: Augment, image: np.ndarray) -> np.ndarray:
+    return augment.recolour(image, augment.draw_colours(rng, settings))
 
 
 def occluded(
@@ -225,31 +211,31 @@ def grey(level: int) -> np.ndarray:
 
 def test_the_plain_law_changes_nothing(rng) -> None:
     image = rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)
-    outs = [distorted(rng, replace(PLAIN), grey(90)) for _ in range(20)]
+    outs = [distorted(rng, changed(NO_AUGMENT), grey(90)) for _ in range(20)]
     assert all((out == 90).all() for out in outs)
-    occlusion = augment.Occlusion(PLAIN)
+    occlusion = augment.Occlusion(NO_AUGMENT)
     np.testing.assert_array_equal(occluded(rng, occlusion, image), image)
 
 
 def test_contrast_is_applied_twice_or_never(rng) -> None:
-    law = replace(PLAIN, contrast_range=(0.5, 0.5))
-    levels = [int(distorted(rng, law, grey(200))[0, 0, 0]) for _ in range(1000)]
+    settings = changed(NO_AUGMENT, contrast_range=(0.5, 0.5))
+    levels = [int(distorted(rng, settings, grey(200))[0, 0, 0]) for _ in range(1000)]
     assert set(levels) == {50, 200}
     assert np.mean(np.array(levels) == 50) == pytest.approx(0.25, abs=0.04)
 
 
 def test_contrast_once_with_half_the_odds_without_quirks(rng) -> None:
-    law = replace(PLAIN, contrast_range=(0.5, 0.5), official_quirks=False)
-    levels = [int(distorted(rng, law, grey(200))[0, 0, 0]) for _ in range(1000)]
+    settings = changed(NO_AUGMENT, contrast_range=(0.5, 0.5), official_quirks=False)
+    levels = [int(distorted(rng, settings, grey(200))[0, 0, 0]) for _ in range(1000)]
     assert set(levels) == {100, 200}
     assert np.mean(np.array(levels) == 100) == pytest.approx(0.5, abs=0.05)
 
 
 def test_both_contrasts_are_one_factor_and_each_clips(rng) -> None:
     """With two factors 1.5 and 0.6, say, white would come out darker than the slope tells."""
-    law = replace(PLAIN, contrast_range=(0.5, 1.5))
+    settings = changed(NO_AUGMENT, contrast_range=(0.5, 1.5))
     ramp = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(256, 1, 3)
-    outs = np.array([distorted(rng, law, ramp)[:, 0, 0] for _ in range(400)], float)
+    outs = np.array([distorted(rng, settings, ramp)[:, 0, 0] for _ in range(400)], float)
     slopes, tops = outs[:, 100] / 100, outs[:, 255] / 255
     assert (slopes != 1).mean() == pytest.approx(0.25, abs=0.08)
     assert slopes.min() < 0.35
@@ -258,57 +244,57 @@ def test_both_contrasts_are_one_factor_and_each_clips(rng) -> None:
 
 
 def test_brightness_is_clipped_before_contrast(rng) -> None:
-    law = replace(PLAIN, brightness_delta=32, contrast_range=(0.5, 0.5))
-    levels = {int(distorted(rng, law, grey(250))[0, 0, 0]) for _ in range(1000)}
+    settings = changed(NO_AUGMENT, brightness_delta=32, contrast_range=(0.5, 0.5))
+    levels = {int(distorted(rng, settings, grey(250))[0, 0, 0]) for _ in range(1000)}
     assert max(level for level in levels if level < 200) == 63  # 255 * 0.5 * 0.5
 
 
 def test_brightness(rng) -> None:
-    law = replace(PLAIN, brightness_delta=32)
-    levels = np.array([distorted(rng, law, grey(100))[0, 0, 0] for _ in range(1000)])
+    settings = changed(NO_AUGMENT, brightness_delta=32)
+    levels = np.array([distorted(rng, settings, grey(100))[0, 0, 0] for _ in range(1000)])
     assert (levels != 100).mean() == pytest.approx(0.5, abs=0.06)
     assert 68 <= levels.min() < 72
     assert 128 < levels.max() <= 132
 
 
 def test_channel_swap_permutes(rng) -> None:
-    law = replace(PLAIN, channel_swap_prob=1.0)
+    settings = changed(NO_AUGMENT, channel_swap_prob=1.0)
     image = grey(0) + np.array([10, 20, 30], np.uint8)
-    seen = {tuple(distorted(rng, law, image)[0, 0].tolist()) for _ in range(100)}
+    seen = {tuple(distorted(rng, settings, image)[0, 0].tolist()) for _ in range(100)}
     assert len(seen) == 6
     assert all(sorted(colour) == [10, 20, 30] for colour in seen)
 
 
 def test_hue_wraps_at_256_not_at_180(rng) -> None:
     """Red (hue 0) minus a few steps becomes green, as in the official code; modulo: magenta."""
-    law = replace(PLAIN, hue_delta=18)
+    settings = changed(NO_AUGMENT, hue_delta=18)
     red = grey(0)
     red[..., 2] = 200
-    outs = [distorted(rng, law, red)[0, 0].tolist() for _ in range(200)]
+    outs = [distorted(rng, settings, red)[0, 0].tolist() for _ in range(200)]
     assert np.mean([g > r for _, g, r in outs]) == pytest.approx(0.25, abs=0.1)
     assert not any(b > g for b, g, _ in outs)
 
 
 def test_hue_wraps_at_180_without_quirks(rng) -> None:
-    law = replace(PLAIN, hue_delta=18, official_quirks=False)
+    settings = changed(NO_AUGMENT, hue_delta=18, official_quirks=False)
     red = grey(0)
     red[..., 2] = 200
-    outs = [distorted(rng, law, red)[0, 0].tolist() for _ in range(200)]
+    outs = [distorted(rng, settings, red)[0, 0].tolist() for _ in range(200)]
     assert np.mean([b > g for b, g, _ in outs]) == pytest.approx(0.25, abs=0.1)
     assert all(r == 200 for *_, r in outs)
 
 
 def test_saturation(rng) -> None:
-    law = replace(PLAIN, saturation_range=(0.0, 0.0))
+    settings = changed(NO_AUGMENT, saturation_range=(0.0, 0.0))
     image = grey(0) + np.array([40, 80, 160], np.uint8)
-    outs = [distorted(rng, law, image)[0, 0] for _ in range(400)]
+    outs = [distorted(rng, settings, image)[0, 0] for _ in range(400)]
     bare = np.array([np.ptp(out) == 0 for out in outs])
     assert bare.mean() == pytest.approx(0.5, abs=0.08)  # modes 1 and 3 of 4
 
 
 def test_dropout_is_one_black_hole_of_the_size_asked(rng) -> None:
     """albumentations 1.x argument names are ignored by 2.x; then holes are 10-20 % and some two."""
-    occlusion = augment.Occlusion(replace(PLAIN, dropout_prob=1.0))
+    occlusion = augment.Occlusion(changed(NO_AUGMENT, dropout_prob=1.0))
     shares = []
     for _ in range(80):
         black = (occluded(rng, occlusion, np.full((100, 80, 3), 255, np.uint8)) == 0).all(2)
@@ -324,17 +310,17 @@ def test_dropout_is_one_black_hole_of_the_size_asked(rng) -> None:
 
 def test_dropout_and_blur_shares(rng) -> None:
     image = np.full((40, 30, 3), 255, np.uint8)
-    occlusion = augment.Occlusion(replace(PLAIN, dropout_prob=0.3))
+    occlusion = augment.Occlusion(changed(NO_AUGMENT, dropout_prob=0.3))
     holes = [(occluded(rng, occlusion, image) == 0).any() for _ in range(400)]
     assert np.mean(holes) == pytest.approx(0.3, abs=0.07)
     image[20] = 0
-    for law in (replace(PLAIN, blur_prob=1.0), replace(PLAIN, median_blur_prob=1.0)):
-        seen = occluded(rng, augment.Occlusion(law), image)
+    for settings in (changed(NO_AUGMENT, blur_prob=1.0), changed(NO_AUGMENT, median_blur_prob=1.0)):
+        seen = occluded(rng, augment.Occlusion(settings), image)
         assert (seen[20] > 0).all()
 
 
 def test_randomness_comes_from_rng_alone() -> None:
-    occlusion = augment.Occlusion(replace(PLAIN, dropout_prob=1.0))
+    occlusion = augment.Occlusion(changed(NO_AUGMENT, dropout_prob=1.0))
     image = np.full((40, 30, 3), 255, np.uint8)
     first, again, other = (
         occluded(np.random.default_rng(seed), occlusion, image) for seed in (5, 5, 6)
@@ -345,7 +331,7 @@ def test_randomness_comes_from_rng_alone() -> None:
 
 def test_blur_and_dropout_strike_independently() -> None:
     """Seeded one by one, all transforms of a pipeline would draw alike."""
-    occlusion = augment.Occlusion(replace(PLAIN, blur_prob=0.5, dropout_prob=0.5))
+    occlusion = augment.Occlusion(changed(NO_AUGMENT, blur_prob=0.5, dropout_prob=0.5))
     dots = np.full((64, 64, 3), 255, np.uint8)
     dots[::8, ::8] = 0
     struck = np.zeros((2, 2), int)

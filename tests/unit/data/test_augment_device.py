@@ -8,23 +8,38 @@ import numpy as np
 import pytest
 import torch
 
+from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec
-from pose.data.augment import BoxLaw, ColourLaw, Occlusion, draw_colours, drop_, recolour
+from pose.crops.shards import CropSettings
+from pose.data.augment import Occlusion, draw_colours, drop_, recolour
 from pose.data.augment_device import packed, recolour_batch
 from pose.data.samples import StepBatches, TrainingSamples, batch_loader
 from pose.engine.fit import moved
+from sections import NO_AUGMENT, changed
 
-STRONG = ColourLaw(32, (0.5, 1.5), (0.5, 1.5), 18, 0.5, 0.0, 0.0, 0.7, (0.2, 0.4), True)
-BOXES = BoxLaw(1.25, 0.5, 0.0, 1.5, 9, 0.1, 0.3, 0.2, 30.0, 0.6, (), ())
+STRONG = changed(
+    NO_AUGMENT,
+    flip_prob=0.5,
+    shift_factor=0.1,
+    shift_prob=0.3,
+    scale_factor=0.2,
+    rotate_deg=30.0,
+    rotate_prob=0.6,
+    brightness_delta=32,
+    contrast_range=(0.5, 1.5),
+    saturation_range=(0.5, 1.5),
+    hue_delta=18,
+    channel_swap_prob=0.5,
+    dropout_prob=0.7,
+)
 
 
 @pytest.mark.parametrize("official_quirks", [True, False])
 def test_equal_to_the_loaders_but_for_a_rounding(official_quirks: bool) -> None:
-    law, rng = replace(STRONG, official_quirks=official_quirks), np.random.default_rng(0)
+    settings, rng = changed(STRONG, official_quirks=official_quirks), np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 40, 64, 3), dtype=np.uint8)
-    colours = [draw_colours(rng, law) for _ in images]
-    holes = [Occlusion(law).draw(rng, (64, 40))[1] for _ in images]
+    colours = [draw_colours(rng, settings) for _ in images]
+    holes = [Occlusion(settings).draw(rng, (64, 40))[1] for _ in images]
     expected = np.stack([recolour(i, c).copy() for i, c in zip(images, colours, strict=True)])
     for image, hole in zip(expected, holes, strict=True):
         drop_(image, hole)
@@ -38,11 +53,11 @@ def test_equal_to_the_loaders_but_for_a_rounding(official_quirks: bool) -> None:
 
 def test_every_hue_as_opencv_has_it() -> None:
     """Wrapped ones of 180 to 255 included."""
-    law = replace(STRONG, dropout_prob=0.0)
+    settings = changed(STRONG, dropout_prob=0.0)
     levels = np.arange(256, dtype=np.uint8)
     image = np.stack(np.meshgrid(levels[::4], levels[::4], levels[::4]), -1).reshape(64, -1, 3)
     for seed in range(30):
-        colours = replace(draw_colours(np.random.default_rng(seed), law), in_hsv=True)
+        colours = replace(draw_colours(np.random.default_rng(seed), settings), in_hsv=True)
         later = torch.from_numpy(packed(colours, (0, 0, 0, 0)))[None]
         found = recolour_batch(torch.from_numpy(image)[None], later)[0].numpy()
         difference = np.abs(found.astype(int) - recolour(image, colours))
@@ -51,14 +66,14 @@ def test_every_hue_as_opencv_has_it() -> None:
 
 @pytest.mark.parametrize("blur_prob", [0.0, 0.5])
 def test_a_deferring_loader_gives_the_same_pictures(
-    crop_table: CropTable, crop_spec: CropSpec, blur_prob: float
+    crop_table: CropTable, crop_settings: CropSettings, blur_prob: float
 ) -> None:
-    law = replace(STRONG, blur_prob=blur_prob)
+    settings = changed(STRONG, blur_prob=blur_prob)
     batches = []
     for deferred in (False, True):
         rows = crop_table.labelled()
         samples = TrainingSamples(
-            crop_table, rows, BOXES, law, crop_spec.codec, 0, (3,), deferred=deferred
+            crop_table, rows, settings, COCO_17, crop_settings.codec, 0, (3,), deferred=deferred
         )
         loader = batch_loader(samples, StepBatches(len(rows), 5, (3,), 0, 4), workers=0)
         batches.append([moved(batch, torch.device("cpu")) for batch in loader])

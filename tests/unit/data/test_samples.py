@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from pose.coco.images import Images
 from pose.codecs import gaussian
 from pose.codecs.udp import UdpCodec
 from pose.common.errors import PoseError
+from pose.common.params import Augment
 from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec, write_shard
-from pose.data.augment import BoxLaw, ColourLaw
+from pose.crops.shards import CropSettings, write_shard
 from pose.data.samples import (
     StepBatches,
     TestSamples,
@@ -29,23 +28,21 @@ from pose.data.samples import (
     test_batches,
     test_loader,
 )
+from sections import NO_AUGMENT, changed
 
 CODEC = UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875, COCO_17.flip_indices)
-BOXES = BoxLaw(
-    bbox_padding=1.25,
+BOXES = changed(
+    NO_AUGMENT,
     flip_prob=0.5,
     half_body_prob=0.3,
-    half_body_padding=1.5,
-    half_body_min_keypoints=9,
     shift_factor=0.1,
     shift_prob=0.3,
     scale_factor=0.3,
     rotate_deg=30.0,
     rotate_prob=0.6,
-    upper_body=COCO_17.upper_body,
-    lower_body=COCO_17.lower_body,
 )
-COLOURS = ColourLaw(
+FULL = changed(
+    BOXES,
     brightness_delta=32,
     contrast_range=(0.5, 1.5),
     saturation_range=(0.5, 1.5),
@@ -54,16 +51,14 @@ COLOURS = ColourLaw(
     blur_prob=0.1,
     median_blur_prob=0.1,
     dropout_prob=1.0,
-    dropout_size=(0.2, 0.4),
-    official_quirks=True,
 )
-PLAIN = ColourLaw(0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, 0.0, 0.0, 0.0, (0.2, 0.4), True)
 
 
-def samples_of(table: CropTable, min_keypoints: int = 0, seed: int = 7, **laws) -> TrainingSamples:
-    boxes, colours = laws.get("boxes", BOXES), laws.get("colours", COLOURS)
+def samples_of(
+    table: CropTable, min_keypoints: int = 0, seed: int = 7, augment: Augment = FULL
+) -> TrainingSamples:
     rows = table.labelled()
-    return TrainingSamples(table, rows, boxes, colours, CODEC, min_keypoints, (seed,))
+    return TrainingSamples(table, rows, augment, COCO_17, CODEC, min_keypoints, (seed,))
 
 
 def equal(a, b) -> bool:
@@ -107,7 +102,7 @@ def test_loading_leaves_torchs_randomness_alone(crop_table: CropTable, workers: 
 
 
 @pytest.fixture
-def dotted(tmp_path: Path, crop_spec: CropSpec) -> CropTable:
+def dotted(tmp_path: Path, crop_settings: CropSettings) -> CropTable:
     """Seventeen persons with one labelled keypoint each, a dot on black; the last has neither."""
     (tmp_path / "train").mkdir()
     folder = tmp_path / "dots"
@@ -127,7 +122,7 @@ def dotted(tmp_path: Path, crop_spec: CropSpec) -> CropTable:
         box, labelled = (170.0, 190.0, 60.0, 80.0), int(k < 17)
         persons.append(Person(k, k, name, (400, 440), box, 9.0, labelled, keypoints))
     images = Images(tmp_path, "train")
-    assert not write_shard(folder / "00000.arrow", images, persons, crop_spec).bad
+    assert not write_shard(folder / "00000.arrow", images, persons, crop_settings).bad
     table = CropTable(folder)
     assert all(
         (table.crop_xy[row] > 0).all() for row in range(len(table))
@@ -144,8 +139,8 @@ def centroid(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("flip_prob", [0.0, 1.0])
 def test_pixels_and_targets_agree_end_to_end(dotted: CropTable, flip_prob: float) -> None:
     """Through cache, crop offset, JPEG and warp: the dot lies where its own channel says."""
-    boxes = replace(BOXES, flip_prob=flip_prob, half_body_prob=0.0, scale_factor=0.1)
-    samples = samples_of(dotted, boxes=boxes, colours=PLAIN)
+    augment = changed(BOXES, flip_prob=flip_prob, half_body_prob=0.0, scale_factor=0.1)
+    samples = samples_of(dotted, augment=augment)
     channels = []
     for k in range(17):
         image, target = samples[0, k]
@@ -206,9 +201,9 @@ def test_samples_with_few_keypoints_are_redrawn(crop_table: CropTable) -> None:
 
 
 def test_a_redrawn_sample_shows_the_person_of_its_target(dotted: CropTable) -> None:
-    boxes = replace(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
+    augment = changed(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
     rows = np.arange(18)
-    samples = TrainingSamples(dotted, rows, boxes, PLAIN, CODEC, 1, (7,))
+    samples = TrainingSamples(dotted, rows, augment, COCO_17, CODEC, 1, (7,))
     for epoch in range(5):
         image, target = samples[epoch, 17]
         (channel,) = np.flatnonzero(target[:, 2])
@@ -217,14 +212,14 @@ def test_a_redrawn_sample_shows_the_person_of_its_target(dotted: CropTable) -> N
 
 
 def test_two_samples_of_one_person_differ(crop_table: CropTable) -> None:
-    samples = TrainingSamples(crop_table, np.array([0, 0]), BOXES, COLOURS, CODEC, 0, (7,))
+    samples = TrainingSamples(crop_table, np.array([0, 0]), FULL, COCO_17, CODEC, 0, (7,))
     assert not equal(samples[0, 0], samples[0, 1])
 
 
 def test_redrawing_gives_up_on_a_hopeless_cache(dotted: CropTable) -> None:
     """No person has 18 keypoints; the last one drawn serves, picture and target."""
-    boxes = replace(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
-    samples = TrainingSamples(dotted, np.arange(17), boxes, PLAIN, CODEC, 18, (7,))
+    augment = changed(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
+    samples = TrainingSamples(dotted, np.arange(17), augment, COCO_17, CODEC, 18, (7,))
     for epoch in range(5):
         image, target = samples[epoch, 3]
         (channel,) = np.flatnonzero(target[:, 2])

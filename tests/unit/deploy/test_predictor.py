@@ -16,7 +16,7 @@ from pose.codecs.geometry import bbox_to_center_scale
 from pose.codecs.udp import UdpCodec
 from pose.common.files import write_json
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec
+from pose.crops.shards import CropSettings
 from pose.data.samples import TestSamples, test_loader
 from pose.deploy.manifest import FILE, describe
 from pose.deploy.media import read_picture
@@ -53,12 +53,14 @@ def lossless(crop_table: CropTable, tiny_coco: TinyCoco) -> Lossless:
     return table
 
 
-def test_a_cut_of_the_picture_is_the_loaders_image(lossless: Lossless, crop_spec: CropSpec) -> None:
-    samples = TestSamples(lossless, np.arange(len(lossless)), 1.25, crop_spec.codec)
+def test_a_cut_of_the_picture_is_the_loaders_image(
+    lossless: Lossless, crop_settings: CropSettings
+) -> None:
+    samples = TestSamples(lossless, np.arange(len(lossless)), 1.25, crop_settings.codec)
     assert len(samples) == 6
     for sample in samples:
         image = lossless.images[int(lossless.image_id[sample["row"]])]
-        mine = cut(image, sample["center"], sample["scale"], crop_spec.codec.input_size)
+        mine = cut(image, sample["center"], sample["scale"], crop_settings.codec.input_size)
         assert mine.std() > 10
         difference = np.abs(mine[..., ::-1].astype(int) - sample["image"])
         assert difference.max() <= 1

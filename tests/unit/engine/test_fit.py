@@ -11,13 +11,15 @@ import torch
 
 from pose.codecs.udp import UdpCodec
 from pose.common.errors import PoseError, Stopped
+from pose.common.params import Train
 from pose.common.skeleton import COCO_17
 from pose.engine import checkpoint
 from pose.engine import fit as engine_fit
 from pose.engine.ema import Average
-from pose.engine.fit import FitSettings, Gradients, TrainState, fit, loss_scaler, supervised_step
+from pose.engine.fit import Gradients, TrainState, fit, loss_scaler, supervised_step
 from pose.engine.optim import Schedule, build_adamw
 from pose.models.vit import ModelSpec, PoseModel
+from sections import DEFAULT, changed
 
 CPU = torch.device("cpu")
 STEPS = 11
@@ -37,10 +39,9 @@ def schedule(steps: int = STEPS, per_epoch: int | None = None) -> Schedule:
     return Schedule("cosine", 1e-2, steps, per_epoch or steps, 2, 1e-5, (9,), 0.1)
 
 
-def settings(**changes) -> FitSettings:
-    values = {"name": "train_x", "clip_grad_norm": 1.0, "log_steps": 3, "checkpoint_steps": 4}
-    values |= {"batch_size": 2, "on_bad_step": "stop", "max_skipped": 20}
-    return FitSettings(**values | changes)
+def settings(**changes) -> Train:
+    values = {"clip_grad_norm": 1.0, "log_steps": 3, "checkpoint_steps": 4, "batch_size": 2}
+    return changed(DEFAULT.train, **values | {"on_bad_step": "stop", "max_skipped": 20} | changes)
 
 
 def fresh(spec: ModelSpec) -> TrainState:
@@ -63,11 +64,12 @@ def train(
 ) -> None:
     """Batches end at `until`, as a killed run's do; the schedule is always that of STEPS."""
     fit(
+        "train_x",
+        settings(**changes),
         state,
         (batch(step) for step in range(state.step, until)),
         step_loss or supervised_step(state.model, CODEC, CPU, "none"),
         schedule(per_epoch=per_epoch),
-        settings(**changes),
         on_row=(rows if rows is not None else []).append,
         save=save or (lambda state: None),
         watch=watch,
@@ -101,11 +103,12 @@ def test_training_lowers_the_loss_on_one_batch(tiny_model_spec: ModelSpec) -> No
     state, rows = fresh(tiny_model_spec), []
     step_loss = supervised_step(state.model, CODEC, CPU, "none")
     fit(
+        "train_x",
+        settings(),
         state,
         [batch(0)] * 60,
         step_loss,
         schedule(60),
-        settings(),
         on_row=rows.append,
         save=lambda state: None,
     )

@@ -11,7 +11,7 @@ import torch
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.params import load_params
-from pose.common.skeleton import COCO_17, build_skeleton
+from pose.common.skeleton import build_skeleton
 from pose.data import build
 from pose.engine import train
 from pose.engine import train as engine_train
@@ -20,12 +20,6 @@ from pose.models import build as models_build
 from pose.models.checkpoint import read_provenance, read_weights
 
 MOUSE = build_skeleton(("nose", "tail"), (), None, None, None)
-
-
-def test_half_bodies_are_those_of_the_skeleton(bent_params) -> None:
-    params = load_params(bent_params({"augment.half_body_prob": "0.3"}))
-    law = build.box_law(params, COCO_17)
-    assert (law.upper_body, law.lower_body) == (tuple(range(11)), tuple(range(11, 17)))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +32,7 @@ def test_half_bodies_are_those_of_the_skeleton(bent_params) -> None:
 def test_what_the_keypoints_cannot_give(bent_params, changes: dict, expected: str) -> None:
     params = load_params(bent_params({f"augment.{key}": v for key, v in changes.items()}))
     with pytest.raises(PoseError) as caught:
-        build.box_law(params, MOUSE)
+        build.check_augment(params.augment, MOUSE)
     assert str(caught.value).startswith(f"params.yaml: {expected}")
 
 
@@ -46,7 +40,7 @@ def test_more_keypoints_than_there_are_for_a_half_body(bent_params) -> None:
     changes = {"augment.half_body_prob": "0.3", "augment.min_keypoints": "1"}
     halved = replace(MOUSE, upper_body=(0,), lower_body=(1,))
     with pytest.raises(PoseError, match=r"half_body_min_keypoints = 9, but there are only 2"):
-        build.box_law(load_params(bent_params(changes)), halved)
+        build.check_augment(load_params(bent_params(changes)).augment, halved)
 
 
 @pytest.mark.parametrize(("kind", "maps"), [("gaussian", 2), ("combined", 6)])

@@ -20,11 +20,12 @@ from pose.crop_table import CropTable
 from pose.data.samples import TestSamples, test_loader
 from pose.engine import validation
 from pose.engine.ema import Average
-from pose.engine.fit import FitSettings, TrainState, fit, supervised_step
+from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import Schedule, build_adamw
 from pose.evaluation.coco_metrics import coco_eval, to_results
 from pose.evaluation.predict import Predictions, predict
 from pose.models.vit import ModelSpec, PoseModel
+from sections import DEFAULT, changed
 from tiny import TinyCoco
 
 STEPS, PER_EPOCH = 8, 2
@@ -88,11 +89,12 @@ def batch(step: int) -> list[torch.Tensor]:
 def train(state: TrainState, codec: UdpCodec, **others) -> None:
     torch.manual_seed(1)
     fit(
+        "x",
+        changed(DEFAULT.train, clip_grad_norm=1.0, log_steps=4, checkpoint_steps=100, batch_size=2),
         state,
         (batch(step) for step in range(STEPS)),
         supervised_step(state.model, codec, CPU, "none"),
         SCHEDULE,
-        FitSettings("x", 1.0, 4, 100, 2, "stop", 20),
         on_row=lambda row: None,
         save=lambda state: None,
         **others,

@@ -22,7 +22,7 @@ from pose.coco.images import Images
 from pose.common.errors import PoseError
 from pose.common.skeleton import COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec, write_shard
+from pose.crops.shards import CropSettings, write_shard
 from pose.evaluation import coco_metrics
 from pose.evaluation.predict import Predictions
 from tiny import SPLIT, TinyCoco
@@ -259,7 +259,7 @@ def test_ap_by_area_is_cocos(crop_table: CropTable, truth) -> None:
 
 
 @pytest.fixture
-def detected(tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec) -> CropTable:
+def detected(tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings) -> CropTable:
     """Two boxes round person 11, the second nearer; half a one round 13; one of nothing."""
     boxes = [
         (1, [35, 15, 50, 100], 0.9),
@@ -274,7 +274,7 @@ def detected(tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec) -> CropTa
     persons = read_detections(tmp_path / "boxes.json", truth.images, truth.category).persons
     (tmp_path / "detected").mkdir()
     found = Images(tiny_coco.root, SPLIT)
-    write_shard(tmp_path / "detected" / "0.arrow", found, persons, crop_spec)
+    write_shard(tmp_path / "detected" / "0.arrow", found, persons, crop_settings)
     return CropTable(tmp_path / "detected")
 
 

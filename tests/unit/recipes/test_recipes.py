@@ -17,13 +17,12 @@ import torch
 from dvc.utils.hydra import apply_overrides
 
 import apply
-from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.params import Params, load_params
 from pose.common.skeleton import COCO_17
 from pose.data import build
 from pose.engine import train
-from pose.engine.fit import FitSettings, TrainState, fit, supervised_step
+from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import build_adamw, parameter_groups
 from pose.models import build as models_build
 from pose.models.vit import PoseModel, build_on_meta
@@ -439,11 +438,12 @@ def test_a_step_of_the_shrunken_recipe(name: str) -> None:
     targets[..., 2] = 1.0
     rows: list[dict[str, float]] = []
     fit(
+        name,
+        law,
         TrainState(model, build_adamw(model, law.weight_decay, law.layer_decay, law.betas)),
         [(images, targets)],
         supervised_step(model, build.codec(params, COCO_17), torch.device("cpu"), law.amp),
         train.build_schedule(params, 1, 1, law.lr),
-        stage.pick(FitSettings, law, name=name),
         on_row=rows.append,
         save=lambda state: None,
     )

@@ -18,7 +18,7 @@ from pose.common.errors import PoseError
 from pose.common.params import load_params
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSpec
+from pose.crops.shards import CropSettings
 from pose.data.samples import TestSamples
 from pose.evaluation.coco_metrics import STATS
 from pose.evaluation.predict import Found, Predictions, nobody
@@ -41,14 +41,14 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def val(tiny_coco, crop_table: CropTable, crop_spec: CropSpec) -> evaluate.Val:
+def val(tiny_coco, crop_table: CropTable, crop_settings: CropSettings) -> evaluate.Val:
     found = read_annotations(tiny_coco.root, SPLIT, "person", None)
     truth = {
         "images": found.images,
         "annotations": found.annotations,
         "categories": [found.category.entry],
     }
-    samples = TestSamples(crop_table, crop_table.labelled(), 1.25, crop_spec.codec)
+    samples = TestSamples(crop_table, crop_table.labelled(), 1.25, crop_settings.codec)
     return evaluate.Val(samples, "ground truth", crop_table, truth, COCO_OKS_SIGMAS)
 
 
@@ -87,10 +87,10 @@ def test_perfect_poses(at_home: Path, params, val) -> None:
 
 
 def test_no_prediction_is_ap_0_with_a_reason(
-    at_home: Path, params, val, crop_spec: CropSpec
+    at_home: Path, params, val, crop_settings: CropSettings
 ) -> None:
     boxes = CropTable(val.persons.folder)  # a detector's, of which none was left
-    none = TestSamples(boxes, np.empty(0, np.intp), 1.25, crop_spec.codec)
+    none = TestSamples(boxes, np.empty(0, np.intp), 1.25, crop_settings.codec)
     empty = evaluate.Val(none, "detections.json", val.persons, val.truth, val.sigmas)
     metrics = written(at_home, params, empty, nobody(17))
     assert [metrics[name] for name in (*STATS, "PCK")] == [0.0] * 11

@@ -29,7 +29,7 @@ from pose.common.params import Params
 from pose.common.processes import worker_pool
 from pose.crop_table import CropTable
 from pose.crops import shards
-from pose.crops.shards import CropSpec
+from pose.crops.shards import CropSettings
 from pose.engine import checkpoint as engine_checkpoint
 from pose.models import checkpoint
 from pose.report import tables
@@ -194,13 +194,13 @@ def test_a_cut_shard_is_named(crop_table: CropTable, share: float) -> None:
 @pytest.mark.parametrize("suffix", [".arrow", ".json"])
 @pytest.mark.parametrize("share", [0, 0.5, 0.9])
 def test_a_cut_shard_of_a_killed_build_is_made_again(
-    tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec, suffix: str, share: float
+    tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, suffix: str, share: float
 ) -> None:
     persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     path = tmp_path / "val" / "00000.arrow"
 
     def build() -> bytes:
-        build_cache._shard_job(path, tiny_coco.root, SPLIT, persons, crop_spec)
+        build_cache._shard_job(path, tiny_coco.root, SPLIT, persons, crop_settings)
         return path.read_bytes() + path.with_suffix(".json").read_bytes()
 
     expected = build()
@@ -232,13 +232,16 @@ def test_a_cut_skeleton_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_clock_may_go_backwards(
-    tmp_path: Path, tiny_coco: TinyCoco, crop_spec: CropSpec, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_coco: TinyCoco,
+    crop_settings: CropSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing that is written knows the time."""
     persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     written = []
     for name in ("a", "b"):
-        shards.write_shard(tmp_path / name, Images(tiny_coco.root, SPLIT), persons, crop_spec)
+        shards.write_shard(tmp_path / name, Images(tiny_coco.root, SPLIT), persons, crop_settings)
         checkpoint.save_weights(tmp_path / f"{name}.st", {"a": torch.ones(2)}, {})
         written.append([(tmp_path / name).read_bytes(), (tmp_path / f"{name}.st").read_bytes()])
         hours = iter(range(10**9, 0, -3600))

@@ -12,24 +12,26 @@ from torch.amp import GradScaler
 
 from pose.codecs import gaussian
 from pose.codecs.udp import UdpCodec
+from pose.common.params import Ssl
 from pose.common.skeleton import COCO_17
 from pose.engine import losses
 from pose.engine.fit import Gradients
 from pose.evaluation.predict import predict_maps
 from pose.models.vit import ModelSpec, PoseModel, normalise
 from pose.ssl.consistency import Consistency, label_teacher, network_teacher
-from pose.ssl.hard_views import HardViews, PathSpec, draw_theta, stays_inside, warp_maps
+from pose.ssl.hard_views import HardViews, draw_theta, stays_inside, warp_maps
 from pose.ssl.students import Learners
-from pose.ssl.targets import Target, TargetLaw, ensemble_target, path_loss
+from pose.ssl.targets import Target, ensemble_target, path_loss
+from sections import DEFAULT, changed
 
 CPU = torch.device("cpu")
 SMALL_WH, SEED, WEIGHT = (12, 16), (3, 4), 0.7
 CODEC = UdpCodec("gaussian", (24, 32), SMALL_WH, 1.0, 0.0546875, COCO_17.flip_indices)
 
 
-def setup(spec: ModelSpec) -> tuple[PoseModel, list]:
+def setup(ssl: ModelSpec) -> tuple[PoseModel, list]:
     torch.manual_seed(0)
-    model = PoseModel(spec)
+    model = PoseModel(ssl)
     torch.nn.init.normal_(model.head.final_layer.weight)
     targets = torch.rand(2, 17, 3) * torch.tensor([11, 15, 1.0])
     targets[..., 2] = 1
@@ -38,42 +40,61 @@ def setup(spec: ModelSpec) -> tuple[PoseModel, list]:
     return model, [labelled, others]
 
 
-MULTIAUGS = TargetLaw("multiaugs", 0.5, 0.5, 0.4, 0.0, 0.1, 1.0)
-ENSEMBLE = replace(MULTIAUGS, loss="ensemble")
+MULTIAUGS, ENSEMBLE = "multiaugs", "ensemble"
 
 
-def paths(cut: int, occlude: int, out: int, mix: int, min_peak: float, *names: str) -> PathSpec:
+def paths(cut: int, occlude: int, out: int, mix: int, min_peak: float, *names: str) -> Ssl:
     """Counts of boxes by path; without names joco and jccm."""
-    names = names or ("joco", "jccm")
-    return PathSpec(names, 20.0, 0.15, 1.0, cut, occlude, out, mix, 2, 20, min_peak)
+    return changed(
+        DEFAULT.ssl,
+        paths=names or ("joco", "jccm"),
+        rotate_deg=20.0,
+        scale_factor=0.15,
+        affine_prob=1.0,
+        joint_cutout=cut,
+        joint_occlude=occlude,
+        cutout=out,
+        cutmix=mix,
+        randaugment_ops=2,
+        randaugment_magnitude=20,
+        min_peak=min_peak,
+        loss=MULTIAUGS,
+        teacher_weight=0.5,
+        temperature=0.5,
+        confidence_thr=0.4,
+        kl_weight=0.0,
+        kl_temperature=0.1,
+    )
 
 
-SPEC = paths(1, 1, 1, 1, 0.3)
+SSL = paths(1, 1, 1, 1, 0.3)
 
 
 def step_of(
     model: PoseModel,
-    spec: PathSpec,
+    ssl: Ssl,
     weight: float = WEIGHT,
-    law: TargetLaw = MULTIAUGS,
+    loss: str = MULTIAUGS,
     gradients: Gradients | None = None,
 ) -> Consistency:
     """Of one network that teaches itself; its weight rises over six steps."""
     gradients = gradients or Gradients(1, GradScaler(enabled=False))
     teacher = network_teacher(model, CODEC, CPU, "none", gradients)
     rise = lambda step: weight * (step + 1) / 6  # noqa: E731
-    return Consistency([model], [teacher], spec, law, CODEC, CPU, "none", SEED, rise, gradients)
+    return Consistency(
+        [model], [teacher], changed(ssl, loss=loss), CODEC, CPU, "none", SEED, rise, gradients
+    )
 
 
-@pytest.mark.parametrize("law", [MULTIAUGS, ENSEMBLE], ids=lambda law: law.loss)
-def test_micro_batches_add_up(tiny_model_spec: ModelSpec, law: TargetLaw) -> None:
+@pytest.mark.parametrize("loss", [MULTIAUGS, ENSEMBLE])
+def test_micro_batches_add_up(tiny_model_spec: ModelSpec, loss: str) -> None:
     """Persons of one micro-batch are covered by those of the other, as if there were one."""
-    spec = paths(2, 2, 1, 2, -1e9)
+    ssl = paths(2, 2, 1, 2, -1e9)
     found = []
     for accumulate in (1, 2):
         model, batch = setup(tiny_model_spec)
         parts = Gradients(accumulate, GradScaler(enabled=False))
-        rows = step_of(model, spec, 2.0, law, parts)(batch, 2)
+        rows = step_of(model, ssl, 2.0, loss, parts)(batch, 2)
         found.append((gradients(model), {name: float(value) for name, value in rows.items()}))
     (whole, row), (parts, other) = found
     assert other == pytest.approx(row, rel=1e-5)
@@ -85,7 +106,7 @@ def gradients(model: PoseModel) -> dict[str, torch.Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def summed_loss(model: PoseModel, batch, spec: PathSpec, step: int, attached: bool):
+def summed_loss(model: PoseModel, batch, ssl: Ssl, step: int, attached: bool):
     """Labelled loss + weight * sum over both paths, in one graph; teacher attached or not."""
     (images, targets), (others, _) = batch
     expected = gaussian.render_heatmaps(targets, SMALL_WH, 1.0)
@@ -94,15 +115,15 @@ def summed_loss(model: PoseModel, batch, spec: PathSpec, step: int, attached: bo
     teacher = predict_maps(model, CODEC, inputs, flip=True)
     teacher = teacher if attached else teacher.detach()
     peaks, heights = gaussian.argmax_decode(teacher.detach())
-    usable = heights > spec.min_peak
+    usable = heights > ssl.min_peak
     rng = np.random.default_rng([*SEED, step])
     joints = peaks.numpy().astype(float) * (23 / 11, 31 / 15)
-    hard = HardViews(rng, spec, joints, usable.numpy(), (24, 32))
-    theta = draw_theta(rng, spec, 2, (24, 32))
+    hard = HardViews(rng, ssl, joints, usable.numpy(), (24, 32))
+    theta = draw_theta(rng, ssl, 2, (24, 32))
     target = warp_maps(teacher, theta)
     paths = [
         losses.keypoint_mse(model(warp_maps(path(inputs), theta)), target, usable.float())
-        for path in (partial(hard.along, name) for name in spec.paths)
+        for path in (partial(hard.along, name) for name in ssl.paths)
     ]
     return supervised, sum(paths), WEIGHT * (step + 1) / 6
 
@@ -112,13 +133,13 @@ def test_the_gradient_is_that_of_the_sum_with_a_fixed_teacher(
     tiny_model_spec: ModelSpec, min_peak: float
 ) -> None:
     model, batch = setup(tiny_model_spec)
-    spec = paths(2, 1, 1, 1, min_peak)
-    rows = step_of(model, spec)(batch, 2)
+    ssl = paths(2, 1, 1, 1, min_peak)
+    rows = step_of(model, ssl)(batch, 2)
     found = gradients(model)
 
     def reference(attached: bool) -> dict[str, torch.Tensor]:
         model.zero_grad(set_to_none=True)
-        supervised, paths, weight = summed_loss(model, batch, spec, 2, attached)
+        supervised, paths, weight = summed_loss(model, batch, ssl, 2, attached)
         (supervised + weight * paths).backward()
         assert float(rows["loss"]) == pytest.approx(float(supervised.detach()), rel=1e-5)
         assert float(rows["loss_u"]) == pytest.approx(float(paths.detach()), rel=1e-5)
@@ -148,10 +169,10 @@ def test_unusable_joints_get_no_gradient(tiny_model_spec: ModelSpec) -> None:
 
 def test_a_weight_of_zero_leaves_the_labelled_loss_alone(tiny_model_spec: ModelSpec) -> None:
     model, batch = setup(tiny_model_spec)
-    step_of(model, SPEC, weight=0.0)(batch, 0)
+    step_of(model, SSL, weight=0.0)(batch, 0)
     found = gradients(model)
     model.zero_grad(set_to_none=True)
-    summed_loss(model, batch, SPEC, 0, False)[0].backward()
+    summed_loss(model, batch, SSL, 0, False)[0].backward()
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(found[name], gradient, atol=1e-7, rtol=1e-5)
 
@@ -161,17 +182,17 @@ def test_the_labels_as_teacher(tiny_model_spec: ModelSpec) -> None:
     model, (labelled, others) = setup(tiny_model_spec)
     others[1] = labelled[1].clone()
     others[1][:, 3:, 2] = 0
-    step = replace(step_of(model, SPEC), teachers=[label_teacher(CODEC)])
+    step = replace(step_of(model, SSL), teachers=[label_teacher(CODEC)])
     scene = step.scene(0, *others, 1)
     torch.testing.assert_close(scene.easy, CODEC.render(others[1]))
     assert scene.usable[:, :3].all()
     assert not scene.usable[:, 3:].any()
 
 
-def two_students(spec: ModelSpec, ema_decay: float = 0.0) -> tuple[Learners, Consistency, list]:
-    first, batch = setup(spec)
+def two_students(ssl: ModelSpec, ema_decay: float = 0.0) -> tuple[Learners, Consistency, list]:
+    first, batch = setup(ssl)
     torch.manual_seed(1)
-    second = PoseModel(spec)
+    second = PoseModel(ssl)
     torch.nn.init.normal_(second.head.final_layer.weight)
     learners = Learners([first, second], ema_decay)
     teaching = learners.averages if ema_decay else learners.students
@@ -226,30 +247,30 @@ def test_without_decay_there_are_no_averages(tiny_model_spec: ModelSpec) -> None
     assert {name.split(".")[0] for name in learners.state_dict()} == {"students"}
 
 
-def reference_ensemble(model: PoseModel, batch, spec: PathSpec, step: int) -> Target:
+def reference_ensemble(model: PoseModel, batch, ssl: Ssl, step: int) -> Target:
     """The target by hand: every path's maps at once."""
-    scene = step_of(model, spec).scene(0, *batch[1], step)
+    scene = step_of(model, ssl).scene(0, *batch[1], step)
     with torch.no_grad():
         maps = [
             model(warp_maps(scene.views.along(name, scene.everyone), scene.theta))
-            for name in spec.paths
+            for name in ssl.paths
         ]
     inside = stays_inside(scene.peaks, scene.theta, SMALL_WH)
-    return ensemble_target(scene.warped, torch.stack(maps).mean(0), inside, ENSEMBLE)
+    return ensemble_target(scene.warped, torch.stack(maps).mean(0), inside, ssl, CODEC.sigma)
 
 
 def test_the_ensemble_is_of_the_views_that_are_then_learnt_from(tiny_model_spec: ModelSpec) -> None:
     model, batch = setup(tiny_model_spec)
-    spec = paths(2, 1, 1, 1, -1e9, "joco", "jccm", "mu", "randaugment")
-    rows = step_of(model, spec, law=ENSEMBLE)(batch, 2)
+    ssl = paths(2, 1, 1, 1, -1e9, "joco", "jccm", "mu", "randaugment")
+    rows = step_of(model, ssl, loss=ENSEMBLE)(batch, 2)
     found = gradients(model)
-    target = reference_ensemble(model, batch, spec, 2)
+    target = reference_ensemble(model, batch, ssl, 2)
     model.zero_grad(set_to_none=True)
-    scene = step_of(model, spec).scene(0, *batch[1], 2)
+    scene = step_of(model, ssl).scene(0, *batch[1], 2)
     total = torch.zeros(())
-    for name in spec.paths:
+    for name in ssl.paths:
         heatmaps = model(warp_maps(scene.views.along(name, scene.everyone), scene.theta))
-        total = total + path_loss(heatmaps, target, ENSEMBLE)
+        total = total + path_loss(heatmaps, target, ssl)
     (images, targets), _ = batch
     expected = gaussian.render_heatmaps(targets, SMALL_WH, 1.0)
     supervised = losses.keypoint_mse(model(normalise(images)), expected, targets[..., 2])
@@ -291,12 +312,14 @@ def test_a_teacher_drops_no_blocks(tiny_model_spec: ModelSpec) -> None:
     assert not torch.equal(*noisy)
 
 
-@pytest.mark.parametrize("law", [MULTIAUGS, ENSEMBLE], ids=lambda law: law.loss)
-def test_memory_does_not_grow_with_paths(tiny_model_spec: ModelSpec, law: TargetLaw) -> None:
+@pytest.mark.parametrize("loss", [MULTIAUGS, ENSEMBLE])
+def test_memory_does_not_grow_with_paths(tiny_model_spec: ModelSpec, loss: str) -> None:
     model, batch = setup(tiny_model_spec)
     names = ("jc", "jo", "joco", "jccm")
     found = [
-        kept_at_once(model, batch, step_of(model, paths(1, 1, 1, 1, 0.3, *names[:count]), law=law))
+        kept_at_once(
+            model, batch, step_of(model, paths(1, 1, 1, 1, 0.3, *names[:count]), loss=loss)
+        )
         for count in (1, 2, 4)
     ]
     assert found[0] == found[1] == found[2] > 0

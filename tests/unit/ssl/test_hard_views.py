@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from pose.codecs import gaussian, geometry
+from pose.common.params import Ssl
 from pose.ssl.hard_views import (
     PATHS,
     HardViews,
-    PathSpec,
     draw_box,
     draw_theta,
     rigid_theta,
@@ -20,9 +18,11 @@ from pose.ssl.hard_views import (
     warp_maps,
 )
 from pose.ssl.randaugment import OPERATIONS, randaugment
+from sections import DEFAULT, changed
 
 INPUT_WH, MAP_WH = (72, 96), (36, 48)
-SPEC = PathSpec(
+SSL = changed(
+    DEFAULT.ssl,
     paths=("joco", "jccm"),
     rotate_deg=20.0,
     scale_factor=0.15,
@@ -88,7 +88,7 @@ def test_image_and_heatmap_share_theta(angle: float, scale: float) -> None:
 
 def test_draw_theta_laws() -> None:
     """Share, spread and clip of turns and zooms, read back from theta."""
-    theta = draw_theta(np.random.default_rng(0), SPEC, 4000, INPUT_WH).double().numpy()
+    theta = draw_theta(np.random.default_rng(0), SSL, 4000, INPUT_WH).double().numpy()
     aspect = 95 / 71
     c, s = theta[:, 0, 0], theta[:, 0, 1] / aspect
     angle, zoom = np.degrees(np.arctan2(s, c)), np.hypot(c, s)
@@ -105,7 +105,7 @@ def test_draw_theta_laws() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_does_not_move_a_picture(dtype: torch.dtype) -> None:
-    maps, theta = torch.rand(2, 3, 95, 71), draw_theta(np.random.default_rng(1), SPEC, 2, (71, 95))
+    maps, theta = torch.rand(2, 3, 95, 71), draw_theta(np.random.default_rng(1), SSL, 2, (71, 95))
     expected = warp_maps(maps, theta)
     with torch.autocast("cpu", dtype=dtype):
         found = warp_maps(maps, theta)
@@ -129,10 +129,10 @@ def test_boxes_scale_with_the_input_and_stay_inside() -> None:
             assert 0 <= columns.start <= columns.stop <= 72
 
 
-def views(seed: int, joints, usable=None, spec: PathSpec = SPEC) -> HardViews:
+def views(seed: int, joints, usable=None, ssl: Ssl = SSL) -> HardViews:
     joints = np.array(joints, float)
     usable = np.ones(joints.shape[:2], bool) if usable is None else np.array(usable)
-    return HardViews(np.random.default_rng(seed), spec, joints, usable, INPUT_WH)
+    return HardViews(np.random.default_rng(seed), ssl, joints, usable, INPUT_WH)
 
 
 @pytest.mark.parametrize("joint", [(20.0, 80.0), (50.0, 30.0), (36.0, 48.0)])
@@ -154,8 +154,8 @@ def test_joint_cutout_blanks_around_x_y(joint) -> None:
 def test_only_usable_joints_are_cut_and_each_once() -> None:
     joints = [[(10, 10), (60, 10), (10, 80), (60, 80)]]
     usable = [[False, True, True, False]]
-    spec = replace(SPEC, joint_cutout=4)
-    out = views(0, joints, usable, spec).joint_cutout(torch.ones(1, 3, 96, 72))[0, 0]
+    ssl = changed(SSL, joint_cutout=4)
+    out = views(0, joints, usable, ssl).joint_cutout(torch.ones(1, 3, 96, 72))[0, 0]
     assert (out[:48, 36:] == 0).any()
     assert (out[48:, :36] == 0).any()
     assert (out[:48, :36] == 1).all()
@@ -263,10 +263,10 @@ def test_randaugment_of_nothing_is_the_image_on_grey_levels() -> None:
 
 def test_randaugments_box_scales_with_the_input() -> None:
     """At magnitude 20 of 30 its side is up to 53 pixels at width 192, 20 at 72."""
-    spec = replace(SPEC, randaugment_ops=0)
+    ssl = changed(SSL, randaugment_ops=0)
     sides = []
     for seed in range(200):
-        out = views(seed, np.zeros((1, 1, 2)), spec=spec).randaugment(torch.ones(1, 3, 96, 72))
+        out = views(seed, np.zeros((1, 1, 2)), ssl=ssl).randaugment(torch.ones(1, 3, 96, 72))
         y, x = np.nonzero((out[0] == 0).all(0).numpy())
         sides += [np.ptp(y) + 1, np.ptp(x) + 1] if len(y) else []
     assert 18 <= max(sides) <= 20

@@ -9,19 +9,28 @@ import torch
 from torch import Tensor
 
 from pose.codecs.gaussian import render_heatmaps
+from pose.common.params import Ssl
 from pose.engine.losses import keypoint_mse
 from pose.ssl.targets import (
     Target,
-    TargetLaw,
     easy_target,
     ensemble_target,
     path_loss,
     sharpened,
     softmax_kl,
 )
+from sections import DEFAULT, changed
 
 SIZE_WH, SIGMA = (36, 48), 2.0
-LAW = TargetLaw("ensemble", 0.5, 0.5, 0.4, 0.0, 0.1, SIGMA)
+ENSEMBLE = changed(
+    DEFAULT.ssl,
+    loss="ensemble",
+    teacher_weight=0.5,
+    temperature=0.5,
+    confidence_thr=0.4,
+    kl_weight=0.0,
+    kl_temperature=0.1,
+)
 INSIDE = torch.ones(1, 1, dtype=torch.bool)
 
 
@@ -35,8 +44,8 @@ def mean_of(*maps: Tensor) -> Tensor:
     return torch.stack(maps).mean(0)
 
 
-def target_of(easy: Tensor, *hard: Tensor, law: TargetLaw = LAW) -> Target:
-    return ensemble_target(easy, mean_of(*hard), INSIDE, law)
+def target_of(easy: Tensor, *hard: Tensor, ssl: Ssl = ENSEMBLE) -> Target:
+    return ensemble_target(easy, mean_of(*hard), INSIDE, ssl, SIGMA)
 
 
 def test_a_gaussian_is_confident_where_a_softmax_never_is() -> None:
@@ -51,7 +60,7 @@ def test_disagreeing_paths_are_all_taught_and_the_target_is_fixed() -> None:
     target = target_of(easy, *paths)
     assert float(target.confidence) > 0.5
     assert not any(t.requires_grad for t in (target.maps, target.weights, target.confidence))
-    loss = sum(path_loss(path, target, LAW) for path in paths)
+    loss = sum(path_loss(path, target, ENSEMBLE) for path in paths)
     loss.backward()
     assert float(loss.detach()) > 0
     assert easy.grad is None
@@ -60,16 +69,16 @@ def test_disagreeing_paths_are_all_taught_and_the_target_is_fixed() -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.25])
 def test_agreement_is_a_fixed_point(temperature: float) -> None:
-    law = replace(LAW, temperature=temperature)
+    ssl = changed(ENSEMBLE, temperature=temperature)
     for (x, y), limit in (((18, 24), 1e-6), ((18.4, 24.3), 1e-5)):
         path = blob(x, y).requires_grad_()
-        target = target_of(path, path, path, law=law)
-        loss = path_loss(path, target, law)
+        target = target_of(path, path, path, ssl=ssl)
+        loss = path_loss(path, target, ssl)
         loss.backward()
         assert float(loss.detach()) < limit
         if limit == 1e-6:
             assert float(path.grad.norm()) < 1e-5
-    shifted = path_loss(blob(22, 24), target_of(blob(18, 24), blob(18, 24), law=law), law)
+    shifted = path_loss(blob(22, 24), target_of(blob(18, 24), blob(18, 24), ssl=ssl), ssl)
     assert float(shifted) > 1e-3
 
 
@@ -78,14 +87,14 @@ def test_also_at_the_border(centre: tuple[int, int], limit: float) -> None:
     """On an edge the mirror is right; near one it draws the peak to it, by a cell at most."""
     path = blob(*centre)
     target = target_of(path, path)
-    assert float(path_loss(path, target, LAW)) < limit
+    assert float(path_loss(path, target, ENSEMBLE)) < limit
     y, x = divmod(int(target.maps.argmax()), SIZE_WH[0])
     assert max(abs(x - centre[0]), abs(y - centre[1])) <= 1
 
 
 def test_without_the_blur_it_is_none() -> None:
     path = blob(18, 24)
-    plain = (path / path.amax()) ** (1 / LAW.temperature)
+    plain = (path / path.amax()) ** (1 / ENSEMBLE.temperature)
     assert float(keypoint_mse(path, plain, torch.ones(1, 1))) > 1e-4
 
 
@@ -118,20 +127,20 @@ def test_confidence_rises_with_the_peak_and_falls_with_disagreement() -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
 def test_a_view_alone_is_as_confident_as_its_share(share: float) -> None:
-    law = replace(LAW, teacher_weight=share)
-    target = target_of(blob(8, 8), blob(28, 40), blob(28, 8), law=law)
+    ssl = changed(ENSEMBLE, teacher_weight=share)
+    target = target_of(blob(8, 8), blob(28, 40), blob(28, 8), ssl=ssl)
     assert float(target.confidence) == pytest.approx(max(share, (1 - share) / 2), abs=1e-3)
-    above = replace(law, confidence_thr=float(target.confidence) + 0.01)
-    assert float(target_of(blob(8, 8), blob(28, 40), blob(28, 8), law=above).weights) == 0
+    above = changed(ssl, confidence_thr=float(target.confidence) + 0.01)
+    assert float(target_of(blob(8, 8), blob(28, 40), blob(28, 8), ssl=above).weights) == 0
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 1e-4])
 def test_empty_maps_ask_for_nothing(kl_weight: float) -> None:
-    law = replace(LAW, kl_weight=kl_weight)
+    ssl = changed(ENSEMBLE, kl_weight=kl_weight)
     empty = torch.zeros(1, 1, 48, 36, requires_grad=True)
-    target = target_of(empty, empty, empty, law=law)
+    target = target_of(empty, empty, empty, ssl=ssl)
     assert float(target.confidence) == float(target.weights) == 0
-    loss = path_loss(empty, target, law)
+    loss = path_loss(empty, target, ssl)
     loss.backward()
     assert float(loss.detach()) == 0
     assert torch.equal(empty.grad, torch.zeros_like(empty))
@@ -141,24 +150,24 @@ def test_empty_maps_ask_for_nothing(kl_weight: float) -> None:
 def test_masked_keypoints_get_no_gradient_and_weights_scale() -> None:
     maps = torch.cat([blob(18, 24, 0.3), blob(18, 24, 0.9), blob(18, 24, 0.9)], 1)
     inside = torch.tensor([[True, True, False]])
-    target = ensemble_target(maps, maps, inside, LAW)
+    target = ensemble_target(maps, maps, inside, ENSEMBLE, SIGMA)
     torch.testing.assert_close(target.weights, torch.tensor([[0.0, 0.9, 0.0]]))
     path = torch.zeros_like(maps).requires_grad_()
-    path_loss(path, target, replace(LAW, kl_weight=1e-4)).backward()
+    path_loss(path, target, changed(ENSEMBLE, kl_weight=1e-4)).backward()
     by_keypoint = path.grad.abs().sum((0, 2, 3))
     assert by_keypoint[0] == by_keypoint[2] == 0
     assert by_keypoint[1] > 0
     double = replace(target, weights=2 * target.weights)
-    once, twice = (path_loss(path.detach(), t, LAW) for t in (target, double))
+    once, twice = (path_loss(path.detach(), t, ENSEMBLE) for t in (target, double))
     assert float(twice) == pytest.approx(2 * float(once))
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 1e-4])
 def test_an_empty_student_is_drawn_up(kl_weight: float) -> None:
-    law = replace(LAW, kl_weight=kl_weight)
-    target = target_of(blob(18, 24), blob(18, 24), law=law)
+    ssl = changed(ENSEMBLE, kl_weight=kl_weight)
+    target = target_of(blob(18, 24), blob(18, 24), ssl=ssl)
     path = torch.zeros(1, 1, 48, 36, requires_grad=True)
-    loss = path_loss(path, target, law)
+    loss = path_loss(path, target, ssl)
     loss.backward()
     assert float(loss.detach()) > 1e-4
     assert float(path.grad[0, 0, 24, 18]) < 0
@@ -201,5 +210,5 @@ def test_multiaugs_takes_the_easy_map_as_it_is() -> None:
     target = easy_target(easy, weights)
     assert torch.equal(target.maps, easy)
     assert float(target.confidence) == pytest.approx(0.6)
-    loss = path_loss(blob(20, 24), target, replace(LAW, loss="multiaugs"))
+    loss = path_loss(blob(20, 24), target, changed(ENSEMBLE, loss="multiaugs"))
     assert float(loss) == pytest.approx(float(keypoint_mse(blob(20, 24), easy, weights)))

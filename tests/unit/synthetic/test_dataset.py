@@ -14,20 +14,27 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from pose.common.params import Synthetic
 from pose.common.skeleton import COCO_17
 from pose.synthetic import body, dataset
 from pose.synthetic import painter as synthetic_painter
 from pose.synthetic.canvas import Canvas
 
-SPEC = dataset.SyntheticSpec(
-    train_images=6,
-    val_images=3,
-    unlabelled_fraction=0.5,
-    image_wh=(480, 360),
-    jpeg_quality=90,
-    seed=3,
-)
 IMAGE_WH = (480, 360)
+
+
+def rendered(train: int, val: int, fraction: float, seed: int) -> Synthetic:
+    return Synthetic(
+        seed=seed,
+        train_images=train,
+        val_images=val,
+        unlabelled_fraction=fraction,
+        image_size=IMAGE_WH,
+        jpeg_quality=90,
+    )
+
+
+SETTINGS = rendered(6, 3, 0.5, seed=3)
 ZIPS = ("annotations_trainval2017.zip", "train2017.zip", "val2017.zip")
 
 
@@ -38,7 +45,7 @@ def digests(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("one")
-    dataset.write_coco_zips(path, SPEC, workers=1)
+    dataset.write_coco_zips(path, SETTINGS, workers=1)
     return path
 
 
@@ -67,8 +74,8 @@ def table(annotation: dict[str, Any]) -> np.ndarray:
 
 def test_same_bytes_again_and_with_two_workers(folder: Path, tmp_path: Path) -> None:
     steps: list[int] = []
-    dataset.write_coco_zips(tmp_path / "again", SPEC, 1, steps.append)
-    dataset.write_coco_zips(tmp_path / "two", SPEC, 2)
+    dataset.write_coco_zips(tmp_path / "again", SETTINGS, 1, steps.append)
+    dataset.write_coco_zips(tmp_path / "two", SETTINGS, 2)
     assert sum(steps) == 9
     assert list(digests(folder)) == list(ZIPS)  # nothing temporary stays
     assert digests(tmp_path / "again") == digests(folder)
@@ -76,7 +83,7 @@ def test_same_bytes_again_and_with_two_workers(folder: Path, tmp_path: Path) -> 
 
 
 def test_another_seed_gives_other_images(folder: Path, tmp_path: Path) -> None:
-    other = dataset.SyntheticSpec(1, 1, 0.5, IMAGE_WH, 90, seed=4)
+    other = rendered(1, 1, 0.5, seed=4)
     dataset.write_coco_zips(tmp_path, other, 1)
     name = "train2017/000000000001.jpg"
     with zipfile.ZipFile(folder / ZIPS[1]) as a, zipfile.ZipFile(tmp_path / ZIPS[1]) as b:
@@ -114,8 +121,8 @@ def test_ids_are_unique_over_both_splits(folder: Path) -> None:
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (1.0, 6)])
 def test_unlabelled_images_carry_boxes_only(tmp_path: Path, fraction: float, expected: int) -> None:
-    spec = dataset.SyntheticSpec(6, 3, fraction, IMAGE_WH, 90, seed=3)
-    counts = dataset.write_coco_zips(tmp_path, spec, 1)
+    settings = rendered(6, 3, fraction, seed=3)
+    counts = dataset.write_coco_zips(tmp_path, settings, 1)
     train, val = document(tmp_path, "train2017"), document(tmp_path, "val2017")
     without = {a["image_id"] for a in train["annotations"]} - {
         a["image_id"] for a in train["annotations"] if a["num_keypoints"]
