@@ -1,6 +1,6 @@
-"""What the report reads, made small and without training: five mice, a random model, tables.
+"""A small project for the report stage, without training: five mice, a random model, tables.
 
-No test itself. Names are hostile: page and Markdown have to show them as they are.
+Names contain HTML and Markdown: the page has to show them literally.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def set_params(path: Path, values: dict[str, Any]) -> None:
 
 
 def build(folder: Path) -> None:
-    """All that stages/report.py reads, in `folder`."""
+    """Write all files that stages/report.py reads into `folder`."""
     limbs = tuple((a - 1, b - 1) for a, b in LIMBS)
     skeleton = build_skeleton(NAMES, limbs, None, None, None)
     for name in ("params.yaml", "dvc.yaml"):
@@ -135,7 +135,7 @@ def _write_metrics(metrics: Path) -> None:
 
 
 def ablation() -> pd.DataFrame:
-    """Two models, two decoders, three views, and an ensemble."""
+    """Two models x two decoders x three test-time augmentations, and an ensemble."""
     rows = [
         {"model": model, "decoder": decoder, "tta": tta, "AP": round(ap + up + more, 4)}
         for model, ap in (("phase2", 0.40), ("ssl", 0.45))
@@ -148,7 +148,7 @@ def ablation() -> pd.DataFrame:
 
 
 def empty_tables(folder: Path) -> None:
-    """What evaluate leaves where val has no annotations: headers, and a headline without AP."""
+    """Replace the tables by those that evaluate writes if val has no annotations: headers only."""
     for path in (folder / "metrics/evaluate").glob("*.csv"):
         path.write_text(path.read_text().splitlines()[0] + "\n")
     headline = {"boxes": "dets.json", "scored": False, "poses": 7}

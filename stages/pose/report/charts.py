@@ -1,7 +1,4 @@
-"""The report's charts, each with what it says in words, and the tables behind them.
-
-No stage itself.
-"""
+"""The report's charts, each with a description, a caption and the table behind it."""
 
 from __future__ import annotations
 
@@ -12,128 +9,133 @@ import pandas as pd
 
 from pose.report import svg_charts
 from pose.report.page import Block, Picture, Pictures, Text
-from pose.report.tables import frame
+from pose.report.tables import metric_table
 
 PHASES = {"train_phase1": "phase 1", "train_phase2": "phase 2", "train_ssl": "SSL"}
 
-# of a training stage's plots: file, what it is, the axis' scale
+# Of the plots of a training stage: file name, title, scale of the y axis.
 CURVES = (
     ("loss", "Training loss, heatmap MSE", "log"),
     ("lr", "Learning rate", "linear"),
     ("grad_norm", "Gradient norm before clipping, L2", "log"),
     ("val_AP", "AP on val while training", "linear"),
 )
-THRESHOLDS = (0.5, 0.75, 0.9)  # OKS, of the precision-recall curves drawn
+OKS_THRESHOLDS = (0.5, 0.75, 0.9)  # of the precision-recall curves
 
 
 def training(metrics: Path) -> tuple[Block, ...]:
-    """Curves of the three phases, end to end; a phase of no epochs has none."""
-    drawn = []
+    """Curves of the three phases, one after the other; a phase of 0 epochs has no curve."""
+    pictures = []
     for name, title, scale in CURVES:
-        found = {
+        tables = {
             label: pd.read_csv(path, sep="\t")
             for stage, label in PHASES.items()
             if (path := metrics / stage / "plots" / "metrics" / f"{name}.tsv").exists()
         }
-        found = {label: table for label, table in found.items() if len(table)}
-        if found:
-            drawn.append(_curve(name, title, scale, found))
-    if not drawn:
-        return (Text(("Nothing was trained: no phase has epochs.",)),)
-    return (Pictures(tuple(drawn)),)
+        tables = {label: table for label, table in tables.items() if len(table)}
+        if tables:
+            pictures.append(_training_curve(name, title, scale, tables))
+    if not pictures:
+        return (Text(("There are no training curves: every phase has 0 epochs.",)),)
+    return (Pictures(tuple(pictures)),)
 
 
-def _curve(name: str, title: str, scale: str, tables: dict[str, pd.DataFrame]) -> Picture:
+def _training_curve(name: str, title: str, scale: str, tables: dict[str, pd.DataFrame]) -> Picture:
     values = {label: table.iloc[:, 1].tolist() for label, table in tables.items()}
     ends = ", ".join(f"{label} from {y[0]:.3g} to {y[-1]:.3g}" for label, y in values.items())
-    chart = svg_charts.lines(svg_charts.end_to_end(tables), "step", title, scale)
+    chart = svg_charts.lines(svg_charts.concatenate_phases(tables), "step", title, scale)
     return Picture(f"train_{name}.svg", chart, f"{title} over steps: {ends}", f"{title}.")
 
 
 def errors(table: pd.DataFrame) -> tuple[Block, ...]:
-    """Share of each kind of error; Ronchi & Perona 2017 name the kinds."""
-    said = ", ".join(f"{row.kind} {row.share:.1%}" for row in table.itertuples())
+    """Share of keypoints by kind of error; the kinds are those of Ronchi & Perona 2017."""
+    shares = ", ".join(f"{row.kind} {row.share:.1%}" for row in table.itertuples())
     chart = svg_charts.bars(table["kind"].tolist(), table["share"].tolist(), "share of keypoints")
     picture = Picture(
         "errors.svg",
         chart,
-        f"Share of keypoints by kind of error: {said}",
-        "Jitter: near the right place; inversion: another keypoint of this person; swap: a "
-        "keypoint of another person; miss: near none (Ronchi & Perona 2017).",
+        f"Share of keypoints by kind of error: {shares}",
+        "Jitter: close to the right keypoint; inversion: at another keypoint of the same person; "
+        "swap: at a keypoint of another person; miss: close to no keypoint (Ronchi & Perona 2017).",
     )
-    gains = frame("AP gained if this kind were corrected", table, "kind", ("share", "ap_gain"))
+    gains = metric_table(
+        "AP gain if all errors of this kind were corrected", table, "kind", ("share", "ap_gain")
+    )
     return Pictures((picture,)), gains
 
 
 def keypoints(table: pd.DataFrame) -> tuple[Block, ...]:
-    """Share found of each, and its other measures."""
+    """Share of each keypoint that was found, and its other metrics."""
     order = table.sort_values("found", kind="stable").to_dict("records")
     low, high = order[0], order[-1]
     picture = Picture(
         "keypoints.svg",
         svg_charts.bars(table["keypoint"].tolist(), table["found"].tolist(), "share found"),
-        f"Share found of each keypoint, from {low['keypoint']} {low['found']:.2f} to "
+        f"Share found per keypoint, from {low['keypoint']} {low['found']:.2f} to "
         f"{high['keypoint']} {high['found']:.2f}",
-        "Found: similarity to its own truth above 0.5.",
+        "Found: keypoint similarity to the ground truth above 0.5.",
     )
     columns = ("labelled", "found", "AP", "PCK", "oks")
-    return Pictures((picture,)), frame("Each keypoint alone", table, "keypoint", columns)
+    return Pictures((picture,)), metric_table("Metrics per keypoint", table, "keypoint", columns)
 
 
 def groups(table: pd.DataFrame) -> tuple[Block, ...]:
-    """AP of the persons of a size, with so much occlusion, in such a crowd."""
+    """AP by size, by occlusion and by crowding of the people."""
     names = [f"{row.group}: {row.bin}" for row in table.itertuples()]
     aps = table["AP"].where(table["AP"] >= 0)
-    said = ", ".join(f"{name} {ap:.2f}" for name, ap in zip(names, aps, strict=True) if ap >= 0)
+    shown = ", ".join(f"{name} {ap:.2f}" for name, ap in zip(names, aps, strict=True) if ap >= 0)
     picture = Picture(
         "groups.svg",
         svg_charts.bars(names, aps.tolist(), "AP"),
-        f"AP by group: {said}",
-        "A group without persons has no bar.",
+        f"AP by group: {shown}",
+        "A group without people has no bar.",
     )
-    rows = table.assign(name=names)
-    return Pictures((picture,)), frame("Groups of persons", rows, "name", ("persons", "AP", "oks"))
+    rows = table.assign(group=names)
+    columns = ("persons", "AP", "oks")
+    return Pictures((picture,)), metric_table("Metrics per group of people", rows, "group", columns)
 
 
-def scores(pr: pd.DataFrame, oks: pd.DataFrame, calibration: pd.DataFrame) -> tuple[Block, ...]:
-    """Precision over recall, share of persons over OKS, and whether scores are honest."""
-    drawn = [_precision(pr), _shares(oks)]
+def curves(pr: pd.DataFrame, oks: pd.DataFrame, calibration: pd.DataFrame) -> tuple[Block, ...]:
+    """Precision over recall, share of people over OKS, and the reliability diagram of scores."""
+    pictures = [_precision_recall(pr), _oks_distribution(oks)]
     if calibration["count"].sum():
-        drawn.append(_calibration(calibration))
-    return (Pictures(tuple(drawn)),)
+        pictures.append(_reliability(calibration))
+    return (Pictures(tuple(pictures)),)
 
 
-def _precision(pr: pd.DataFrame) -> Picture:
-    curves, said = {}, []
-    for threshold in THRESHOLDS:
+def _precision_recall(pr: pd.DataFrame) -> Picture:
+    curves, means = {}, []
+    for threshold in OKS_THRESHOLDS:
         part = pr[(pr["oks_thr"] - threshold).abs() < 1e-6]
         curves[f"OKS {threshold}"] = part["recall"].to_numpy(), part["precision"].to_numpy()
-        said.append(f"{part['precision'].mean():.2f} at OKS {threshold}")
+        means.append(f"{part['precision'].mean():.2f} at OKS {threshold}")
     return Picture(
         "precision_recall.svg",
         svg_charts.lines(curves, "recall", "precision"),
-        f"Precision over recall; mean precision {', '.join(said)}",
+        f"Precision over recall; mean precision {', '.join(means)}",
         "Precision over recall, as COCOeval interpolates it.",
     )
 
 
-def _shares(oks: pd.DataFrame) -> Picture:
+def _oks_distribution(oks: pd.DataFrame) -> Picture:
     x, y = oks["oks_thr"].to_numpy(), oks["share"].to_numpy()
     half = float(y[np.abs(x - 0.5).argmin()])
     return Picture(
         "oks.svg",
         svg_charts.lines({"persons": (x, y)}, "OKS", "share of persons at or above"),
-        f"Share of persons at or above an OKS; {half:.0%} reach 0.5",
-        "Share of persons whose OKS is at least this.",
+        f"Share of people at or above an OKS; {half:.0%} reach 0.5",
+        "Share of people whose OKS is at least this.",
     )
 
 
-def _calibration(table: pd.DataFrame) -> Picture:
+def _reliability(table: pd.DataFrame) -> Picture:
     filled = table[table["count"] > 0]
     gap = (filled["score"] - filled["oks"]).abs() * filled["count"] / filled["count"].sum()
     return Picture(
         "calibration.svg",
         svg_charts.calibration(filled["score"].to_numpy(), filled["oks"].to_numpy()),
-        f"Mean OKS over mean score, {len(filled)} bins; expected gap {gap.sum():.3f}",
-        "Do scores promise what OKS keeps? On the dotted line they do.",
+        f"Mean OKS against mean score, {len(filled)} bins; expected calibration error "
+        f"{gap.sum():.3f}",
+        "Reliability diagram: mean OKS against mean score per bin. Calibrated scores lie on the "
+        "dotted line.",
     )

@@ -1,7 +1,4 @@
-"""The report's pictures of persons: predicted poses by OKS, and heatmaps beside their targets.
-
-No stage itself.
-"""
+"""The report's pictures of people: predicted poses by OKS, and heatmaps beside their targets."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,28 +21,30 @@ from pose.draw import caption, draw_heatmap, draw_pose, encode_jpeg, enlarge, gr
 from pose.models.build import build_model
 from pose.models.checkpoint import load_model
 from pose.models.vit import normalise
-from pose.report.page import Picture
+from pose.report.page import Picture, Table
 
-CELL = 220  # pixels, height of a person in a picture
-SIDES = "The person's left is blue, right is orange; only labelled keypoints are drawn."
+CELL = 220  # pixels: height of the view of one person
+LEGEND = "The person's left is blue, right is orange; only labelled keypoints are drawn."
 
 
 @dataclass(frozen=True)
 class Person:
-    """A labelled person of val: its row in the cache, the pose found (K, 2) or None, its OKS."""
+    """A labelled person of val and its prediction."""
 
-    row: int
-    keypoints: NDArray[np.float64] | None
+    row: int  # of the cache
+    keypoints: NDArray[np.float64] | None  # (K, 2) in image pixels; None without a box
     oks: float
 
 
 def read_people(path: Path) -> list[Person]:
-    """Each labelled person of val with its prediction, the lowest OKS first."""
+    """The labelled people of val with their predictions, the lowest OKS first."""
     people = [
         Person(
-            one["row"], None if one["keypoints"] is None else np.array(one["keypoints"]), one["oks"]
+            row=record["row"],
+            keypoints=None if record["keypoints"] is None else np.array(record["keypoints"]),
+            oks=record["oks"],
         )
-        for one in read_json(path)
+        for record in read_json(path)
     ]
     return sorted(people, key=lambda person: (person.oks, person.row))
 
@@ -54,32 +52,27 @@ def read_people(path: Path) -> list[Person]:
 def overlays(
     people: Sequence[Person], table: CropTable, skeleton: Skeleton, count: int
 ) -> list[Picture]:
-    """`count` persons each: drawn at random, the worst, around the median, the best."""
-    drawn = np.sort(np.random.default_rng(0).permutation(len(people))[:count])
+    """Four pictures of `count` people each: random, lowest OKS, around the median, highest OKS."""
+    random = np.sort(np.random.default_rng(0).permutation(len(people))[:count])
     middle = max(0, len(people) // 2 - count // 2)
-    chosen = {
-        ("poses", "Persons drawn at random"): [people[i] for i in drawn],
-        ("worst", "The worst"): people[:count],
-        ("median", "Around the median"): people[middle : middle + count],
-        ("best", "The best"): people[-count:],
+    selections = {
+        ("poses", "Randomly selected people"): [people[i] for i in random],
+        ("worst", "The worst predictions"): people[:count],
+        ("median", "Predictions around the median"): people[middle : middle + count],
+        ("best", "The best predictions"): people[-count:],
     }
-    return [
-        _overlay(f"{name}.jpg", title, some, table, skeleton)
-        for (name, title), some in chosen.items()
-    ]
+    pictures = []
+    for (name, title), selected in selections.items():
+        sheet = grid([_overlay(person, table, skeleton) for person in selected], columns=6)
+        values = f"OKS {selected[0].oks:.2f} to {selected[-1].oks:.2f}"
+        alt = f"{title}: {len(selected)} poses drawn over the image, {values}"
+        picture = Picture(f"{name}.jpg", encode_jpeg(sheet), alt, f"{title}, {values}. {LEGEND}")
+        pictures.append(picture)
+    return pictures
 
 
-def _overlay(
-    name: str, title: str, people: Sequence[Person], table: CropTable, skeleton: Skeleton
-) -> Picture:
-    sheet = grid([_view(person, table, skeleton) for person in people], columns=6)
-    values = f"OKS {people[0].oks:.2f} to {people[-1].oks:.2f}"
-    alt = f"{title}: {len(people)} persons with predicted poses, {values}"
-    return Picture(name, encode_jpeg(sheet), alt, f"{title}, {values}. {SIDES}")
-
-
-def _view(person: Person, table: CropTable, skeleton: Skeleton) -> NDArray[np.uint8]:
-    """The person's surroundings with the predicted pose, its OKS above."""
+def _overlay(person: Person, table: CropTable, skeleton: Skeleton) -> NDArray[np.uint8]:
+    """The image around the person's box with the predicted pose, its OKS above."""
     crop, corner = table.crop(person.row), table.crop_xy[person.row]
     x, y, w, h = table.bbox_xywh[person.row] - [*corner, 0, 0]
     margin = 0.12 * h
@@ -90,43 +83,56 @@ def _view(person: Person, table: CropTable, skeleton: Skeleton) -> NDArray[np.ui
         return caption(enlarge(view, CELL), "no box")
     points = (person.keypoints - corner - first + 0.5) * (CELL / view.shape[0]) - 0.5
     labelled = table.keypoints[person.row][:, 2] > 0
-    drawn = draw_pose(enlarge(view, CELL), skeleton, points, labelled, 2)
-    return caption(drawn, f"OKS {person.oks:.2f}")
+    overlay = draw_pose(enlarge(view, CELL), skeleton, points, labelled, 2)
+    return caption(overlay, f"OKS {person.oks:.2f}")
+
+
+def worst_table(people: Sequence[Person], table: CropTable, count: int) -> Table:
+    """Annotation id, image id and OKS of the first `count` people."""
+    rows = [
+        (str(table.ann_id[person.row]), str(table.image_id[person.row]), f"{person.oks:.3f}")
+        for person in people[:count]
+    ]
+    return Table("The worst predictions: COCO ids", ("annotation", "image", "OKS"), rows)
 
 
 def heatmaps(
     params: Params, skeleton: Skeleton, table: CropTable, people: Sequence[Person], weights: Path
 ) -> Picture:
-    """Input, predicted maps and target of params.report.heatmaps persons, from worst to best OKS.
+    """Input, predicted and target heatmaps of params.report.heatmaps people.
 
-    The model sees each once, without flip test.
+    The people are evenly spaced from the lowest OKS to the highest; no test-time augmentation.
     """
     count = min(params.report.heatmaps, len(people))
-    chosen = [people[i] for i in np.linspace(0, len(people) - 1, count).round().astype(int)]
+    selected = [people[i] for i in np.linspace(0, len(people) - 1, count).round().astype(int)]
     codec = build.codec(params, skeleton)
-    rows = np.array([person.row for person in chosen], np.intp)
+    rows = np.array([person.row for person in selected], np.intp)
     samples = TestSamples(table, rows, params.augment.bbox_padding, codec)
     items = [samples[i] for i in range(count)]
-    found = _predicted(params, skeleton, weights, np.stack([item["image"] for item in items]))
+    predicted = _predict(params, skeleton, weights, np.stack([item["image"] for item in items]))
     targets = codec.render(torch.from_numpy(np.stack([item["target"] for item in items])))
-    both = [codec.heights(maps).amax(dim=1).numpy() for maps in (found, targets)]
-    strips = [
-        _strip(item["image"], person, *maps)
-        for item, person, *maps in zip(items, chosen, *both, strict=True)
-    ]
+    merged = [codec.heights(maps).amax(dim=1).numpy() for maps in (predicted, targets)]
+    strips = []
+    for item, person, *over_keypoints in zip(items, selected, *merged, strict=True):
+        image = enlarge(item["image"], CELL)
+        views = [image, *(draw_heatmap(image, heatmap) for heatmap in over_keypoints)]
+        names = (f"OKS {person.oks:.2f}", "predicted", "target")
+        captioned = [caption(view, name) for view, name in zip(views, names, strict=True)]
+        strips.append(np.concatenate(captioned, axis=1))
     return Picture(
         "heatmaps.jpg",
         encode_jpeg(grid(strips, columns=2)),
-        f"Input, predicted heatmaps and target heatmaps of {count} persons",
-        "Each person three times: the network's input; over it the highest of its predicted "
-        "heatmaps; over it the target. Evenly from the worst OKS to the best; one view, no flip.",
+        f"Input, predicted heatmaps and target heatmaps of {count} people",
+        "Each person three times: the network's input; the maximum over its predicted heatmaps; "
+        "the maximum over the target heatmaps. People are evenly spaced from the lowest to the "
+        "highest OKS; predicted in one view, without flip.",
     )
 
 
-def _predicted(
+def _predict(
     params: Params, skeleton: Skeleton, weights: Path, images: NDArray[np.uint8]
 ) -> torch.Tensor:
-    """Maps of images (N, h, w, 3), on the CPU, float32."""
+    """The network's output for images (N, h, w, 3), on the CPU, float32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(params.run.threads)
     torch.use_deterministic_algorithms(True)
@@ -135,22 +141,5 @@ def _predicted(
     load_model(model, weights)
     model.to(device).eval()
     with torch.inference_mode():
-        views = (normalise(torch.from_numpy(image[None]).to(device)) for image in images)
-        return torch.cat([model(view).float().cpu() for view in views])
-
-
-def _strip(image: NDArray[np.uint8], person: Person, *maps: NDArray[Any]) -> NDArray[np.uint8]:
-    large = enlarge(image, CELL)
-    views = [large, *(draw_heatmap(large, heatmap) for heatmap in maps)]
-    names = (f"OKS {person.oks:.2f}", "predicted", "target")
-    return np.concatenate(
-        [caption(view, name) for view, name in zip(views, names, strict=True)], axis=1
-    )
-
-
-def worst_rows(people: Sequence[Person], table: CropTable, count: int) -> list[tuple[str, ...]]:
-    """Annotation id, image id and OKS of the first `count` persons."""
-    return [
-        (str(table.ann_id[one.row]), str(table.image_id[one.row]), f"{one.oks:.3f}")
-        for one in people[:count]
-    ]
+        inputs = (normalise(torch.from_numpy(image[None]).to(device)) for image in images)
+        return torch.cat([model(tensor).float().cpu() for tensor in inputs])

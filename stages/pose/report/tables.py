@@ -1,6 +1,6 @@
-"""The report's words and tables, from what the stages before it measured.
+"""The report's tables and sentences, made from what the stages before it measured.
 
-No stage itself.
+In the order of the page: result, params, where the model fails, ablation, data, provenance.
 """
 
 from __future__ import annotations
@@ -21,125 +21,197 @@ from ruamel.yaml import YAML
 from pose.common.errors import PoseError
 from pose.report.page import Cards, Table, Text, number, signed
 
-CARDS = ("AP", "AP50", "AP75", "AR")
-STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR")
-TTA = {"none": "one view", "flip": "flip", "multiscale": "flip + scales"}
+MAIN_METRICS = ("AP", "AP50", "AP75", "AR")
+COCO_METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR")
+TTA_LABELS = {"none": "one view", "flip": "flip", "multiscale": "flip + scales"}
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "pyarrow", "pycocotools", "dvc")
 ABSENT = "absent"
-Flat = dict[str, Any]  # section.key -> value
-Difference = tuple[str, Any, Any]  # section.key, there, here
+DATA_SECTIONS = ("data", "synthetic", "keypoints")  # of params.yaml: what val is made of
+Settings = dict[str, Any]  # section.key -> value
+Difference = tuple[str, Any, Any]  # section.key, value there, value here
 
 
 def read_table(path: Path, *columns: str) -> pd.DataFrame:
-    """A csv with at least these columns; no rows is fine. Raises PoseError naming what is wrong."""
+    """A csv file with at least these columns; it may have no rows.
+
+    Raises PoseError if the file is missing, unreadable, or lacks a column.
+    """
     try:
         table = pd.read_csv(path)
     except FileNotFoundError:
-        raise PoseError(f"{path}: no such file; the stage that makes it has to run first") from None
+        raise PoseError(f"{path}: no such file; run the stage that writes it first") from None
     except (ValueError, pd.errors.ParserError) as error:
-        raise PoseError(f"{path}: not a readable table ({error}); run its stage again") from None
+        raise PoseError(
+            f"{path}: not a readable table ({error}); rerun the stage that writes it"
+        ) from None
     if missing := [name for name in columns if name not in table.columns]:
-        raise PoseError(f"{path}: lacks the column {missing[0]!r}; run its stage again")
+        raise PoseError(f"{path}: no column {missing[0]!r}; rerun the stage that writes it")
     return table
 
 
-# --- the result and what changed
+def metric_table(caption: str, table: pd.DataFrame, key: str, columns: Sequence[str]) -> Table:
+    """A data frame as a Table: the column `key` names the rows, `columns` are the others."""
+    rows = [tuple(number(row[c]) for c in (key, *columns)) for row in table.to_dict("records")]
+    return Table(caption, (key, *columns), rows)
 
 
-def headline(found: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[Cards, Table]:
-    """The headline's numbers beside the baseline's."""
+# --- result
+
+
+def protocol_sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """What was evaluated, in which boxes, and why there are no scores if there are none."""
+    sentences = [f"COCOeval on val; boxes: {metrics['boxes']}."]
+    if not metrics.get("scored", True):
+        sentences.append("Val has no annotations, so there are no scores.")
+    if reason := metrics.get("reason"):
+        sentences.append(f"{reason}.")
+    return sentences
+
+
+def main_result(metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[Cards, Table]:
+    """The numbers among the metrics, compared with the baseline's."""
     numbers = {
         name: value
-        for name, value in found.items()
+        for name, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
+    changes = {name: change(value, baseline.get(name)) for name, value in numbers.items()}
     cards = [
-        (name, number(numbers[name]), _compared(numbers[name], baseline.get(name)))
-        for name in CARDS
+        (
+            name,
+            number(numbers[name]),
+            "" if baseline.get(name) is None else f"change {changes[name]}",
+        )
+        for name in MAIN_METRICS
         if name in numbers
     ]
     rows = [
-        (name, number(value), number(baseline.get(name)), delta(value, baseline.get(name)))
+        (name, number(value), number(baseline.get(name)), changes[name])
         for name, value in numbers.items()
     ]
     columns = ("metric", "this run", "baseline", "change")
-    return Cards(tuple(cards)), Table("Headline and the committed baseline", columns, rows)
+    return Cards(tuple(cards)), Table("This run and the committed baseline", columns, rows)
 
 
-def delta(value: float, before: float | None) -> str:
-    """What changed, signed; nothing where one of the two is not known or -1."""
-    if before is None or before == -1 or value == -1:
+def change(value: float, baseline: float | None) -> str:
+    """value - baseline, signed; a dash if either was not measured (None, or COCOeval's -1)."""
+    if baseline is None or baseline == -1 or value == -1:
         return signed(None)
-    return signed(value - before)
+    return signed(value - baseline)
 
 
-def _compared(value: float, before: float | None) -> str:
-    return f"change {delta(value, before)}" if before is not None else ""
+# --- params
 
 
-def verdict(keypoints: pd.DataFrame, errors: pd.DataFrame, groups: pd.DataFrame) -> Text:
-    """Where the model fails, in a sentence each."""
-    lines = []
-    if len(weak := keypoints[keypoints["labelled"] > 0].nsmallest(3, "found")):
+def flatten(params: Mapping[str, Any]) -> Settings:
+    """section.key -> value, from sections of keys.
+
+    >>> flatten({"train": {"lr": 0.1, "epochs": 2}})
+    {'train.lr': 0.1, 'train.epochs': 2}
+    """
+    return {
+        f"{section}.{key}": value
+        for section, keys in params.items()
+        for key, value in dict(keys).items()
+    }
+
+
+def read_settings(path: Path, sections: Container[str]) -> Settings:
+    """These sections of a params.yaml or a recipe, flattened; values are not validated."""
+    content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
+    return flatten({name: keys for name, keys in content.items() if name in sections})
+
+
+def differences(here: Settings, there: Settings) -> list[Difference]:
+    """Keys whose values differ, in the order of `here`; keys that only `there` has come last."""
+    keys = [*here, *(key for key in there if key not in here)]
+    pairs = ((key, there.get(key, ABSENT), here.get(key, ABSENT)) for key in keys)
+    return [(key, old, new) for key, old, new in pairs if old != new]
+
+
+def nearest_settings(
+    here: Settings, baseline: Settings, recipes: Mapping[str, Settings]
+) -> tuple[str, list[Difference]]:
+    """(name, differences) of the baseline or the recipe with the fewest differences.
+
+    A recipe lists some keys only; the others are taken from the baseline.
+    """
+    candidates = {"the baseline": baseline}
+    candidates |= {name: baseline | settings for name, settings in recipes.items()}
+    by_name = {name: differences(here, settings) for name, settings in candidates.items()}
+    name = min(by_name, key=lambda name: len(by_name[name]))
+    return name, by_name[name]
+
+
+def changed_params(start: str, changed: Sequence[Difference]) -> Table | Text:
+    """The params that differ from those of `start`."""
+    if not changed:
+        return Text((f"All params are those of {start}.",))
+    rows = [
+        (key, *(value if isinstance(value, str) else json.dumps(value) for value in values))
+        for key, *values in changed
+    ]
+    return Table(f"Params that differ from {start}", ("param", start, "this run"), rows)
+
+
+def data_warning(changed: Sequence[Difference]) -> Text:
+    """A warning if the baseline was measured on other data, else empty."""
+    keys = [key for key, old, _ in changed if key.split(".")[0] in DATA_SECTIONS and old != ABSENT]
+    if not keys:
+        return Text(())
+    listed = ", ".join(keys)
+    return Text((f"The baseline was measured on other data ({listed}): compare with care.",))
+
+
+# --- where the model fails
+
+
+def failure_summary(keypoints: pd.DataFrame, errors: pd.DataFrame, groups: pd.DataFrame) -> Text:
+    """The weakest keypoints, the worst kinds of error and the hardest group, a sentence each."""
+    sentences = []
+    if len(weakest := keypoints[keypoints["labelled"] > 0].nsmallest(3, "found")):
         names = ", ".join(
-            f"{row['keypoint']} ({row['found']:.0%} found)" for row in weak.to_dict("records")
+            f"{row['keypoint']} ({row['found']:.0%} found)" for row in weakest.to_dict("records")
         )
-        lines.append(f"Weakest keypoints: {names}.")
-    wrong = errors[errors["kind"] != "good"].to_dict("records")
-    if wrong:
-        often, dear = (max(wrong, key=lambda row: row[key]) for key in ("share", "ap_gain"))
-        lines.append(
-            f"Most frequent error: {often['kind']}, {often['share']:.1%} of the keypoints. Most "
-            f"costly: {dear['kind']}; without it AP would gain {signed(float(dear['ap_gain']))}."
+        sentences.append(f"Weakest keypoints: {names}.")
+    if kinds := errors[errors["kind"] != "good"].to_dict("records"):
+        frequent, costly = (max(kinds, key=lambda row: row[key]) for key in ("share", "ap_gain"))
+        sentences.append(
+            f"Most frequent error: {frequent['kind']}, {frequent['share']:.1%} of the keypoints. "
+            f"Most costly error: {costly['kind']}; correcting it would change AP by "
+            f"{signed(float(costly['ap_gain']))}."
         )
     measured = groups[(groups["persons"] > 0) & (groups["AP"] >= 0)]
-    if len(low := measured.nsmallest(1, "AP")):
-        row = low.iloc[0]
-        lines.append(
+    if len(hardest := measured.nsmallest(1, "AP")):
+        row = hardest.iloc[0]
+        sentences.append(
             f"Hardest group: {row['group']} {row['bin']}, AP {number(float(row['AP']))} "
-            f"({row['persons']} persons)."
+            f"({row['persons']} people)."
         )
-    return Text(tuple(lines))
+    return Text(tuple(sentences))
 
 
-# --- tables of evaluate
-
-
-def worst(rows: Sequence[tuple[str, ...]]) -> Table:
-    return Table("The worst, to look up", ("annotation", "image", "OKS"), rows)
-
-
-def frame(caption: str, table: pd.DataFrame, name: str, columns: Sequence[str]) -> Table:
-    """Columns of a table, numbers as the page shows them; `name` is the row's."""
-    rows = [tuple(number(row[key]) for key in (name, *columns)) for row in table.to_dict("records")]
-    return Table(caption, (name, *columns), rows)
+# --- ablation: models, decoders and test-time augmentation
 
 
 def final_row(ablation: pd.DataFrame, tta: str) -> int:
-    """Index of the headline's combination: the last single model's, refined peaks, these views."""
-    asked = ablation[(ablation["decoder"] != "argmax") & (ablation["tta"] == tta)]
-    return int(asked[asked["model"] != "ensemble"].index[-1])
+    """Index of the combination whose metrics are the main result.
+
+    It is that of the last single model, the sub-pixel decoder and this test-time augmentation.
+    """
+    candidates = ablation[(ablation["decoder"] != "argmax") & (ablation["tta"] == tta)]
+    return int(candidates[candidates["model"] != "ensemble"].index[-1])
 
 
-def measured_text(headline: Mapping[str, Any]) -> list[str]:
-    """What was measured, in whose boxes, and why there are no numbers if there are none."""
-    said = [f"COCOeval on the persons of val; boxes: {headline['boxes']}."]
-    if not headline.get("scored", True):
-        said.append("Val has no annotations, so nothing is scored.")
-    if reason := headline.get("reason"):
-        said.append(f"{reason}.")
-    return said
-
-
-def final_text(ablation: pd.DataFrame, final: int) -> str:
-    """What the headline's numbers are of."""
+def final_sentence(ablation: pd.DataFrame, final: int) -> str:
+    """Which model, decoder and test-time augmentation the main result is of."""
     model, decoder, tta = (str(ablation.loc[final, key]) for key in ("model", "decoder", "tta"))
-    return f"The final combination: {model}, {decoder}, {TTA[tta]}."
+    return f"The final combination: {model}, {decoder}, {TTA_LABELS[tta]}."
 
 
-def gains(ablation: pd.DataFrame, final: int) -> dict[str, float]:
+def ap_gains(ablation: pd.DataFrame, final: int) -> dict[str, float]:
     """AP that each step adds, everything else as in the final combination."""
-    ap = _ap_by(ablation)
+    ap = _ap_by_combination(ablation)
     model, decoder, tta = (str(ablation.loc[final, key]) for key in ("model", "decoder", "tta"))
     pairs = {
         after: ((after, decoder, tta), (before, decoder, tta))
@@ -155,59 +227,53 @@ def gains(ablation: pd.DataFrame, final: int) -> dict[str, float]:
     }
 
 
-def _ap_by(ablation: pd.DataFrame) -> dict[tuple[str, str, str], float]:
-    """AP by model, decoder and tta."""
+def _ap_by_combination(ablation: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    """AP by (model, decoder, tta)."""
     return {
         (row["model"], row["decoder"], row["tta"]): float(row["AP"])
         for row in ablation.to_dict("records")
     }
 
 
-def combinations(
-    ablation: pd.DataFrame, final: int, found: Mapping[str, float]
+def ablation_blocks(
+    ablation: pd.DataFrame, final: int, gains: Mapping[str, float]
 ) -> tuple[Text | Table, ...]:
-    """What each step, view and decoder is worth."""
-    return gains_text(found), view_table(ablation), ablation_table(ablation, final)
+    """What each training step, decoder and test-time augmentation gains."""
+    steps = ", ".join(f"{name} {signed(gain)}" for name, gain in gains.items())
+    text = f"AP gain of each, everything else as in the final combination: {steps}."
+    return Text((text,) if steps else ()), tta_table(ablation), ablation_table(ablation, final)
 
 
-def gains_text(found: Mapping[str, float]) -> Text:
-    steps = ", ".join(f"{name} {signed(gain)}" for name, gain in found.items())
-    return Text((f"AP gained, the rest as in the final combination: {steps}.",) if steps else ())
-
-
-def view_table(ablation: pd.DataFrame) -> Table:
-    """AP of one view, with its mirror image, with scales: a row a model and decoder."""
-    ap = _ap_by(ablation)
-    kinds = [kind for kind in TTA if kind in set(ablation["tta"])]
-    rows = [
-        (f"{model}, {decoder}", *_views([ap.get((model, decoder, k), math.nan) for k in kinds]))
-        for model, decoder in dict.fromkeys((model, decoder) for model, decoder, _ in ap)
-    ]
-    columns = ["model, decoder", TTA[kinds[0]]]
-    for kind in kinds[1:]:
-        columns += [TTA[kind], "adds"]
-    return Table("Flip and scale: AP, and what each view adds", tuple(columns), rows)
-
-
-def _views(aps: Sequence[float]) -> list[str]:
-    cells = [number(aps[0])]
-    for before, ap in pairwise(aps):
-        cells += [number(ap), signed(ap - before)]
-    return cells
+def tta_table(ablation: pd.DataFrame) -> Table:
+    """AP by test-time augmentation, one row per model and decoder."""
+    ap = _ap_by_combination(ablation)
+    modes = [mode for mode in TTA_LABELS if mode in set(ablation["tta"])]
+    rows = []
+    for model, decoder in dict.fromkeys((model, decoder) for model, decoder, _ in ap):
+        values = [ap.get((model, decoder, mode), math.nan) for mode in modes]
+        cells = [f"{model}, {decoder}", number(values[0])]
+        for before, after in pairwise(values):
+            cells += [number(after), signed(after - before)]
+        rows.append(cells)
+    columns = ["model, decoder", TTA_LABELS[modes[0]]]
+    for mode in modes[1:]:
+        columns += [TTA_LABELS[mode], "gain"]
+    return Table("AP by test-time augmentation", tuple(columns), rows)
 
 
 def ablation_table(ablation: pd.DataFrame, final: int) -> Table:
+    """COCO's metrics of all combinations."""
     rows = [
         (
             row["model"],
             row["decoder"],
-            TTA.get(row["tta"], row["tta"]),
-            *(number(row[s]) for s in STATS),
+            TTA_LABELS.get(row["tta"], row["tta"]),
+            *(number(row[metric]) for metric in COCO_METRICS),
         )
         for row in ablation.to_dict("records")
     ]
-    columns = ("model", "decoder", "views", *STATS)
-    return Table("Every combination; the final one in bold", columns, rows, final)
+    columns = ("model", "decoder", "test-time augmentation", *COCO_METRICS)
+    return Table("All combinations; the final one in bold", columns, rows, bold=final)
 
 
 # --- data
@@ -219,77 +285,16 @@ def counts_table(caption: str, counts: Mapping[str, Any]) -> Table:
 
 
 def coverage_table(coverage: pd.DataFrame) -> Table:
-    caption = "Share of the persons with keypoints that have this one labelled"
-    return frame(caption, coverage, "keypoint", ("train", "train_in_crop", "val"))
+    caption = "Share of the people with keypoints for whom this keypoint is labelled"
+    return metric_table(caption, coverage, "keypoint", ("train", "train_in_crop", "val"))
 
 
 def quarantine(records: Sequence[Mapping[str, str]]) -> Text | Table:
-    """What was left out and why."""
+    """The records that build_cache skipped, and why."""
     if not records:
-        return Text(("No record was left out.",))
-    rows = [(one["record"], one["file"], one["reason"]) for one in records]
-    return Table("Left out", ("record", "file", "reason"), rows)
-
-
-# --- params
-
-
-def flatten(params: Mapping[str, Any]) -> Flat:
-    """section.key -> value, of sections of keys."""
-    return {
-        f"{section}.{key}": value
-        for section, keys in params.items()
-        for key, value in dict(keys).items()
-    }
-
-
-def read_flat(path: Path, sections: Container[str]) -> Flat:
-    """flatten of these sections of a params.yaml or a recipe, as they stand, not validated."""
-    found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
-    return flatten({name: keys for name, keys in found.items() if name in sections})
-
-
-def differences(here: Flat, there: Flat) -> list[Difference]:
-    """Keys whose values differ, in the order of `here`; those that only `there` has come last."""
-    keys = [*here, *(key for key in there if key not in here)]
-    pairs = ((key, there.get(key, ABSENT), here.get(key, ABSENT)) for key in keys)
-    return [(key, old, new) for key, old, new in pairs if old != new]
-
-
-def nearest(
-    here: Flat, baseline: Flat, recipes: Mapping[str, Flat]
-) -> tuple[str, list[Difference]]:
-    """The baseline, or the recipe over it, that the fewest keys tell apart, and those keys."""
-    starts = {"the baseline": baseline} | {name: baseline | keys for name, keys in recipes.items()}
-    found = {name: differences(here, start) for name, start in starts.items()}
-    name = min(found, key=lambda name: len(found[name]))
-    return name, found[name]
-
-
-def params_blocks(start: str, rows: Sequence[Difference]) -> tuple[Text | Table, ...]:
-    """What was set otherwise than where the run started from."""
-    if not rows:
-        return (Text((f"All params are those of {start}.",)),)
-    cells = [(key, _value(old), _value(new)) for key, old, new in rows]
-    return (Table(f"Params that differ from {start}", ("param", start, "this run"), cells),)
-
-
-def other_data(changed: Sequence[Difference]) -> Text:
-    """A warning if the baseline was measured on other data."""
-    keys = [key for key, old, _ in changed if _of_data(key) and old != ABSENT]
-    if not keys:
-        return Text(())
-    return Text(
-        (f"The baseline was measured on other data ({', '.join(keys)}): compare with care.",)
-    )
-
-
-def _of_data(key: str) -> bool:
-    return key.split(".")[0] in ("data", "synthetic", "keypoints")
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+        return Text(("No record was skipped.",))
+    rows = [(record["record"], record["file"], record["reason"]) for record in records]
+    return Table("Skipped records", ("record", "file", "reason"), rows)
 
 
 # --- provenance
@@ -297,15 +302,15 @@ def _value(value: Any) -> str:
 
 def weights_table(provenance: Mapping[str, Any]) -> Table:
     rows = [(name, str(value)) for name, value in provenance.items()]
-    return Table("The backbone's starting weights", ("what", "value"), rows)
+    return Table("Initial weights of the backbone", ("what", "value"), rows)
 
 
 def hashes_table(lock: Path, deps: Sequence[str]) -> Table | Text:
-    """Digests of the data and models among `deps`, as DVC wrote them when their stages ended."""
+    """md5 and size, from dvc.lock, of the data and models among `deps`."""
     try:
         stages = yaml.load(lock.read_bytes(), yaml.CSafeLoader)["stages"]  # 1 s less than ruamel
     except FileNotFoundError:
-        return Text(("No hashes: dvc.lock is not there yet.",))
+        return Text(("No hashes: dvc.lock does not exist yet.",))
     outs = [out for entry in stages.values() for out in entry.get("outs", [])]
     rows = [
         (out["path"], out["md5"], number(out["size"]))

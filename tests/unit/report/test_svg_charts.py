@@ -1,4 +1,4 @@
-"""Charts are stable SVG files with text that is text, and colours for dark."""
+"""Charts are reproducible SVG files with real text and colours for dark mode."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_same_chart_is_the_same_bytes() -> None:
     assert first == second
 
 
-def test_names_are_text_as_they_are() -> None:
+def test_names_are_stored_as_text() -> None:
     assert {"phase 1", "a <b> $x$", "step", "loss"} <= set(
         texts(svg_charts.lines(CURVES, "step", "loss"))
     )
@@ -36,7 +36,7 @@ def test_logarithmic_ticks_are_plain_numbers() -> None:
     assert not [tick for tick in ticks if "$" in tick]
 
 
-def test_every_colour_that_is_used_has_a_dark_one() -> None:
+def test_every_colour_has_a_dark_one() -> None:
     curves = {str(i): (STEPS, STEPS * i) for i in range(1, 6)}
     text = svg_charts.lines(curves, "x", "y").decode()
     body = text[text.index("</style>") :]
@@ -46,10 +46,10 @@ def test_every_colour_that_is_used_has_a_dark_one() -> None:
         assert f'[style*="fill: {light}"]{{fill:{dark} !important}}' in text
 
 
-def contrast(one: str, other: str) -> float:
-    """WCAG 2's ratio of two #rrggbb colours."""
+def contrast(first: str, second: str) -> float:
+    """Contrast ratio of two #rrggbb colours (WCAG 2)."""
     levels = []
-    for colour in (one, other):
+    for colour in (first, second):
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         levels.append(float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
@@ -57,11 +57,11 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("colour", "least"), [(svg_charts.INK, 7), *((c, 3) for c in svg_charts.SERIES)]
+    ("colour", "ratio"), [(svg_charts.FOREGROUND, 7), *((c, 3) for c in svg_charts.SERIES)]
 )
-def test_colours_stand_out(colour: str, least: float) -> None:
-    assert contrast(colour, svg_charts.GROUND) >= least
-    assert contrast(svg_charts.DARK[colour], svg_charts.DARK[svg_charts.GROUND]) >= least
+def test_colours_have_contrast(colour: str, ratio: float) -> None:
+    assert contrast(colour, svg_charts.BACKGROUND) >= ratio
+    assert contrast(svg_charts.DARK[colour], svg_charts.DARK[svg_charts.BACKGROUND]) >= ratio
 
 
 def test_bars_are_as_long_as_their_values() -> None:
@@ -75,11 +75,11 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert lengths[2] == pytest.approx(2 * lengths[0], rel=1e-6)
 
 
-def test_phases_follow_one_another() -> None:
+def test_phases_are_concatenated() -> None:
     tables = {
         "a": pd.DataFrame({"step": [2, 4], "v": [1.0, 2.0]}),
         "b": pd.DataFrame({"step": [], "v": []}),
         "c": pd.DataFrame({"step": [3], "v": [5.0]}),
     }
-    found = svg_charts.end_to_end(tables)
-    assert [x.tolist() for x, _ in found.values()] == [[2, 4], [], [7]]
+    curves = svg_charts.concatenate_phases(tables)
+    assert [x.tolist() for x, _ in curves.values()] == [[2, 4], [], [7]]

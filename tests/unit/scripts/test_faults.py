@@ -218,9 +218,9 @@ def test_a_cut_model_is_named(tmp_path: Path, share: float) -> None:
 
 def test_a_cut_table_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ablation.csv"
-    assert "has to run first" in one_line_of(tables.read_table, path)
+    assert "run the stage that writes it first" in one_line_of(tables.read_table, path)
     path.write_bytes(b"")
-    assert "run its stage again" in one_line_of(tables.read_table, path)
+    assert "rerun the stage that writes it" in one_line_of(tables.read_table, path)
 
 
 def test_a_cut_skeleton_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

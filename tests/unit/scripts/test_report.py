@@ -1,4 +1,4 @@
-"""The report, made of small things: self-contained, the same twice, and read by a browser."""
+"""The report of a small project: self-contained, reproducible, and checked in a browser."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FLAGS = (
 
 
 def make(folder: Path) -> dict[str, bytes]:
-    """Run the stage in a folder; what it wrote."""
+    """Run the stage in a folder; returns the files it wrote."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         report.main(load_params(Path("params.yaml")))
@@ -64,7 +64,7 @@ def test_a_second_run_writes_the_same_bytes(made: tuple[Path, dict[str, bytes]])
     assert make(made[0]) == made[1]
 
 
-def test_the_page_fetches_nothing(made: tuple[Path, dict[str, bytes]]) -> None:
+def test_the_page_makes_no_requests(made: tuple[Path, dict[str, bytes]]) -> None:
     page = text_of(made[1], "report/index.html")
     addresses = re.findall(r"(?:src|href|action)=\"([^\"]*)\"", page)
     assert len(addresses) > 20
@@ -82,7 +82,7 @@ def test_markdown_shows_the_pictures_beside_it(made: tuple[Path, dict[str, bytes
     assert {"poses", "worst", "best", "heatmaps", "train_loss", "precision_recall"} <= names
 
 
-def test_page_and_markdown_say_the_same(made: tuple[Path, dict[str, bytes]]) -> None:
+def test_page_and_markdown_have_the_same_content(made: tuple[Path, dict[str, bytes]]) -> None:
     page, text = (
         text_of(made[1], name) for name in ("report/index.html", "metrics/report/report.md")
     )
@@ -95,7 +95,7 @@ def test_page_and_markdown_say_the_same(made: tuple[Path, dict[str, bytes]]) -> 
 
 
 @pytest.mark.parametrize("name", [HOSTILE, NAMES[3]])
-def test_names_are_shown_as_they_are(made: tuple[Path, dict[str, bytes]], name: str) -> None:
+def test_names_are_shown_literally(made: tuple[Path, dict[str, bytes]], name: str) -> None:
     page, text = (
         text_of(made[1], name) for name in ("report/index.html", "metrics/report/report.md")
     )
@@ -106,7 +106,7 @@ def test_names_are_shown_as_they_are(made: tuple[Path, dict[str, bytes]], name: 
         assert hidden not in text
 
 
-def test_changes_are_to_the_baseline_and_no_heatmaps_need_no_model(project: Path) -> None:
+def test_changes_are_from_the_baseline_and_without_heatmaps_no_model_is_read(project: Path) -> None:
     baseline = {"AP": 0.5, "AP50": 0.75, "AR": -1}
     (project / "metrics/baseline/metrics.json").write_text(json.dumps(baseline))
     set_params(project / "params.yaml", {"report.heatmaps": 0})
@@ -125,38 +125,38 @@ def test_changes_are_to_the_baseline_and_no_heatmaps_need_no_model(project: Path
         assert row in text.splitlines()
 
 
-def test_without_annotations_there_is_a_page(project: Path) -> None:
+def test_there_is_a_page_without_annotations(project: Path) -> None:
     empty_tables(project)
     files = make(project)
     page = text_of(files, "report/index.html")
     assert "Pose report: AP \N{EN DASH}" in page
-    assert "Val has no annotations, so nothing is scored." in page
+    assert "Val has no annotations, so there are no scores." in page
     assert "Training" in page
-    assert "metrics/report/pictures/worst.jpg" not in files  # of the run before
+    assert "metrics/report/pictures/worst.jpg" not in files  # of an earlier run
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "no such file"),
         (b"", "not a readable table"),
-        (b"kind,share\ngood,1\n", "lacks the column 'ap_gain'"),
+        (b"kind,share\ngood,1\n", "no column 'ap_gain'"),
         (b"\xff\xfe,\n", "not a readable table"),
     ],
 )
-def test_a_table_that_is_not_there_is_named(
-    project: Path, content: bytes | None, said: str
+def test_a_missing_or_broken_table_is_named(
+    project: Path, content: bytes | None, message: str
 ) -> None:
     path = project / "metrics/evaluate/errors.csv"
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(PoseError, match=f"metrics/evaluate/errors.csv: {said}"):
+    with pytest.raises(PoseError, match=f"metrics/evaluate/errors.csv: {message}"):
         make(project)
 
 
-def test_the_stage_sees_every_section() -> None:
-    """All but review, which is of two runs: else its params are not compared."""
+def test_the_stage_declares_every_section() -> None:
+    """All but review, which compares two runs; a section that is not declared is not compared."""
     yaml = YAML(typ="safe", pure=True)
     declared = yaml.load(ROOT / "dvc.yaml")["stages"]["report"]["params"]
     assert set(declared) == set(yaml.load(ROOT / "params.yaml")) - {"review"}
@@ -175,24 +175,24 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def opened(browser: Any, made: tuple[Path, dict[str, bytes]]) -> Iterator[tuple[Any, list[str]]]:
-    """The page on a dark phone, and what the browser complained of."""
+    """The page on a phone in dark mode, and the browser's error messages."""
     view = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
-    complaints: list[str] = []
-    view.on("console", lambda message: complaints.append(message.text))
-    view.on("pageerror", lambda error: complaints.append(str(error)))
-    view.on("requestfailed", lambda request: complaints.append(request.url[:80]))
+    messages: list[str] = []
+    view.on("console", lambda message: messages.append(message.text))
+    view.on("pageerror", lambda error: messages.append(str(error)))
+    view.on("requestfailed", lambda request: messages.append(request.url[:80]))
     view.goto((made[0] / "report/index.html").as_uri())
-    yield view, complaints
+    yield view, messages
     view.close()
 
 
-def test_the_browser_has_nothing_to_complain_of(opened: tuple[Any, list[str]]) -> None:
-    view, complaints = opened
-    assert complaints == []
+def test_the_browser_reports_no_errors(opened: tuple[Any, list[str]]) -> None:
+    view, messages = opened
+    assert messages == []
     assert view.title().startswith("Pose report: AP 0.550")
 
 
-def test_every_picture_is_drawn_and_told(opened: tuple[Any, list[str]]) -> None:
+def test_every_picture_is_drawn_and_described(opened: tuple[Any, list[str]]) -> None:
     found = opened[0].eval_on_selector_all("img", "all => all.map(i => [i.naturalWidth, i.alt])")
     assert len(found) >= 12
     assert all(width > 0 and len(alt) > 20 for width, alt in found)
@@ -206,7 +206,7 @@ def test_the_page_does_not_scroll_sideways(opened: tuple[Any, list[str]], width:
     assert view.evaluate("document.body.scrollWidth") <= width
 
 
-def test_dark_and_light_are_two_looks(opened: tuple[Any, list[str]]) -> None:
+def test_dark_and_light_mode_have_their_own_colours(opened: tuple[Any, list[str]]) -> None:
     view = opened[0]
     shades = {}
     for scheme in ("dark", "light"):
@@ -219,7 +219,7 @@ def test_dark_and_light_are_two_looks(opened: tuple[Any, list[str]]) -> None:
     assert max(shades["light"][1]) < 80 < 200 < min(shades["light"][0])
 
 
-def test_a_chart_is_dark_too(opened: tuple[Any, list[str]]) -> None:
+def test_charts_have_a_dark_mode(opened: tuple[Any, list[str]]) -> None:
     view = opened[0]
     chart = view.locator("img[src^='data:image/svg']").first
     means = {}
@@ -238,7 +238,7 @@ def _mean(png: bytes) -> float:
     return float(picture.mean())
 
 
-def test_a_screen_reader_finds_its_way(opened: tuple[Any, list[str]]) -> None:
+def test_a_screen_reader_can_navigate(opened: tuple[Any, list[str]]) -> None:
     view = opened[0]
     assert view.evaluate("document.documentElement.lang") == "en"
     levels = view.eval_on_selector_all("h1,h2,h3,h4", "all => all.map(h => Number(h.tagName[1]))")
