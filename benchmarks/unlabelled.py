@@ -45,6 +45,7 @@ from pose.crop_table import CropTable
 from pose.data import build as data_build
 from pose.data.samples import TestSamples, TrainingSamples, test_loader
 from pose.engine import train as engine_train
+from pose.engine.ema import WeightEma
 from pose.engine.fit import AT_ONCE, StepLoss, TrainState, fit, supervised_step
 from pose.engine.optim import build_adamw
 from pose.evaluation.coco_metrics import coco_eval, to_results
@@ -52,8 +53,6 @@ from pose.evaluation.predict import Ensemble, predict
 from pose.models import build as models_build
 from pose.models.checkpoint import load_model
 from pose.models.vit import PoseModel
-from pose.ssl.consistency import label_teacher
-from pose.ssl.students import Learners
 
 ROOT = Path(__file__).resolve().parents[1]
 PEOPLE = {  # what differs from params.yaml, for all arms
@@ -201,21 +200,17 @@ def train_arm(
 ) -> None:
     """`steps` steps of an arm, with one schedule for all."""
     device = next(students[0].parameters()).device
-    learners = Learners(students, params.ssl.ema_decay)
-    step, batches = build_arm(params, skeleton, arm, learners, device, steps)
+    learning = nn.ModuleList(students)
+    ema = WeightEma(learning, params.ssl.ema_decay) if params.ssl.ema_decay else None
+    step, batches = build_arm(params, skeleton, arm, students, ema, device, steps)
     law = params.train
-
-    def averaging(batch: Any, number: int) -> Any:
-        learners.average_()
-        return step(batch, number)
-
-    optimizer = build_adamw(learners, law.weight_decay, law.layer_decay, law.betas)
+    optimizer = build_adamw(learning, law.weight_decay, law.layer_decay, law.betas)
     fit(
         f"{Path.cwd().name}, {arm}",
         law.model_copy(update={"checkpoint_steps": 10**9}),
-        TrainState(learners, optimizer),
+        TrainState(learning, optimizer, teacher_ema=ema),
         batches,
-        averaging,
+        step,
         engine_train.build_schedule(params, 1, steps, params.ssl.lr),
         on_row=lambda row: None,
         save=lambda state: None,
@@ -226,23 +221,27 @@ def build_arm(
     params: Params,
     skeleton: Skeleton,
     arm: str,
-    learners: Learners,
+    students: list[PoseModel],
+    ema: WeightEma | None,
     device: torch.device,
     steps: int,
 ) -> tuple[StepLoss, Iterable[Any]]:
     """The losses of an arm and its batches."""
     labelled, others = train_ssl.samples(params, skeleton)
-    codec, networks = data_build.codec(params, skeleton), list(learners.students)
+    codec = data_build.codec(params, skeleton)
     if arm in (LIGHT, HARD, ALL):
         others = drawn_again(params, skeleton, labelled)
     parts = ((labelled, LABELLED), (others, OTHERS))
     batches = zip(*(data_build.loader(one, size, 0, steps) for one, size in parts), strict=True)
     if arm in (LIGHT, ALL):
         together = ([torch.cat(both) for both in zip(*pair, strict=True)] for pair in batches)
-        return supervised_step(networks[0], codec, device, params.train.amp), together
+        return supervised_step(students[0], codec, device, params.train.amp), together
     build = train_ssl.build_consistency
-    step = build(params, skeleton, learners, networks, device, steps, AT_ONCE)
-    return (replace(step, teachers=[label_teacher(codec)]) if arm == HARD else step), batches
+    step = build(params, skeleton, list(students), ema, device, steps, AT_ONCE)
+    if arm == HARD:  # hard views of labelled persons; the labels' own maps are the teacher's
+        teacher = lambda images, targets: codec.heights(codec.render(targets))  # noqa: E731
+        step = replace(step, teachers=[teacher])
+    return step, batches
 
 
 def drawn_again(params: Params, skeleton: Skeleton, labelled: TrainingSamples) -> TrainingSamples:

@@ -22,7 +22,6 @@ from torch.utils.data import default_collate
 
 from pose import distributed
 from pose.common import stage
-from pose.common.errors import PoseError
 from pose.common.files import replacing, write_atomic
 from pose.common.log import log
 from pose.common.params import Params
@@ -31,14 +30,15 @@ from pose.crop_table import CropTable
 from pose.data import build as data_build
 from pose.data.samples import TrainingSamples, steps_per_epoch
 from pose.draw import Image, encode_jpeg
-from pose.engine.fit import AT_ONCE, Gradients, Losses, Row, moved
+from pose.engine.ema import WeightEma
+from pose.engine.fit import AT_ONCE, Gradients, Row, moved
 from pose.engine.train import build_schedule, hand_on, model_path, prepare, step_gradients, train
 from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model, read_provenance
 from pose.models.vit import PoseModel
-from pose.ssl.consistency import Consistency, network_teacher
+from pose.ssl.consistency import Consistency
 from pose.ssl.pictures import no_picture, picture_views
-from pose.ssl.students import Learners
+from pose.ssl.students import network_teacher
 
 NAME = "train_ssl"
 STREAM, STREAM_UNLABELLED = 3, 4  # keep the phases' random draws apart
@@ -68,15 +68,11 @@ def main(params: Params) -> None:
     )
     schedule = build_schedule(params, law.epochs, per_epoch, law.lr)
     students = [model, *second_networks(params, skeleton, model)]
-    learners = Learners(students, law.ema_decay).to(device)
     gradients = step_gradients(params, device)
     networks = [prepare(params, student, device) for student in students]
-    build = partial(build_consistency, params, skeleton, learners, networks, device, schedule.steps)
-    consistency = build(gradients)
-
-    def step(batch: Any, number: int) -> Losses:
-        learners.average_()  # the weights that the last step left
-        return consistency(batch, number)
+    learning = nn.ModuleList(students) if len(students) > 1 else model
+    ema = WeightEma(learning, law.ema_decay) if law.ema_decay else None
+    build = partial(build_consistency, params, skeleton, networks, ema, device, schedule.steps)
 
     def batches(start: int) -> Iterable[Any]:
         return zip(
@@ -96,10 +92,11 @@ def main(params: Params) -> None:
         model,
         schedule,
         batches,
-        step,
+        build(gradients),
         gradients,
         read_provenance(start_weights),
-        learning=learners if len(students) > 1 or law.ema_decay else model,
+        learning=learning,
+        teacher_ema=ema,
         besides={SECOND: students[-1]},
         on_row=Alarm(),
         finish=finish,
@@ -133,27 +130,24 @@ def second_networks(params: Params, skeleton: Skeleton, first: PoseModel) -> lis
 def build_consistency(
     params: Params,
     skeleton: Skeleton,
-    learners: Learners,
     networks: list[nn.Module],
+    ema: WeightEma | None,
     device: torch.device,
     steps: int,
     gradients: Gradients,
 ) -> Consistency:
     """The step's losses over `steps` steps; networks are the students as parallel.spread gave them.
 
-    Raises PoseError for an average of sharded weights.
+    ema is of the students' weights (ssl.ema_decay); without it the weights themselves teach.
     """
     law, amp, codec = params.ssl, params.train.amp, data_build.codec(params, skeleton)
-    if law.ema_decay and params.train.parallel == "fsdp" and distributed.world_size() > 1:
-        raise PoseError(
-            f"params.yaml: ssl.ema_decay = {law.ema_decay}, but train.parallel: fsdp holds weights "
-            "in shards; use ddp, or ema_decay: 0"
-        )
-    teaching = list(learners.averages) if law.ema_decay else networks
     ramp_steps = max(1, round(law.ramp_fraction * steps))
     return Consistency(
         students=networks,
-        teachers=[network_teacher(n, codec, device, amp, gradients) for n in reversed(teaching)],
+        teachers=[
+            network_teacher(network, codec, device, amp, gradients, ema)
+            for network in reversed(networks)
+        ],
         ssl=law,
         codec=codec,
         device=device,

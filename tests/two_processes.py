@@ -20,7 +20,7 @@ from pose.codecs.udp import UdpCodec
 from pose.common.errors import PoseError, Stopped
 from pose.common.skeleton import COCO_17
 from pose.engine import checkpoint, parallel
-from pose.engine.ema import Average
+from pose.engine.ema import WeightEma
 from pose.engine.fit import (
     Gradients,
     TrainState,
@@ -32,8 +32,8 @@ from pose.engine.fit import (
 )
 from pose.engine.optim import Schedule, build_adamw
 from pose.models.vit import ModelSpec, PoseModel
-from pose.ssl.consistency import Consistency, network_teacher
-from pose.ssl.students import Learners
+from pose.ssl.consistency import Consistency
+from pose.ssl.students import network_teacher
 from sections import DEFAULT, changed
 
 CPU = torch.device("cpu")
@@ -85,6 +85,7 @@ def train(
     drop_path: float = 0.0,
     bad: str = "stop",
     decay: float = 0.0,
+    teacher_decay: float = 0.0,
     asked: int = STEPS + 1,
     saved_steps: list[int] | None = None,
     stop: int = STEPS,
@@ -103,18 +104,23 @@ def train(
     if pair:
         students.append(PoseModel(SPEC))
         torch.nn.init.normal_(students[1].head.final_layer.weight, std=0.1)
-    learning = Learners(students, 0.0) if pair else model
+    learning = torch.nn.ModuleList(students) if pair else model
     network, *other = (parallel.spread(one, kind, CPU) for one in students)
     torch.manual_seed(distributed.rank())
     scaler = loss_scaler(CPU, amp)
     state = TrainState(learning, build_adamw(learning, 0.1, 0.9, (0.9, 0.999)), scaler)
-    state.average = Average(learning, decay) if decay else None
+    state.ema = WeightEma(learning, decay) if decay else None
+    teacher_ema = WeightEma(learning, teacher_decay) if teacher_decay else None
+    state.teacher_ema = teacher_ema
     if resume:
         state.restore_(start)
     gradients = Gradients(accumulate, scaler)
     if ssl or pair:
         networks = [network, *other]
-        teachers = [network_teacher(n, CODEC, CPU, amp, gradients) for n in reversed(networks)]
+        teachers = [
+            network_teacher(one, CODEC, CPU, amp, gradients, teacher_ema)
+            for one in reversed(networks)
+        ]
         law = CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
         settings = ENSEMBLE if pair else MULTIAUGS
         step = Consistency(networks, teachers, settings, *law)
@@ -151,8 +157,11 @@ def train(
         stop=lambda: distributed.anyone(asked_last(state.step == asked)),
     )
     weights = {name: tensor.clone() for name, tensor in model_weights(learning).items()}
-    average = state.average.to_dict() if state.average else {}
-    return {"weights": weights, "rows": state.history, "saved": saved, "average": average}
+    emas = {
+        "ema": state.ema.to_dict() if state.ema else {},
+        "teacher_ema": teacher_ema.to_dict() if teacher_ema else {},
+    }
+    return {"weights": weights, "rows": state.history, "saved": saved, **emas}
 
 
 def asked_last(value: bool) -> bool:
@@ -222,7 +231,8 @@ def main(folder: Path) -> None:
     torch.use_deterministic_algorithms(True)
     cut(folder, "fsdp", "fsdp")
     cut(folder, "ddp", "dropping", drop_path=0.5)
-    cut(folder, "fsdp", "average", decay=0.5)
+    cut(folder, "fsdp", "ema", decay=0.5)
+    cut(folder, "fsdp", "teacher", pair=True, teacher_decay=0.5)
     found = {
         "ddp": train(),
         "ddp again": train(),
@@ -245,9 +255,16 @@ def main(folder: Path) -> None:
         "dropping, resumed": resumed(folder, "ddp", "dropping", drop_path=0.5),
         "ddp skip": train(bad="skip"),
         "fsdp skip": train("fsdp", bad="skip"),
-        "ddp average": train(decay=0.5),
-        "fsdp average": train("fsdp", decay=0.5),
-        "fsdp average, then fsdp": resumed(folder, "fsdp", "average", decay=0.5),
+        "ddp ema": train(decay=0.5),
+        "fsdp ema": train("fsdp", decay=0.5),
+        "fsdp ema, resumed": resumed(folder, "fsdp", "ema", decay=0.5),
+        "ddp teacher": train(ssl=True, teacher_decay=0.5),
+        "fsdp teacher": train("fsdp", ssl=True, teacher_decay=0.5),
+        "ddp pair of teachers": train(pair=True, teacher_decay=0.5),
+        "fsdp pair of teachers": train("fsdp", pair=True, teacher_decay=0.5),
+        "fsdp pair of teachers, resumed": resumed(
+            folder, "fsdp", "teacher", pair=True, teacher_decay=0.5
+        ),
         "stopped": distributed.gather(stopped("ddp")),
         "refusal": refusal(),
         "exchanges": exchanges(),

@@ -1,4 +1,4 @@
-"""A running average of a model's weights (EMA), shard by shard where they lie in shards."""
+"""Exponential moving average (EMA) of a model's weights, with FSDP of each process's shards."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from pose import distributed
 from pose.engine import parallel
 
 
-class Average:
-    """Exponential moving average of parameters and of batch norms' statistics, from here on.
+class WeightEma:
+    """EMA of a model's parameters and floating-point buffers (batch-norm statistics).
 
-    average = decay average + (1 - decay) weights after each step; there is no warm-up. The tensors
-    are lists of their own, since torch's AveragedModel copies the module, which FSDP forbids.
+    Starts from the present weights, without warm-up: average = decay * average
+    + (1 - decay) * weights. Create it after parallel.spread: FSDP replaces the parameters. The
+    average is a list of tensors, not a module, because FSDP modules cannot be deep-copied, as
+    torch's AveragedModel does.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -28,33 +30,36 @@ class Average:
         self._blend = get_ema_multi_avg_fn(decay)
 
     def update_(self) -> None:
-        """Take in the weights as they are now."""
+        """Average in the model's present weights; to be called after each step."""
         self._blend(self.values, list(self.live.values()), None)
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Meanwhile the model has the average's weights; afterwards its own, to the bit."""
-        self._exchange_()
+    def swapped_in(self) -> Iterator[None]:
+        """Inside the context the model has the averaged weights; its own are restored bit by bit.
+
+        Not between a forward and its backward: autograd refuses weights that changed in place.
+        """
+        self._swap_()
         try:
             yield
         finally:
-            self._exchange_()
+            self._swap_()
 
     @torch.no_grad()
-    def _exchange_(self) -> None:
-        for own, average in zip(self.live.values(), self.values, strict=True):
-            kept = own.clone()
-            own.copy_(average)
-            average.copy_(kept)
+    def _swap_(self) -> None:
+        for weight, average in zip(self.live.values(), self.values, strict=True):
+            copy = weight.clone()
+            weight.copy_(average)
+            average.copy_(copy)
 
-    def take_over_(self) -> None:
-        """Start anew from the weights as they are now."""
-        for own, average in zip(self.live.values(), self.values, strict=True):
-            average.copy_(own)
+    def reset_(self) -> None:
+        """Set the average to the model's present weights."""
+        for weight, average in zip(self.live.values(), self.values, strict=True):
+            average.copy_(weight)
 
     def to_dict(self) -> dict[str, Any]:
-        """Whole tensors by name; all processes must call."""
-        whole = {n: parallel.whole(t) for n, t in zip(self.live, self.values, strict=True)}
+        """Full tensors by name, on the CPU if there are several processes; all must call it."""
+        full = {n: parallel.whole(t) for n, t in zip(self.live, self.values, strict=True)}
         if distributed.world_size() == 1:
-            return whole
-        return {name: tensor.cpu() for name, tensor in whole.items()}
+            return full
+        return {name: tensor.cpu() for name, tensor in full.items()}

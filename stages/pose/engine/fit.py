@@ -20,7 +20,7 @@ from pose.common.params import Train
 from pose.data.augment_device import recolour_batch
 from pose.engine import parallel
 from pose.engine.bad_steps import BadSteps, masked_step_
-from pose.engine.ema import Average
+from pose.engine.ema import WeightEma
 from pose.engine.losses import LOSSES
 from pose.engine.optim import Schedule, set_lr
 from pose.models.build import autocast
@@ -36,9 +36,10 @@ StepLoss = Callable[[Any, int], Losses]
 class TrainState:
     """All that a resumed run needs.
 
-    Model, optimiser, fp16's loss scale, steps done, logged rows, losses since the last row, steps
-    left out, the weights' average if one is kept, and what was seen at the ends of epochs: the best
-    weights by val_AP (in the first process alone) and pictures by step, JPEG.
+    Model, optimiser, fp16's loss scale, steps done, logged rows, losses since the last row, skipped
+    steps, the EMA of the weights (train.ema_decay) and of those that teach (ssl.ema_decay), and the
+    results of validation: the best weights by val_AP (in the first process alone) and pictures by
+    step, JPEG.
     """
 
     model: nn.Module
@@ -48,7 +49,8 @@ class TrainState:
     history: list[Row] = field(default_factory=list)
     window: list[Row] = field(default_factory=list)
     bad: BadSteps = field(default_factory=BadSteps)
-    average: Average | None = None
+    ema: WeightEma | None = None
+    teacher_ema: WeightEma | None = None
     best: dict[str, Any] = field(default_factory=dict)
     pictures: dict[int, Tensor] = field(default_factory=dict)
     saved_at: int = 0
@@ -61,7 +63,7 @@ class TrainState:
         return {
             "model": parallel.full_weights(self.model),
             "optimizer": parallel.full_optimizer(self.model, self.optimizer),
-            "average": self.average.to_dict() if self.average else {},
+            **{name: ema.to_dict() for name, ema in self._emas().items()},
             "best": self.best,
             "small": {
                 "scaler": self.scaler.state_dict(),
@@ -80,10 +82,10 @@ class TrainState:
         Any number of processes may go on, by DDP or FSDP. Only with as many as saved it do the
         draws of drop path go on as well.
         """
-        if self.average:
-            averaged = saved and saved | {"model": saved["model"] | saved["average"]}
+        for name, ema in self._emas().items():  # by way of the model, which knows its shards
+            averaged = saved and saved | {"model": saved["model"] | saved[name]}
             parallel.restore_(self.model, self.optimizer, averaged)
-            self.average.take_over_()
+            ema.reset_()
         parallel.restore_(self.model, self.optimizer, saved)
         small = distributed.from_first(saved and saved["small"])
         assert small is not None  # the first process has it
@@ -94,6 +96,10 @@ class TrainState:
         self.saved_at = self.step
         if len(small["rng"]) == distributed.world_size():
             _set_rng_state(small["rng"][distributed.rank()])
+
+    def _emas(self) -> dict[str, WeightEma]:
+        emas = {"ema": self.ema, "teacher_ema": self.teacher_ema}
+        return {name: ema for name, ema in emas.items() if ema}
 
 
 def _rng_state() -> list[Tensor]:
@@ -208,8 +214,9 @@ def _update_(state: TrainState, loss: Tensor, train: Train) -> Losses:
         if scaler.is_enabled():
             skipped["skipped"] = (~norm.isfinite()).float()
     scaler.update()
-    if state.average:
-        state.average.update_()
+    for ema in (state.ema, state.teacher_ema):
+        if ema:
+            ema.update_()
     return {"grad_norm": norm, **skipped}
 
 

@@ -27,7 +27,7 @@ from pose.data.build import codec, loader, training_samples
 from pose.data.samples import steps_per_epoch
 from pose.engine import parallel
 from pose.engine.checkpoint import newest_training_state, save_training_state
-from pose.engine.ema import Average
+from pose.engine.ema import WeightEma
 from pose.engine.fit import (
     Gradients,
     Row,
@@ -150,6 +150,7 @@ def train(
     gradients: Gradients,
     provenance: dict[str, Any],
     learning: nn.Module | None = None,
+    teacher_ema: WeightEma | None = None,
     besides: Mapping[Path, PoseModel] = MappingProxyType({}),
     on_row: Callable[[Row], None] = lambda row: None,
     finish: Callable[[Any], None] = lambda live: None,
@@ -157,7 +158,8 @@ def train(
     """Train `model` to models/<name>.safetensors, going on from a killed run's checkpoint.
 
     batches(start) gives the batches from step `start` on. Files are the first process's alone.
-    learning holds `model` and whatever else learns; besides: files that get other parts of it.
+    learning holds `model` and whatever else learns; teacher_ema is an EMA of it that is updated and
+    saved with it; besides: files that get other parts of it.
     on_row sees each logged row, also those of an earlier, killed run; finish gets the Live (None in
     other processes) when all is trained. Raises PoseError if the device's memory does not do,
     Stopped after SIGTERM.
@@ -165,8 +167,9 @@ def train(
     law = params.train
     learning = learning or model
     optimizer = build_adamw(learning, law.weight_decay, law.layer_decay, law.betas)
-    average = Average(learning, law.ema_decay) if law.ema_decay else None
-    state = TrainState(learning, optimizer, gradients.scaler, average=average)
+    ema = WeightEma(learning, law.ema_decay) if law.ema_decay else None
+    scaler = gradients.scaler
+    state = TrainState(learning, optimizer, scaler, ema=ema, teacher_ema=teacher_ema)
     first = distributed.is_first()
     with (
         stage.resume_folder(name) if first else nullcontext() as folder,
@@ -196,7 +199,7 @@ def train(
             watch=watching(name, params, model, schedule, partial(_log_picture, live)),
             stop=lambda: distributed.anyone(asked()),
         )
-        with average.in_place() if average else nullcontext():
+        with ema.swapped_in() if ema else nullcontext():
             last = model_weights(model)
             others = {path: model_weights(part) for path, part in besides.items()}
             if first:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pose import distributed
@@ -68,8 +68,8 @@ class Watch:
         if not (validates or pictures):
             return {}
         row: Row = {}
-        average = state.average.in_place() if state.average else contextlib.nullcontext()
-        with average, evaluating(self.model):
+        averaged = state.ema.swapped_in() if state.ema else contextlib.nullcontext()
+        with averaged, evaluating(self.model):
             if validates:
                 row = {"step": float(state.step), "val_AP": self._ap()}
                 self._note_best_(state, row)
@@ -161,14 +161,16 @@ def of_images(truth: dict, image_ids: set[int]) -> dict:
 
 
 @contextlib.contextmanager
-def evaluating(model: PoseModel) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Meanwhile eval mode without gradients; afterwards each module is in the mode it had."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    with torch.no_grad():
-        yield
-    for module, mode in modes:
-        module.training = mode
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @torch.no_grad()

@@ -8,15 +8,13 @@ are in every step: without them each known consistency loss drifts to confident 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from pose import distributed
@@ -25,13 +23,12 @@ from pose.codecs.udp import UdpCodec
 from pose.common.params import Ssl
 from pose.engine import parallel
 from pose.engine.fit import AT_ONCE, Gradients, Losses, labelled_loss, moved
-from pose.evaluation.predict import predict_maps
 from pose.models.build import autocast
 from pose.models.vit import normalise
 from pose.ssl.hard_views import HardViews, draw_theta, stays_inside, warp_maps
+from pose.ssl.students import Teacher, without_drop_path
 from pose.ssl.targets import Target, easy_target, ensemble_target, path_loss
 
-Teacher = Callable[[Tensor, Tensor], Tensor]  # images (B, h, w, 3), targets (B, K, 3) -> maps
 Batch = tuple[list[Tensor], list[Tensor]]  # a labelled and an unlabelled one, as loaders give them
 
 
@@ -131,7 +128,7 @@ class Consistency:
     def hard_maps(self, student: nn.Module, hard: Tensor, scene: Scene) -> Tensor:
         """The student's maps (B, K, H, W), float32, of a path's view before the shared affine."""
         parts = []
-        with whole_depth(student), autocast(self.device, self.amp):
+        with without_drop_path(student), autocast(self.device, self.amp):
             for images, theta in self.gradients.split(hard, scene.theta):
                 parts.append(self.codec.heights(student(warp_maps(images, theta))).float())
         return torch.cat(parts)
@@ -160,44 +157,6 @@ class Consistency:
             losses.append(loss.detach())
             peaks.append(heatmaps.detach().float().amax((2, 3)).mean())
         return torch.stack(losses).mean(), torch.stack(peaks).mean()
-
-
-def network_teacher(
-    network: nn.Module,
-    codec: UdpCodec,
-    device: torch.device,
-    amp: str,
-    gradients: Gradients = AT_ONCE,
-) -> Teacher:
-    """Maps of uint8 images and their mirror images averaged, without a graph; targets unseen."""
-
-    def run(images_u8: Tensor, targets: Tensor) -> Tensor:
-        with torch.no_grad(), whole_depth(network), autocast(device, amp):
-            parts = [
-                codec.heights(predict_maps(network, codec, normalise(some), flip=True))
-                for (some,) in gradients.split(images_u8)
-            ]
-        return torch.cat(parts)
-
-    return run
-
-
-@contextmanager
-def whole_depth(network: nn.Module) -> Iterator[None]:
-    """Meanwhile no block is dropped (drop path): a target is no place for noise."""
-    drops = [part for part in network.modules() if isinstance(part, DropPath) and part.training]
-    for part in drops:
-        part.eval()
-    try:
-        yield
-    finally:
-        for part in drops:
-            part.train()
-
-
-def label_teacher(codec: UdpCodec) -> Teacher:
-    """The labels' own maps: hard views of labelled persons, the control without unlabelled ones."""
-    return lambda images_u8, targets: codec.heights(codec.render(targets))
 
 
 def _to_input(

@@ -1,33 +1,68 @@
-"""Several networks as one module, for stage 2."""
+"""Who teaches a student: a network as it is, or with the exponential average of its weights."""
 
 from __future__ import annotations
 
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from pose.models.vit import PoseModel
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from pose.codecs.udp import UdpCodec
+from pose.engine.ema import WeightEma
+from pose.engine.fit import AT_ONCE, Gradients
+from pose.engine.validation import evaluating
+from pose.evaluation.predict import predict_maps
+from pose.models.build import autocast
+from pose.models.vit import normalise
+
+Teacher = Callable[[Tensor, Tensor], Tensor]  # images (B, h, w, 3), targets (B, K, 3) -> maps
 
 
-class Learners(nn.Module):
-    """Stage 2's networks under one state_dict, so that a resumed run has them all.
+def network_teacher(
+    network: nn.Module,
+    codec: UdpCodec,
+    device: torch.device,
+    amp: str,
+    gradients: Gradients = AT_ONCE,
+    ema: WeightEma | None = None,
+) -> Teacher:
+    """Heatmaps (B, K, H, W) of uint8 images, averaged with those of their mirror images.
 
-    averages[i] follows students[i] by ema_decay; without (0) there are none.
+    No graph is recorded and targets are ignored. With ema, which averages the network's weights,
+    these are swapped in for the forward, in eval mode; so neither DDP nor FSDP needs a copy.
     """
 
-    def __init__(self, students: list[PoseModel], ema_decay: float) -> None:
-        super().__init__()
-        self.students = nn.ModuleList(students)
-        average = get_ema_multi_avg_fn(ema_decay)
-        copies = [AveragedModel(one, multi_avg_fn=average) for one in students if ema_decay]
-        self.averages = nn.ModuleList(copies).requires_grad_(False).eval()
+    def run(images_u8: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad(), _teaching(network, ema), autocast(device, amp):
+            parts = [
+                codec.heights(predict_maps(network, codec, normalise(images), flip=True))
+                for (images,) in gradients.split(images_u8)
+            ]
+        return torch.cat(parts)
 
-    def train(self, mode: bool = True) -> Learners:
-        """The students' mode; averages answer as in evaluation, always."""
-        self.students.train(mode)
-        return self
+    return run
 
-    def average_(self) -> None:
-        """Take the students' present weights into the averages; the first time, as they are."""
-        for average, student in zip(self.averages, self.students, strict=False):
-            assert isinstance(average, AveragedModel)
-            average.update_parameters(student)
+
+@contextmanager
+def _teaching(network: nn.Module, ema: WeightEma | None) -> Iterator[None]:
+    if ema is None:
+        with without_drop_path(network):
+            yield
+    else:
+        with ema.swapped_in(), evaluating(network):
+            yield
+
+
+@contextmanager
+def without_drop_path(network: nn.Module) -> Iterator[None]:
+    """Inside the context no block is dropped (drop path): a target should have no noise."""
+    drops = [part for part in network.modules() if isinstance(part, DropPath) and part.training]
+    for part in drops:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in drops:
+            part.train()

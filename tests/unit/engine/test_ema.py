@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pose.engine.ema import Average
+from pose.engine.ema import WeightEma
 
 
 def small() -> nn.Module:
@@ -25,7 +25,7 @@ def moved_(model: nn.Module) -> None:
 def test_the_law() -> None:
     model = small()
     start = copy.deepcopy(model.state_dict())
-    average = Average(model, 0.75)
+    average = WeightEma(model, 0.75)
     for _ in range(2):
         moved_(model)
         average.update_()
@@ -37,11 +37,11 @@ def test_the_law() -> None:
 
 def test_in_place_and_back() -> None:
     model = small()
-    average = Average(model, 0.5)
+    average = WeightEma(model, 0.5)
     moved_(model)
     own = copy.deepcopy(model.state_dict())
     expected = {name: tensor.clone() for name, tensor in average.to_dict().items()}
-    with average.in_place():
+    with average.swapped_in():
         now = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert all(torch.equal(now[name], tensor) for name, tensor in expected.items())
     assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
@@ -50,9 +50,9 @@ def test_in_place_and_back() -> None:
 
 def test_back_after_an_error_too() -> None:
     model = small()
-    average = Average(model, 0.5)
+    average = WeightEma(model, 0.5)
     moved_(model)
     own = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match="x"), average.in_place():
+    with pytest.raises(ValueError, match="x"), average.swapped_in():
         raise ValueError("x")
     assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())

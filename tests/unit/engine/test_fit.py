@@ -15,7 +15,7 @@ from pose.common.params import Train
 from pose.common.skeleton import COCO_17
 from pose.engine import checkpoint
 from pose.engine import fit as engine_fit
-from pose.engine.ema import Average
+from pose.engine.ema import WeightEma
 from pose.engine.fit import Gradients, TrainState, fit, loss_scaler, supervised_step
 from pose.engine.optim import Schedule, build_adamw
 from pose.models.vit import ModelSpec, PoseModel
@@ -264,14 +264,14 @@ def test_asked_after_the_last_step_it_is_done(tiny_model_spec: ModelSpec) -> Non
 def test_the_average_goes_on_to_the_bit(tmp_path: Path, tiny_model_spec: ModelSpec) -> None:
     path, (unbroken, killed, resumed) = tmp_path / "x.pt", [fresh(tiny_model_spec) for _ in "abc"]
     for state in (unbroken, killed, resumed):
-        state.average = Average(state.model, 0.9)
+        state.ema = WeightEma(state.model, 0.9)
     train(unbroken)
     train(killed, 6, save=lambda s: checkpoint.save_training_state(path, s.to_dict()))
     resumed.restore_(checkpoint.read_training_state(path))
     train(resumed)
     assert same_weights(resumed, unbroken)
-    expected, start = unbroken.average.to_dict(), fresh(tiny_model_spec).model.state_dict()
-    for name, tensor in resumed.average.to_dict().items():
+    expected, start = unbroken.ema.to_dict(), fresh(tiny_model_spec).model.state_dict()
+    for name, tensor in resumed.ema.to_dict().items():
         assert torch.equal(tensor, expected[name]), name
         if "weight" in name:
             assert not torch.equal(tensor, start[name]), name

@@ -39,7 +39,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     return Pair(folder, torch.load(folder / "found.pt", weights_only=True))
@@ -120,19 +120,37 @@ def test_all_leave_out_the_step_that_one_finds_bad(pair: Pair, kind: str) -> Non
     assert [row["skipped"] for row in pair.found[f"{kind} skip"]["rows"]] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("name", "ema", "alone"),
+    [
+        ("ema", "ema", {"decay": 0.5}),
+        ("teacher", "teacher_ema", {"ssl": True, "teacher_decay": 0.5}),
+        ("pair of teachers", "teacher_ema", {"pair": True, "teacher_decay": 0.5}),
+    ],
+)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_the_average_of_two_processes_is_that_of_one(pair: Pair, kind: str) -> None:
-    found, alone = pair.found[f"{kind} average"], runs.train(decay=0.5)
-    assert_close(found, alone)
-    assert_close(found | {"weights": found["average"]}, alone | {"weights": alone["average"]})
+def test_two_processes_average_weights_as_one_does(
+    pair: Pair, kind: str, name: str, ema: str, alone: dict[str, Any]
+) -> None:
+    found, expected = pair.found[f"{kind} {name}"], runs.train(**alone)
+    assert_close(found, expected)
+    assert_close(found | {"weights": found[ema]}, expected | {"weights": expected[ema]})
 
 
-def test_an_average_in_shards_goes_on(pair: Pair) -> None:
-    found, expected = pair.found["fsdp average, then fsdp"], pair.found["fsdp average"]
+@pytest.mark.parametrize(
+    ("name", "ema"), [("fsdp ema", "ema"), ("fsdp pair of teachers", "teacher_ema")]
+)
+def test_a_sharded_ema_resumes_bit_by_bit(pair: Pair, name: str, ema: str) -> None:
+    found, expected = pair.found[f"{name}, resumed"], pair.found[name]
     assert_same(found, expected)
-    assert found["average"].keys() == expected["average"].keys()
-    for name, tensor in found["average"].items():
-        assert torch.equal(tensor, expected["average"][name]), name
+    assert found[ema].keys() == expected[ema].keys()
+    for weight, tensor in found[ema].items():
+        assert torch.equal(tensor, expected[ema][weight]), weight
+
+
+def test_an_ema_teacher_trains_other_weights_than_the_student_itself(pair: Pair) -> None:
+    with pytest.raises(AssertionError):
+        assert_close(pair.found["fsdp teacher"], pair.found["fsdp ssl"])
 
 
 def test_what_one_process_is_asked_all_do(pair: Pair) -> None:

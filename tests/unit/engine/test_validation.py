@@ -19,7 +19,7 @@ from pose.common.skeleton import COCO_17, oks_sigmas
 from pose.crop_table import CropTable
 from pose.data.samples import TestSamples, test_loader
 from pose.engine import validation
-from pose.engine.ema import Average
+from pose.engine.ema import WeightEma
 from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import Schedule, build_adamw
 from pose.evaluation.coco_metrics import coco_eval, to_results
@@ -75,8 +75,8 @@ def fresh(spec: ModelSpec, decay: float = 0.0) -> TrainState:
     torch.manual_seed(0)
     model = PoseModel(spec)
     torch.nn.init.normal_(model.head.final_layer.weight, std=0.1)
-    average = Average(model, decay) if decay else None
-    return TrainState(model, build_adamw(model, 0.1, 1.0, (0.9, 0.999)), average=average)
+    ema = WeightEma(model, decay) if decay else None
+    return TrainState(model, build_adamw(model, 0.1, 1.0, (0.9, 0.999)), ema=ema)
 
 
 def batch(step: int) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 
 import cv2
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 import train_ssl
-from pose.common.errors import PoseError
 from pose.common.params import Params, load_params
 from pose.common.skeleton import COCO_17
 from pose.draw import enlarge
+from pose.engine.ema import WeightEma
 from pose.engine.fit import AT_ONCE
-from pose.ssl.students import Learners
+from pose.models.build import build_model
+from pose.ssl.students import network_teacher
 
 CPU = torch.device("cpu")
 
@@ -74,7 +76,7 @@ def test_fallen_peaks_are_told_once(said: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_second_network_has_the_first_ones_backbone(default: Params) -> None:
-    first = train_ssl.training.build_model(default, COCO_17)
+    first = build_model(default, COCO_17)
     assert train_ssl.second_networks(default, COCO_17, first) == []
     (second,) = train_ssl.second_networks(with_ssl(default, networks=2), COCO_17, first)
     state, other = first.state_dict(), second.state_dict()
@@ -85,49 +87,33 @@ def test_the_second_network_has_the_first_ones_backbone(default: Params) -> None
 
 @pytest.mark.parametrize(("networks", "ema_decay"), [(1, 0.0), (1, 0.9), (2, 0.0), (2, 0.9)])
 def test_who_teaches_whom(default: Params, networks: int, ema_decay: float) -> None:
-    """Each network is taught by the other one or, alone, by itself; by its average if there is."""
+    """The other network or, alone, the network itself; with ssl.ema_decay its averaged weights."""
     params = with_ssl(default, networks=networks, ema_decay=ema_decay)
-    students = [train_ssl.training.build_model(params, COCO_17) for _ in range(networks)]
-    learners = Learners(students, ema_decay)
-    learners.average_()
-    for i, student in enumerate(students):  # so that averages differ from what they follow
+    students = [build_model(params, COCO_17) for _ in range(networks)]
+    ema = WeightEma(torch.nn.ModuleList(students), ema_decay) if ema_decay else None
+    teaching = [deepcopy(student).eval() for student in students] if ema_decay else students
+    for i, student in enumerate(students):  # so that the averages differ from the weights
         torch.nn.init.normal_(student.head.final_layer.weight, std=0.1 * (i + 1))
-    build = train_ssl.build_consistency
-    step = build(params, COCO_17, learners, students, CPU, 100, AT_ONCE)
+    step = train_ssl.build_consistency(params, COCO_17, students, ema, CPU, 100, AT_ONCE)
     images = torch.randint(0, 256, (2, 96, 72, 3), dtype=torch.uint8)
-    teaching = list(learners.averages) if ema_decay else students
     for i in range(networks):
         teacher = teaching[(i + 1) % networks]
-        expected = train_ssl.network_teacher(teacher, step.codec, CPU, "none")
+        expected = network_teacher(teacher, step.codec, CPU, "none")
         found = step.teachers[i](images, torch.zeros(0))
         assert torch.equal(found, expected(images, torch.zeros(0)))
 
 
 def test_the_weight_rises_and_stays(default: Params) -> None:
     params = with_ssl(default, unlabelled_weight=2.0, ramp_fraction=0.1)
-    model = train_ssl.training.build_model(params, COCO_17)
-    learners = Learners([model], 0.0)
-    step = train_ssl.build_consistency(params, COCO_17, learners, [model], CPU, 100, AT_ONCE)
+    model = build_model(params, COCO_17)
+    step = train_ssl.build_consistency(params, COCO_17, [model], None, CPU, 100, AT_ONCE)
     assert [step.weight_at(n) for n in (0, 4, 9, 99)] == pytest.approx([0.2, 1.0, 2.0, 2.0])
-
-
-def test_averages_of_sharded_weights_are_refused(default: Params, monkeypatch) -> None:
-    monkeypatch.setattr(train_ssl.distributed, "world_size", lambda: 2)
-    train = default.train.model_copy(update={"parallel": "fsdp"})
-    params = with_ssl(default, ema_decay=0.9).model_copy(update={"train": train})
-    model = train_ssl.training.build_model(params, COCO_17)
-    with pytest.raises(PoseError, match=r"ssl\.ema_decay = 0\.9, but train\.parallel: fsdp"):
-        train_ssl.build_consistency(
-            params, COCO_17, Learners([model], 0.9), [model], CPU, 100, AT_ONCE
-        )
 
 
 def test_the_picture_shows_every_view_and_is_repeatable(default: Params) -> None:
     params = with_ssl(default, paths=("joco", "mu"), loss="ensemble")
-    model = train_ssl.training.build_model(params, COCO_17)
-    step = train_ssl.build_consistency(
-        params, COCO_17, Learners([model], 0.0), [model], CPU, 100, AT_ONCE
-    )
+    model = build_model(params, COCO_17)
+    step = train_ssl.build_consistency(params, COCO_17, [model], None, CPU, 100, AT_ONCE)
     torch.manual_seed(0)
     images = torch.randint(0, 256, (3, 96, 72, 3), dtype=torch.uint8)
     empty = torch.zeros(3, 17, 3)

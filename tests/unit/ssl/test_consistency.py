@@ -18,9 +18,9 @@ from pose.engine import losses
 from pose.engine.fit import Gradients
 from pose.evaluation.predict import predict_maps
 from pose.models.vit import ModelSpec, PoseModel, normalise
-from pose.ssl.consistency import Consistency, label_teacher, network_teacher
+from pose.ssl.consistency import Consistency
 from pose.ssl.hard_views import HardViews, draw_theta, stays_inside, warp_maps
-from pose.ssl.students import Learners
+from pose.ssl.students import network_teacher
 from pose.ssl.targets import Target, ensemble_target, path_loss
 from sections import DEFAULT, changed
 
@@ -182,36 +182,34 @@ def test_the_labels_as_teacher(tiny_model_spec: ModelSpec) -> None:
     model, (labelled, others) = setup(tiny_model_spec)
     others[1] = labelled[1].clone()
     others[1][:, 3:, 2] = 0
-    step = replace(step_of(model, SSL), teachers=[label_teacher(CODEC)])
+    step = replace(step_of(model, SSL), teachers=[lambda images, targets: CODEC.render(targets)])
     scene = step.scene(0, *others, 1)
     torch.testing.assert_close(scene.easy, CODEC.render(others[1]))
     assert scene.usable[:, :3].all()
     assert not scene.usable[:, 3:].any()
 
 
-def two_students(ssl: ModelSpec, ema_decay: float = 0.0) -> tuple[Learners, Consistency, list]:
-    first, batch = setup(ssl)
+def two_students(spec: ModelSpec) -> tuple[list[PoseModel], Consistency, list]:
+    first, batch = setup(spec)
     torch.manual_seed(1)
-    second = PoseModel(ssl)
+    second = PoseModel(spec)
     torch.nn.init.normal_(second.head.final_layer.weight)
-    learners = Learners([first, second], ema_decay)
-    teaching = learners.averages if ema_decay else learners.students
-    teachers = [network_teacher(one, CODEC, CPU, "none") for one in reversed(teaching)]
+    teachers = [network_teacher(one, CODEC, CPU, "none") for one in (second, first)]
     step = replace(step_of(first, paths(1, 1, 1, 1, -1e9)), students=[first, second])
-    return learners, replace(step, teachers=teachers), batch
+    return [first, second], replace(step, teachers=teachers), batch
 
 
 def test_each_of_two_networks_is_taught_by_the_other(tiny_model_spec: ModelSpec) -> None:
-    learners, step, batch = two_students(tiny_model_spec)
+    students, step, batch = two_students(tiny_model_spec)
     images = normalise(batch[1][0])
     for i in (0, 1):
         easy = step.scene(i, *batch[1], 4).easy
         with torch.no_grad():
-            expected = predict_maps(learners.students[1 - i], CODEC, images, flip=True)
+            expected = predict_maps(students[1 - i], CODEC, images, flip=True)
         torch.testing.assert_close(easy, expected)
     rows = step(batch, 4)
     assert rows.keys() == {"loss", "loss_u", "mask", "confidence", "peak", "peak_joco", "peak_jccm"}
-    for student in learners.students:
+    for student in students:
         assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
 
 
@@ -220,31 +218,6 @@ def test_two_networks_see_different_hard_views(tiny_model_spec: ModelSpec) -> No
     thetas = [step.scene(i, *batch[1], 4).theta for i in (0, 1)]
     assert not torch.equal(*thetas)
     assert torch.equal(thetas[0], step.scene(0, *batch[1], 4).theta)
-
-
-def test_averages_follow_and_are_part_of_the_state(tiny_model_spec: ModelSpec) -> None:
-    learners, step, batch = two_students(tiny_model_spec, ema_decay=0.75)
-    learners.average_()
-    name = "head.final_layer.weight"
-    start = [s.head.final_layer.weight.detach().clone() for s in learners.students]
-    with torch.no_grad():
-        for student in learners.students:
-            student.head.final_layer.weight += 1
-    learners.average_()
-    for i, weight in enumerate(start):
-        found = learners.averages[i].module.head.final_layer.weight
-        torch.testing.assert_close(found, weight + 0.25)
-        assert f"averages.{i}.module.{name}" in learners.state_dict()
-    assert not learners.train().averages[0].module.training
-    assert learners.students[0].training
-    step(batch, 0)
-    assert all(p.grad is None for p in learners.averages.parameters())
-
-
-def test_without_decay_there_are_no_averages(tiny_model_spec: ModelSpec) -> None:
-    learners = Learners([PoseModel(tiny_model_spec)], 0.0)
-    learners.average_()
-    assert {name.split(".")[0] for name in learners.state_dict()} == {"students"}
 
 
 def reference_ensemble(model: PoseModel, batch, ssl: Ssl, step: int) -> Target:
@@ -300,16 +273,6 @@ def kept_at_once(model: PoseModel, batch, step: Consistency) -> int:
         step(batch, 0)
     assert held == 0
     return most
-
-
-def test_a_teacher_drops_no_blocks(tiny_model_spec: ModelSpec) -> None:
-    """The student in training does (drop path), and goes on doing so."""
-    model, ((images, targets), _) = setup(replace(tiny_model_spec, drop_path=0.9, depth=4))
-    model.train()
-    teacher = network_teacher(model, CODEC, CPU, "none")
-    assert torch.equal(teacher(images, targets), teacher(images, targets))
-    noisy = [model(normalise(images)) for _ in range(2)]
-    assert not torch.equal(*noisy)
 
 
 @pytest.mark.parametrize("loss", [MULTIAUGS, ENSEMBLE])
