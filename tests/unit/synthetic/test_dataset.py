@@ -23,7 +23,7 @@ from pose.synthetic.canvas import Canvas
 IMAGE_WH = (480, 360)
 
 
-def rendered(train: int, val: int, fraction: float, seed: int) -> Synthetic:
+def synthetic_settings(train: int, val: int, fraction: float, seed: int) -> Synthetic:
     return Synthetic(
         seed=seed,
         train_images=train,
@@ -34,7 +34,7 @@ def rendered(train: int, val: int, fraction: float, seed: int) -> Synthetic:
     )
 
 
-SETTINGS = rendered(6, 3, 0.5, seed=3)
+SETTINGS = synthetic_settings(6, 3, 0.5, seed=3)
 ZIPS = ("annotations_trainval2017.zip", "train2017.zip", "val2017.zip")
 
 
@@ -83,7 +83,7 @@ def test_same_bytes_again_and_with_two_workers(folder: Path, tmp_path: Path) -> 
 
 
 def test_another_seed_gives_other_images(folder: Path, tmp_path: Path) -> None:
-    other = rendered(1, 1, 0.5, seed=4)
+    other = synthetic_settings(1, 1, 0.5, seed=4)
     dataset.write_coco_zips(tmp_path, other, 1)
     name = "train2017/000000000001.jpg"
     with zipfile.ZipFile(folder / ZIPS[1]) as a, zipfile.ZipFile(tmp_path / ZIPS[1]) as b:
@@ -121,7 +121,7 @@ def test_ids_are_unique_over_both_splits(folder: Path) -> None:
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (1.0, 6)])
 def test_unlabelled_images_carry_boxes_only(tmp_path: Path, fraction: float, expected: int) -> None:
-    settings = rendered(6, 3, fraction, seed=3)
+    settings = synthetic_settings(6, 3, fraction, seed=3)
     counts = dataset.write_coco_zips(tmp_path, settings, 1)
     train, val = document(tmp_path, "train2017"), document(tmp_path, "val2017")
     without = {a["image_id"] for a in train["annotations"]} - {
