@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup repro test test-long coverage mutants check lock seeds pr-report reproduce
-.PHONY: verify-metrics demo-exp baseline
+.PHONY: verify-metrics demo-exp baseline unit
 setup: .venv/ready
 
 .venv/ready: requirements.txt
@@ -19,6 +19,9 @@ repro: setup            ## rebuild everything that changed, end to end
 
 test: setup             ## the whole test suite
 	$(BIN)/python -m pytest
+
+unit: setup             ## unit, property and golden tests; ROOM=codecs: the unit tests of one room
+	$(BIN)/python -m pytest $(if $(ROOM),tests/unit/$(ROOM),tests/unit tests/property tests/golden)
 
 test-long: setup        ## what takes minutes to hours a test: a storm of kills, long fuzzing
 	$(BIN)/python -m pytest -m long -n 2

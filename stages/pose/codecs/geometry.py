@@ -117,7 +117,8 @@ def heatmap_to_image(
     """Keypoints (..., K, 2) from cells to image pixels; center and scale (..., 2).
 
     The exact inverse of udp_affine (without rotation) followed by input_to_heatmap_factor. mmpose
-    reaches the same image coordinates by way of k * Wi / (Wi - 1) in input space, see README.
+    reaches the same image coordinates by way of k * Wi / (Wi - 1) in input space: see
+    docs/coordinates.md.
     """
     unit = keypoints_heatmap / (np.array(heatmap_wh, dtype=np.float64) - 1)
     return (unit - 0.5) * scale[..., None, :] + center[..., None, :]

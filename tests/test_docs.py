@@ -1,0 +1,84 @@
+"""The pages name files, headings, make targets and stages that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")]
+)
+IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NAMED = re.compile(r"`((?:stages|tests|tools|recipes|benchmarks|docs|\.github)/[\w./-]+)`")
+MADE = ("report/", "data/", "models/", "metrics/")  # by the pipeline; data/ and models/ not in git
+
+
+def anchor(heading: str) -> str:
+    """The name that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return {anchor(line.lstrip("# ")) for line in lines if line.startswith("#")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, name = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not name or name in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_named_files_exist(page: Path) -> None:
+    for name in NAMED.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_name_scripts_recipes_and_make_targets_that_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for script in re.findall(r"python ((?:stages|tools|recipes|benchmarks)/\w+\.py)", text):
+        assert (ROOT / script).is_file(), script
+    for recipe in re.findall(r"(?:apply|plan)\.py ([a-z]\w[\w.]+)", text):
+        assert (ROOT / "recipes" / f"{recipe}.yaml").is_file(), recipe
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    commands = re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)
+    assert set(commands) <= set(targets)
+
+
+def test_every_page_is_listed_in_docs_readme() -> None:
+    listed = LINK.findall((ROOT / "docs" / "README.md").read_text(encoding="utf-8"))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(listed)
+
+
+def rerun_rows() -> Iterator[tuple[str, list[str]]]:
+    """(room, stages) of CONTRIBUTING.md's table."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("## What an edit reruns")[1].split("\n## ")[0]
+    for rooms, stages in re.findall(r"^\| [^|]+ \| (`[^|]+`) \| ([^|]+) \|$", table, re.M):
+        names = [re.sub(r" \(.*\)", "", name) for name in stages.split(", ")]
+        for room in re.findall(r"`([\w.]+)`", rooms):
+            yield room, names
+
+
+def test_the_rerun_table_equals_dvc_yaml() -> None:
+    chain = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
+    table = dict(rerun_rows())
+    rooms = {path.name for path in (ROOT / "stages" / "pose").iterdir()} - {"__pycache__"}
+    assert set(table) == rooms
+    for room, names in table.items():
+        watching = [name for name in chain if f"stages/pose/{room}" in chain[name]["deps"]]
+        expected = {"all": list(chain), "none": []}.get(names[0], names)
+        assert watching == expected, room
