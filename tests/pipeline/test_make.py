@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.project import ROOT
 
-TARGETS = ["setup", "repro", "test", "check", "lock", "seeds"]
+TARGETS = ["setup", "repro", "test", "unit", "check", "lock", "seeds"]
 TARGETS += ["reproduce", "verify-metrics", "demo-exp"]
 
 
