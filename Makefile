@@ -14,7 +14,7 @@ setup: .venv/ready
 	touch $@
 
 repro: setup            ## rebuild everything that changed, end to end
-	$(BIN)/python tools/mend.py
+	$(BIN)/python tools/repair_lock.py
 	$(BIN)/python -m dvc repro
 
 test: setup             ## the whole test suite

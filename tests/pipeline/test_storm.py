@@ -84,8 +84,8 @@ def test_a_storm_of_kills_over_the_chain(first_run: FirstRun, tmp_path: Path) ->
     while kills < CHAIN_KILLS or not chains:
         if group_killed(project, rng.uniform(0, longest)):
             kills += 1
-            told = project.must("python", "tools/mend.py")
-            cut += "cut off" in told
+            told = project.must("python", "tools/repair_lock.py")
+            cut += "truncated" in told
         else:
             assert reproduce.digests(project.root) == expected
             assert project.changed() == set()
