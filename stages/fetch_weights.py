@@ -1,18 +1,18 @@
-"""Fetch the starting weights and convert them to safetensors under the model's own names.
+"""Download the starting weights and convert them to safetensors under the model's own names.
 
     python stages/fetch_weights.py
 
-`weights.source: embedded` writes a randomly initialised backbone from run.seed: an honest
-stand-in without a download, not a pretrained model. `file`, `url` and `huggingface` convert a
-checkpoint of Sapiens, ViTPose (its own, mmpose's, Hugging Face's), timm, MAE, or ours; with
-`weights.head: keep` a pose checkpoint's head as well (for keypoints other than COCO's 17 list
-`keypoints.names`). Writes data/weights/start.safetensors and
-metrics/fetch_weights. Seconds, plus the download; what a url gave stays in
-data/resume/fetch_weights, so that another model's conversion does not fetch it again.
+`weights.source: embedded` writes a randomly initialised backbone from run.seed. It needs no
+download, but it is not a pretrained model. `file`, `url` and `huggingface` convert a checkpoint of
+Sapiens, ViTPose (its own, mmpose's, Hugging Face's), timm, MAE, or this project. With
+`weights.head: keep` the head of a pose checkpoint is converted too (for keypoints other than COCO's
+17 list `keypoints.names`). Writes data/weights/start.safetensors and metrics/fetch_weights. Takes
+seconds, plus the download. A download from a URL stays in data/resume/fetch_weights, so that a
+conversion for another model does not download it again.
 
-Known files of Sapiens on the Hugging Face Hub (CC BY-NC 4.0). Their names come from the projects'
-documentation and were not fetched by us; they may have moved. weights.revision: main finds them,
-and a line of the log then says what pins them.
+Files of Sapiens on the Hugging Face Hub (CC BY-NC 4.0). Their names are from the projects'
+documentation; we did not download them, and they may have moved. Set weights.revision: main; the
+log then shows the weights.revision and weights.sha256 that pin the file.
 
     weights.repo: facebook/sapiens            pretrained backbones, weights.head: fresh
     weights.file: sapiens_host/pretrain/checkpoints/
@@ -42,16 +42,16 @@ from pose.common.files import digest
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.skeleton import COCO_17
-from pose.fetch.checksums import Pin
-from pose.fetch.url import fetch_url
+from pose.fetch.checksums import Checksum
+from pose.fetch.url import download
 from pose.models.build import model_spec
 from pose.models.checkpoint import State, read_weights, save_weights
 from pose.models.vit import ModelSpec, build_backbone, build_on_meta
 from pose.pretrained.convert import convert
-from pose.pretrained.hub import fetch_hub
+from pose.pretrained.hub import download_from_hub
 
 NAME = "fetch_weights"
-LICENCE = "that of the file"
+LICENCE = "that of the file"  # of converted weights
 
 
 def main(params: Params) -> None:
@@ -67,7 +67,7 @@ def main(params: Params) -> None:
 
 
 def _spec(params: Params) -> ModelSpec:
-    """K as far as params tell, for the data come later; it matters to a head that is kept alone."""
+    """K is that of params: the data are not read yet, and only `weights.head: keep` needs K."""
     return model_spec(params, len(params.keypoints.names or COCO_17.names))
 
 
@@ -95,24 +95,27 @@ def _converted(params: Params) -> tuple[State, dict[str, Any]]:
 
 def _file(params: Params) -> tuple[Path, dict[str, Any]]:
     path = Path(str(params.weights.file)).expanduser()
-    found = digest(path) if path.is_file() else None
-    if params.weights.sha256 and found and found != params.weights.sha256:
-        raise PoseError(f"{path}: sha256 is {found}, weights.sha256 says {params.weights.sha256}")
+    sha256 = params.weights.sha256
+    checksum = Checksum(sha256, "weights.sha256") if sha256 and path.is_file() else None
+    if checksum and (mismatch := checksum.mismatch(path)):
+        raise PoseError(f"{path}: {mismatch}; correct weights.file or weights.sha256")
     return path, {"source": path.name}
 
 
 def _url(params: Params) -> tuple[Path, dict[str, Any]]:
-    law = params.weights
-    path = fetch_url(str(law.url), stage.RESUME / NAME, Pin(str(law.sha256), "weights.sha256"))
-    return path, {"source": law.url}
+    checksum = Checksum(str(params.weights.sha256), "weights.sha256")
+    path = download(str(params.weights.url), stage.RESUME / NAME, checksum)
+    return path, {"source": params.weights.url}
 
 
 def _huggingface(params: Params) -> tuple[Path, dict[str, Any]]:
-    law = params.weights
-    path, commit = fetch_hub(str(law.repo), str(law.file), str(law.revision), law.sha256)
-    if law.revision != commit or not law.sha256:
+    weights = params.weights
+    path, commit = download_from_hub(
+        str(weights.repo), str(weights.file), str(weights.revision), weights.sha256
+    )
+    if weights.revision != commit or not weights.sha256:
         log(f"{NAME}: to pin this file: weights.revision={commit} weights.sha256={digest(path)}")
-    return path, {"source": f"{law.repo}/{law.file}", "revision": commit}
+    return path, {"source": f"{weights.repo}/{weights.file}", "revision": commit}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pose.common.params import Params
-from pose.fetch.checksums import COCO, UNLABELLED
+from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "stages").rglob("*.py")) + sorted((ROOT / "recipes").glob("*.py"))
@@ -117,8 +117,8 @@ def test_every_requirement_has_hashes() -> None:
 def test_what_is_downloaded_is_https_and_pinned(params_text: str) -> None:
     params = Params.model_validate(YAML(typ="safe", pure=True).load(params_text), strict=False)
     assert params.data.base_url.startswith("https://")
-    for place, pin in {**COCO, **UNLABELLED}.items():
-        assert pin.md5 or place == "annotations/image_info_unlabeled2017.zip"
+    for place, checksum in {**COCO_2017, **COCO_2017_UNLABELLED}.items():
+        assert checksum.md5 or place == "annotations/image_info_unlabeled2017.zip"
 
 
 def test_addresses_in_the_code_are_https() -> None:

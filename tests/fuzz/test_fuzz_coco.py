@@ -27,7 +27,7 @@ from pose.crops.coverage import measure
 from pose.crops.shards import CropSettings, plan_shards, psnr_db, write_shard
 from pose.crops.splits import training_persons
 from pose.evaluation.coco_metrics import coco_eval
-from pose.fetch.checksums import ZipPin
+from pose.fetch.checksums import ZipChecksums
 from sections import DEFAULT, changed
 from tiny import SPLIT, TinyCoco, picture
 
@@ -169,7 +169,7 @@ def test_zips(bounded: Path, tiny_coco: TinyCoco, examples: int) -> None:
             for name in names:
                 with suppressed_bad_image():
                     decode_image(images.read(name), (160, 120))
-        ZipPin(SPLIT, 0, None).fault(paths[which])
+        ZipChecksums(SPLIT, 0, None).mismatch(paths[which])
 
     spoilers = [st.tuples(st.just(i), spoilt_bytes(c[-900:])) for i, c in enumerate(contents)]
     whole = st.one_of(*spoilers).map(lambda s: (s[0], contents[s[0]][:-900] + s[1]))
@@ -209,7 +209,7 @@ def test_members_that_lie_outside(bounded: Path) -> None:
             archive.writestr(name, b"x")
     with Images(bounded, SPLIT) as images:
         assert images.read("a.jpg") == b"x"
-    assert "outside" in str(ZipPin(SPLIT, 0, None).fault(bounded / f"{SPLIT}.zip"))
+    assert "outside" in str(ZipChecksums(SPLIT, 0, None).mismatch(bounded / f"{SPLIT}.zip"))
 
 
 def test_a_bomb(bounded: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from loopback import Handler, Server, serve
 from pipeline.project import SMALL, Project, new_project, ran, wait_for
-from pose.fetch.checksums import COCO
+from pose.fetch.checksums import COCO_2017
 from pose.synthetic.dataset import write_coco_zips
 from sections import DEFAULT, changed
 
@@ -30,7 +30,7 @@ def zips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         DEFAULT.synthetic, train_images=train, val_images=val, unlabelled_fraction=0.5
     )
     write_coco_zips(folder, settings, 1)
-    return {f"/{place}": (folder / Path(place).name).read_bytes() for place in COCO}
+    return {f"/{place}": (folder / Path(place).name).read_bytes() for place in COCO_2017}
 
 
 @pytest.fixture
@@ -45,14 +45,15 @@ def new_user(folder: Path, mirror: Server) -> Project:
     """A fresh clone that takes the mirror's files for COCO's."""
     project = new_project(folder)
     project.set(**{"data.source": "coco", "data.base_url": mirror.address})
-    pins = {
-        path[1:]: f'Pin("{hashlib.md5(content).hexdigest()}", KEY, "md5", {len(content)})'
+    checksums = {
+        path[1:]: f'Checksum("{hashlib.md5(content).hexdigest()}", SOURCE, "md5", {len(content)})'
         for path, content in mirror.files.items()
     }
-    table = ", ".join(f'"{place}": {pin}' for place, pin in pins.items())
+    table = ", ".join(f'"{place}": {code}' for place, code in checksums.items())
     module = project.root / "stages/pose/fetch/checksums.py"
-    head, _, tail = module.read_text().partition("COCO = {")
-    module.write_text(f"{head}COCO = {{{table}}}\nUNLABELLED{tail.partition('UNLABELLED')[2]}")
+    head, _, tail = module.read_text().partition("COCO_2017 = {")
+    _, name, rest = tail.partition("COCO_2017_UNLABELLED")
+    module.write_text(f"{head}COCO_2017 = {{{table}}}\n{name}{rest}")
     return project
 
 

@@ -12,8 +12,8 @@ from torchvision.models import get_model, get_model_weights
 from pose.common.errors import PoseError
 from pose.common.files import digest
 from pose.deploy.boxes import Boxes, Image
-from pose.fetch.checksums import Pin
-from pose.fetch.url import fetch_url, file_name
+from pose.fetch.checksums import Checksum
+from pose.fetch.url import download, file_name
 from pose.models.checkpoint import read_weights, require_same
 
 # torchvision's names, with the box AP on COCO val2017 and the megabytes that it tells of them
@@ -26,14 +26,14 @@ PERSON = 1  # label of torchvision's detection models, which are trained on COCO
 
 
 @dataclass(frozen=True)
-class PrefixPin(Pin):
-    """A file whose address tells the first hex digits of its digest, as torch hub's do."""
+class PrefixChecksum(Checksum):
+    """The first hex digits of a sha256, which torch hub puts into the file name of its URLs."""
 
-    def fault(self, path: Path) -> str | None:
-        found = digest(path, self.algorithm)
-        if found.startswith(self.digest):
+    def mismatch(self, path: Path) -> str | None:
+        actual = digest(path, self.algorithm)
+        if actual.startswith(self.digest):
             return None
-        return f"{self.algorithm} is {found}, {self.key} says {self.digest}..."
+        return f"{self.algorithm} is {actual}, {self.source} says {self.digest}..."
 
 
 def weights_url(name: str) -> str:
@@ -51,7 +51,8 @@ def fetch_weights(url: str) -> Path:
     prefix = re.search(r"-([0-9a-f]{8,})\.[a-z]+$", url)
     if not prefix:
         raise PoseError(f"{url}: tells no digest; such weights are not taken")
-    return fetch_url(url, weights_path(url).parent, PrefixPin(prefix[1], "the file's own name"))
+    checksum = PrefixChecksum(prefix[1], "the file's own name")
+    return download(url, weights_path(url).parent, checksum)
 
 
 class Detector:

@@ -1,4 +1,4 @@
-"""What a downloaded file has to be before it gets its final name; COCO's sizes and digests."""
+"""Checksums that downloads must match, and the known checksums of COCO 2017."""
 
 from __future__ import annotations
 
@@ -9,57 +9,59 @@ from pathlib import Path
 from pose.common.files import BAD_ZIP, digest
 from pose.common.log import log
 
+SOURCE = "stages/pose/fetch/checksums.py"
+
 
 @dataclass(frozen=True)
-class Pin:
-    """A file known beforehand: hex digest, hashlib's name of it, exact size in bytes or None.
+class Checksum:
+    """Expected hex digest of a file, hashlib's name of the algorithm, and exact size in bytes.
 
-    key: where these are written down, for messages.
+    source: where the values are written down, for error messages. size is None if unknown.
     """
 
     digest: str
-    key: str
+    source: str
     algorithm: str = "sha256"
     size: int | None = None
 
     @property
     def label(self) -> str:
-        """Tells files of one name apart."""
+        """Part of the partial file's name, so that files of one name do not mix."""
         return self.digest[:12]
 
     @property
     def md5(self) -> str | None:
-        """Known md5, if any."""
+        """The md5, if that is the algorithm."""
         return self.digest if self.algorithm == "md5" else None
 
     @property
     def expected_bytes(self) -> int:
-        """For the check of the disk; 0 if nothing is known."""
+        """Size for the check of free disk space; 0 if unknown."""
         return self.size or 0
 
-    def fault(self, path: Path) -> str | None:
-        """What is wrong with a file, or None. Continues a sentence that names it."""
+    def mismatch(self, path: Path) -> str | None:
+        """How the file differs, as the end of a sentence that names it; None if it matches."""
         if self.size not in (None, path.stat().st_size):
-            return f"has {path.stat().st_size:,} bytes, {self.key} says {self.size:,}"
-        found = digest(path, self.algorithm)
-        if found != self.digest:
-            return f"{self.algorithm} is {found}, {self.key} says {self.digest}"
+            return f"has {path.stat().st_size:,} bytes, {self.source} says {self.size:,}"
+        actual = digest(path, self.algorithm)
+        if actual != self.digest:
+            return f"{self.algorithm} is {actual}, {self.source} says {self.digest}"
         return None
 
 
 @dataclass(frozen=True)
-class ZipPin:
-    """A zip of which nobody vouches for more than a digest of one source, or not even that.
+class ZipChecksums:
+    """A zip that is verified by the CRC-32 of its members, because COCO publishes no digest.
 
-    With another digest it serves if all its members' CRCs are right and their names are below
-    `folder`; the log then says so. about: bytes, only roughly known. md5: of one source, or None.
+    If md5 (reported by a single source, or None) does not match, the zip is accepted if all CRCs
+    match and all members are inside `folder`; the log then says so.
     """
 
     folder: str
-    about: int
+    approximate_bytes: int
     md5: str | None
     size: None = None
-    key: str = "its own CRCs"
+    source: str = "its own CRCs"
 
     @property
     def label(self) -> str:
@@ -67,47 +69,44 @@ class ZipPin:
 
     @property
     def expected_bytes(self) -> int:
-        return self.about
+        return self.approximate_bytes
 
-    def fault(self, path: Path) -> str | None:
-        """What is wrong with a file, or None. Continues a sentence that names it."""
+    def mismatch(self, path: Path) -> str | None:
+        """What is wrong, as the end of a sentence that names the file; None if it is accepted."""
         if self.md5 and digest(path, "md5") == self.md5:
             return None
-        if fault := _zip_fault(path, self.folder):
-            return fault
-        known = f"its md5 is not the {self.md5} of one source" if self.md5 else "no digest known"
-        log(f"{path.name}: {known}; all CRCs are right; not verified further; {_sha256(path)}")
+        if error := _zip_error(path, self.folder):
+            return error
+        reason = f"its md5 is not {self.md5} (single source)" if self.md5 else "no known digest"
+        log(f"{path.name}: {reason}; all CRCs match; not verified further; sha256 {digest(path)}")
         return None
 
 
-def _sha256(path: Path) -> str:
-    return f"sha256 {digest(path)}"
+COCO_2017 = {
+    "zips/train2017.zip": Checksum(
+        "cced6f7f71b7629ddf16f17bbcfab6b2", SOURCE, "md5", 19_336_861_798
+    ),
+    "zips/val2017.zip": Checksum("442b8da7639aecaf257c1dceb8ba8c80", SOURCE, "md5", 815_585_330),
+    "annotations/annotations_trainval2017.zip": Checksum(
+        "f4bbac642086de4f52a3fdda2de5fa2c", SOURCE, "md5", 252_907_541
+    ),
+}
+COCO_2017_UNLABELLED = {
+    "zips/unlabeled2017.zip": ZipChecksums(
+        "unlabeled2017", 19_000_000_000, "7ebc562819fdb32847aab79530457326"
+    ),
+    "annotations/image_info_unlabeled2017.zip": ZipChecksums("annotations", 0, None),  # megabytes
+}
 
 
-def _zip_fault(path: Path, folder: str) -> str | None:
+def _zip_error(path: Path, folder: str) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            strange = [n for n in names if not n.startswith(f"{folder}/") or ".." in n.split("/")]
-            if strange or not names:
-                return f"is not the zip wanted: {strange[:1] or 'no'} member outside {folder}/"
+            outside = [n for n in names if not n.startswith(f"{folder}/") or ".." in n.split("/")]
+            if outside or not names:
+                return f"is not the expected zip: {outside[:1] or 'no'} member outside {folder}/"
             damaged = archive.testzip()
     except BAD_ZIP as error:
-        return f"is not a whole zip ({error})"
+        return f"is not a complete zip ({error})"
     return f"is damaged at {damaged}" if damaged else None
-
-
-KEY = "stages/pose/fetch/checksums.py"
-COCO = {
-    "zips/train2017.zip": Pin("cced6f7f71b7629ddf16f17bbcfab6b2", KEY, "md5", 19_336_861_798),
-    "zips/val2017.zip": Pin("442b8da7639aecaf257c1dceb8ba8c80", KEY, "md5", 815_585_330),
-    "annotations/annotations_trainval2017.zip": Pin(
-        "f4bbac642086de4f52a3fdda2de5fa2c", KEY, "md5", 252_907_541
-    ),
-}
-UNLABELLED = {
-    "zips/unlabeled2017.zip": ZipPin(
-        "unlabeled2017", 19_000_000_000, "7ebc562819fdb32847aab79530457326"
-    ),
-    "annotations/image_info_unlabeled2017.zip": ZipPin("annotations", 0, None),  # megabytes
-}

@@ -1,8 +1,7 @@
-"""Downloads over HTTP: resumed, verified, several at once; the first error ends them all."""
+"""HTTP downloads that are resumed, verified and run in parallel."""
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import re
 import threading
@@ -23,69 +22,18 @@ from urllib3.util import Retry
 from pose.common.errors import PoseError
 from pose.common.files import publish, size_of
 from pose.common.log import log
-from pose.fetch.checksums import Pin, ZipPin
-from pose.fetch.errors import need_space, one_line, trouble
+from pose.fetch.checksums import Checksum, ZipChecksums
+from pose.fetch.errors import describe_error, one_line, require_disk_space
 
-AT_ONCE = 4  # connections
-END_SECONDS = 2.0  # that all get to end once one failed
-
-
-def fetch_all(wanted: Sequence[tuple[str, Pin | ZipPin]], folder: Path) -> list[Path]:
-    """Paths of (url, pin) files, a few fetched at once, each as by fetch_url; in no certain order.
-
-    Raises PoseError before the first byte if the disk is too small for all that is missing. The
-    first trouble, or Ctrl-C, ends all within seconds; what came so far stays for the next call.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    need_space("the download", sum(_missing(url, folder, pin) for url, pin in wanted), folder)
-    waiting, stop = deque(wanted), threading.Event()
-    done: queue.SimpleQueue[Path | BaseException] = queue.SimpleQueue()
-
-    def work() -> None:
-        with contextlib.suppress(IndexError):  # nothing waits any more
-            while not stop.is_set():
-                done.put(_outcome(*waiting.popleft(), folder, stop))
-
-    # daemons: nobody waits for one that hangs in a silent connection
-    threads = [threading.Thread(target=work, daemon=True) for _ in wanted[:AT_ONCE]]
-    try:
-        for thread in threads:
-            thread.start()
-        return [_path(done.get()) for _ in wanted]
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(END_SECONDS / len(threads))
-
-
-def _outcome(
-    url: str, pin: Pin | ZipPin, folder: Path, stop: threading.Event
-) -> Path | BaseException:
-    try:
-        return fetch_url(url, folder, pin, stop)
-    except BaseException as error:
-        return error
-
-
-def _path(outcome: Path | BaseException) -> Path:
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
-
-
-def _missing(url: str, folder: Path, pin: Pin | ZipPin) -> int:
-    """Bytes still to come, as far as known."""
-    path = folder / file_name(url)
-    return max(0, pin.expected_bytes - max(size_of(path), size_of(partial_path(path, pin))))
-
-
-BLOCK = 1 << 16  # bytes; what a cut connection may lose
+CONNECTIONS = 4  # downloads at the same time
+JOIN_SECONDS = 2.0  # for all other downloads to end after one has failed
+BLOCK = 1 << 16  # bytes; the most that a closed connection may lose
 LOG_SECONDS = 60.0
 BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "disable": None, "leave": False}
 TIMEOUT = (10.0, 60.0)  # seconds: to connect, between bytes
 
-# Waits 0, 2, 4, 8, 16 s; a server's Retry-After counts up to a minute. A name that is not found or
-# a refused connection is told after 6 s.
+# Waits 0, 2, 4, 8, 16 s; a server's Retry-After is followed up to a minute. An unknown host or a
+# refused connection is reported after 6 s.
 RETRY = Retry(
     total=5,
     connect=3,
@@ -96,70 +44,104 @@ RETRY = Retry(
 )
 
 
-class _StopError(Exception):
-    """Another fetch failed, or somebody pressed Ctrl-C."""
+def download_all(files: Sequence[tuple[str, Checksum | ZipChecksums]], folder: Path) -> list[Path]:
+    """Download (url, checksum) pairs in parallel, each as `download` does; returns their paths.
+
+    The order of the paths is undefined. Raises PoseError before the first byte if the disk is too
+    small for all missing files. The first error, or Ctrl-C, ends all downloads within seconds;
+    partial files stay for the next call.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = sum(_missing_bytes(url, folder, checksum) for url, checksum in files)
+    require_disk_space("the download", missing, folder)
+    waiting, stop = deque(files), threading.Event()
+    results: queue.SimpleQueue[Path | BaseException] = queue.SimpleQueue()
+
+    def work() -> None:
+        while waiting and not stop.is_set():
+            try:
+                url, checksum = waiting.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                results.put(download(url, folder, checksum, stop))
+            except BaseException as error:
+                results.put(error)
+
+    # daemon threads: the process can exit while one of them hangs in a silent connection
+    threads = [threading.Thread(target=work, daemon=True) for _ in files[:CONNECTIONS]]
+    paths = []
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in files:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            paths.append(result)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(JOIN_SECONDS / len(threads))
+    return paths
 
 
-@dataclass(frozen=True)
-class _Fetch:
-    """One file on its way: what it has to be, where its bytes gather, what ends it early."""
-
-    url: str
-    pin: Pin | ZipPin
-    partial: Path
-    session: requests.Session
-    stop: threading.Event
-
-    @property
-    def held(self) -> int:
-        """Bytes that are here."""
-        return size_of(self.partial)
-
-
-def fetch_url(
-    url: str, folder: Path, pin: Pin | ZipPin, stop: threading.Event | None = None
+def download(
+    url: str,
+    folder: Path,
+    checksum: Checksum | ZipChecksums,
+    stop: threading.Event | None = None,
 ) -> Path:
-    """folder/<last part of url>, fetched unless it is there already and as the pin says.
+    """Download url to folder/<last part of url>, unless a file that matches is already there.
 
-    A partial file stays on trouble and the next call goes on from it; it gets its final name once
-    the pin finds no fault. Raises PoseError, on a fault with nothing left behind. One process at a
-    time: there is no lock.
+    After an error the partial file stays and the next call resumes it; it gets its final name once
+    it matches the checksum. Raises PoseError; after a mismatch the file is removed. Only one
+    process at a time may download to a folder: there is no lock.
     """
     path = folder / file_name(url)
     with one_line(url), _session() as session:
-        one = _Fetch(url, pin, partial_path(path, pin), session, stop or threading.Event())
         if path.is_file():
-            if not (fault := pin.fault(path)):
+            if not (mismatch := checksum.mismatch(path)):
                 return path
-            log(f"{path}: {fault}; fetching it again")
+            log(f"{path}: {mismatch}; downloading it again")
         folder.mkdir(parents=True, exist_ok=True)
-        fault = _gather(one)
-        if not fault:
-            publish(one.partial, path)
+        partial = partial_path(path, checksum)
+        job = _Download(url, checksum, partial, session, stop or threading.Event())
+        mismatch = job.complete()
+        if not mismatch:
+            publish(partial, path)
             log(f"{path.name}: verified")
             return path
-        one.partial.unlink()
-    raise PoseError(f"{url}: {fault}; removed; correct the address or {pin.key}")
+        partial.unlink()
+    raise PoseError(f"{url}: {mismatch}; removed; correct the URL or {checksum.source}")
 
 
 def file_name(url: str) -> str:
-    """The last part of the address's path, at most 100 characters, since file systems bound names.
+    """The last part of the URL's path: its last 100 characters, since file systems limit names.
 
     >>> file_name("https://example.org/zips/val2017.zip?download=1")
     'val2017.zip'
     """
     try:
-        address = urlsplit(url)
+        parts = urlsplit(url)
     except ValueError:
-        address = urlsplit("")
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise PoseError(f"{url}: not a http:// or https:// address; correct it")
-    name = PurePosixPath(unquote(address.path)).name
-    return address.hostname if name in ("", "..") else name[-100:]
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise PoseError(f"{url}: not an http:// or https:// URL; correct it")
+    name = PurePosixPath(unquote(parts.path)).name
+    return parts.hostname if name in ("", "..") else name[-100:]
 
 
-def partial_path(path: Path, pin: Pin | ZipPin) -> Path:
-    return path.with_name(f"{path.name}.{pin.label}.part")
+def partial_path(path: Path, checksum: Checksum | ZipChecksums) -> Path:
+    """Where an unfinished download of `path` is stored."""
+    return path.with_name(f"{path.name}.{checksum.label}.part")
+
+
+def _missing_bytes(url: str, folder: Path, checksum: Checksum | ZipChecksums) -> int:
+    """Bytes still to download, as far as the size is known."""
+    path = folder / file_name(url)
+    existing = max(size_of(path), size_of(partial_path(path, checksum)))
+    return max(0, checksum.expected_bytes - existing)
 
 
 def _session() -> requests.Session:
@@ -170,70 +152,126 @@ def _session() -> requests.Session:
     return session
 
 
-def _gather(one: _Fetch) -> str | None:
-    """Fault of the whole file, now in `partial`; of pieces that do not fit, it starts over."""
-    pieces = _fill(one)
-    log(f"{file_name(one.url)}: {one.held:,} bytes are here; verifying")
-    if (fault := one.pin.fault(one.partial)) and pieces > 1:
-        log(f"{one.url}: its pieces are not of one file; starting over")
-        one.partial.unlink()
-        _fill(one)
-        fault = one.pin.fault(one.partial)
-    return fault
+class _StopError(Exception):
+    """Another download failed, or Ctrl-C was pressed."""
 
 
-def _fill(one: _Fetch) -> int:
-    """Connect until the file is whole, and count its pieces, one held from before included.
+@dataclass(frozen=True)
+class _Download:
+    """One download in progress. The bytes collect in `partial`; `stop` ends it early."""
 
-    Only attempts in a row that bring nothing are bounded.
-    """
-    best, patience = one.held, RETRY
-    pieces = 2 if best else 1
-    if best and one.pin.size and best >= one.pin.size:
+    url: str
+    checksum: Checksum | ZipChecksums
+    partial: Path
+    session: requests.Session
+    stop: threading.Event
+
+    @property
+    def size(self) -> int:
+        """Bytes in `partial`."""
+        return size_of(self.partial)
+
+    def complete(self) -> str | None:
+        """Download to `partial` and verify it; returns the mismatch, or None if it matches.
+
+        If pieces of several connections do not fit together, the download starts again.
+        """
+        pieces = self._receive_all()
+        log(f"{file_name(self.url)}: {self.size:,} bytes received; verifying")
+        mismatch = self.checksum.mismatch(self.partial)
+        if mismatch and pieces > 1:
+            log(f"{self.url}: the pieces are not of one file; downloading it again")
+            self.partial.unlink()
+            self._receive_all()
+            mismatch = self.checksum.mismatch(self.partial)
+        return mismatch
+
+    def _receive_all(self) -> int:
+        """Connect until the file is complete; returns the number of pieces that it consists of.
+
+        A partial file of an earlier call is a piece. Only consecutive attempts that bring no new
+        bytes are limited.
+        """
+        largest, retry = self.size, RETRY
+        pieces = 2 if largest else 1
+        if largest and self.checksum.size and largest >= self.checksum.size:
+            return pieces
+        while not self._receive():
+            pieces += 1
+            if self.size > largest:
+                largest, retry = self.size, RETRY
+            retry = retry.increment("GET", self.url, error=ProtocolError("connection closed early"))
+            log(f"{self.url}: the connection closed at {self.size:,} bytes; resuming")
+            retry.sleep()
         return pieces
-    while not _receive(one):
-        pieces += 1
-        if one.held > best:
-            best, patience = one.held, RETRY
-        patience = patience.increment(
-            "GET", one.url, error=ProtocolError("connection closed early")
-        )
-        log(f"{one.url}: the connection ended at {one.held:,} bytes; going on from there")
-        patience.sleep()
-    return pieces
+
+    def _receive(self) -> bool:
+        """Open one connection, from the end of `partial` if the server supports ranges.
+
+        Returns whether the file is complete.
+        """
+        offset = self.size
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        with self.session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if offset and response.status_code == requests.codes.requested_range_not_satisfiable:
+                self._require_size(offset)  # the file is complete, or is another one
+                return True
+            response.raise_for_status()
+            start, total = _start_and_total(response)
+            self._require_size(total)
+            if response.headers.get("Content-Type", "").startswith("text/html"):
+                raise PoseError(
+                    f"{self.url}: the answer is a web page; check the URL and the proxy"
+                )
+            if response.headers.get("ETag", "").startswith('"'):  # a weak one says nothing of bytes
+                self.session.headers["If-Range"] = response.headers["ETag"]
+            if start not in (0, offset):
+                raise requests.RequestException(f"asked for bytes from {offset}, got from {start}")
+            require_disk_space(self.url, (total or 0) - offset, self.partial.parent)
+            return self._write(response, start, total)
+
+    def _require_size(self, total: int | None) -> None:
+        """Raise PoseError for a file of another size before one of its bytes is written."""
+        if self.checksum.size is not None and total != self.checksum.size:
+            offered = "a file of unknown size" if total is None else f"{total:,} bytes"
+            expected = f"{self.checksum.source} says {self.checksum.size:,}"
+            raise PoseError(f"{self.url}: the server offers {offered}, {expected}; check the URL")
+
+    def _write(self, response: requests.Response, start: int, total: int | None) -> bool:
+        """Write the body from `start`; returns False if the connection closed too early."""
+        try:
+            with self.partial.open("r+b" if self.partial.exists() else "w+b") as stream:
+                stream.seek(start)
+                for block in self._blocks(response, start, total):
+                    _write_block(stream, block)
+                if total in (None, stream.tell()):
+                    stream.truncate()
+        except HTTPError:
+            return False
+        except OSError as error:
+            missing = None if total is None else total - self.size
+            raise PoseError(f"{response.url}: {describe_error(error, missing)}") from None
+        return total is None or self.size >= total
+
+    def _blocks(
+        self, response: requests.Response, start: int, total: int | None
+    ) -> Iterator[bytes]:
+        """Blocks of the body, with a progress bar and one log line per minute."""
+        due, received, name = time.monotonic() + LOG_SECONDS, start, file_name(self.url)
+        with tqdm(desc=name, total=total, initial=start, **BAR) as bar:
+            for block in response.raw.stream(BLOCK, decode_content=False):
+                if self.stop.is_set():
+                    raise _StopError
+                yield block
+                received += len(block)
+                bar.update(len(block))
+                if time.monotonic() > due:
+                    due += LOG_SECONDS
+                    log(f"{name}: {received:,} of {f'{total:,}' if total else '?'} bytes")
 
 
-def _receive(one: _Fetch) -> bool:
-    """Whether `partial` is whole after one more connection, resumed where the server can."""
-    held = one.held
-    headers = {"Range": f"bytes={held}-"} if held else {}
-    with one.session.get(one.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if held and response.status_code == requests.codes.requested_range_not_satisfiable:
-            _refuse_size(one, held)  # nothing is left to send: whole, or another file
-            return True
-        response.raise_for_status()
-        start, total = _extent(response)
-        _refuse_size(one, total)
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise PoseError(f"{one.url}: answers with a web page; check the address and the proxy")
-        if response.headers.get("ETag", "").startswith('"'):  # a weak one does not vouch for bytes
-            one.session.headers["If-Range"] = response.headers["ETag"]
-        if start not in (0, held):
-            raise requests.RequestException(f"asked for bytes from {held}, got from {start}")
-        need_space(one.url, (total or 0) - held, one.partial.parent)
-        return _copy(one, response, start, total)
-
-
-def _refuse_size(one: _Fetch, total: int | None) -> None:
-    """Raise PoseError for a file that cannot be the pinned one, before a byte of it is written."""
-    if one.pin.size is not None and total != one.pin.size:
-        found = "a file of unknown size" if total is None else f"{total:,} bytes"
-        wanted = f"{one.pin.key} says {one.pin.size:,}"
-        raise PoseError(f"{one.url}: the server offers {found}, {wanted}; check the address")
-
-
-def _extent(response: requests.Response) -> tuple[int, int | None]:
-    """First byte and size of the file, the latter None if the server does not tell."""
+def _start_and_total(response: requests.Response) -> tuple[int, int | None]:
+    """Offset of the body's first byte and size of the file; None if the server sends no size."""
     if response.status_code != requests.codes.partial_content:
         return 0, response.raw.length_remaining
     text = response.headers.get("Content-Range", "")
@@ -243,47 +281,14 @@ def _extent(response: requests.Response) -> tuple[int, int | None]:
     return int(span[1]), None if span[2] == "*" else int(span[2])
 
 
-def _copy(one: _Fetch, response: requests.Response, start: int, total: int | None) -> bool:
-    """Write the body from `start`; whether the file is whole, False if the connection broke."""
-    try:
-        with one.partial.open("r+b" if one.partial.exists() else "w+b") as stream:
-            stream.seek(start)
-            for block in _watched(one, response, start, total):
-                _put(stream, block)
-            if total in (None, stream.tell()):
-                stream.truncate()
-    except HTTPError:
-        return False
-    except OSError as error:
-        missing = None if total is None else total - one.held
-        raise PoseError(f"{response.url}: {trouble(error, missing)}") from None
-    return total is None or one.held >= total
+def _write_block(stream: BinaryIO, block: bytes) -> None:
+    """Write a block unless the stream already has it; cut off what follows a difference.
 
-
-def _put(stream: BinaryIO, block: bytes) -> None:
-    """Write a block unless it is there; what differs behind it goes.
-
-    So a server that knows no Range, and sends all from the first byte, costs nothing held.
+    So a server without ranges, which sends everything from the first byte, loses nothing that was
+    already received.
     """
-    place = stream.tell()
+    offset = stream.tell()
     if stream.read(len(block)) != block:
-        stream.seek(place)
+        stream.seek(offset)
         stream.write(block)
         stream.truncate()
-
-
-def _watched(
-    one: _Fetch, response: requests.Response, start: int, total: int | None
-) -> Iterator[bytes]:
-    """The body's blocks as sent, with a bar for eyes and a line a minute for logs."""
-    due, done, name = time.monotonic() + LOG_SECONDS, start, file_name(one.url)
-    with tqdm(desc=name, total=total, initial=start, **BAR) as bar:
-        for block in response.raw.stream(BLOCK, decode_content=False):
-            if one.stop.is_set():
-                raise _StopError
-            yield block
-            done += len(block)
-            bar.update(len(block))
-            if time.monotonic() > due:
-                due += LOG_SECONDS
-                log(f"{name}: {done:,} of {f'{total:,}' if total else '?'} bytes")

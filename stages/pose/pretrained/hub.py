@@ -13,7 +13,7 @@ from huggingface_hub import errors as hub
 
 from pose.common.errors import PoseError
 from pose.common.files import digest
-from pose.fetch.errors import first_line, need_space, status_advice, trouble
+from pose.fetch.errors import describe_error, describe_status, first_line, require_disk_space
 
 LOGIN = "`hf auth login` or HF_TOKEN"
 HUB_TROUBLE: tuple[tuple[type[Exception], str], ...] = (  # the first that fits
@@ -38,7 +38,7 @@ HUB_STATUS = {
 }
 
 
-def fetch_hub(repo: str, file: str, revision: str, sha256: str | None) -> tuple[Path, str]:
+def download_from_hub(repo: str, file: str, revision: str, sha256: str | None) -> tuple[Path, str]:
     """Path in the Hub's cache and commit of a file; what the cache holds needs no connection.
 
     HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count as they were when Python started.
@@ -56,7 +56,7 @@ def _hub_path(what: str, repo: str, file: str, revision: str) -> Path:
     try:
         plan = hf_hub_download(repo, file, revision=revision, dry_run=True)
         size = plan.file_size if plan.will_download else None
-        need_space(what, size or 0, Path(constants.HF_HUB_CACHE))
+        require_disk_space(what, size or 0, Path(constants.HF_HUB_CACHE))
         return Path(hf_hub_download(repo, file, revision=revision))
     except (OSError, ValueError, RuntimeError, httpx2.HTTPError, hub.XetDownloadError) as error:
         if isinstance(error, httpx2.TransportError):  # for most, not all, the library did this
@@ -85,5 +85,5 @@ def _hub_trouble(error: Exception, repo: str, size: int | None) -> str:
             return text.format(page=page, cache=cache, error=first_line(error))
     if isinstance(error, hub.HfHubHTTPError):
         status = error.response.status_code
-        return HUB_STATUS.get(status) or status_advice(status)
-    return trouble(error, size)
+        return HUB_STATUS.get(status) or describe_status(status)
+    return describe_error(error, size)

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from loopback import CONTENT, OTHER, SHA, Handler, Server, failure, little_disk, serve, sha256, stop
 from pose.fetch import url
-from pose.pretrained.hub import fetch_hub as fetch
+from pose.pretrained.hub import download_from_hub
 
 STAGES = Path(url.__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -70,10 +70,10 @@ def hub(tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch) -> 
         yield server
 
 
-def fetch_hub(
+def fetch(
     repo: str = REPO, file: str = FILE, revision: str = "main", expected: str | None = SHA
 ) -> Path:
-    path, commit = fetch(repo, file, revision, expected)
+    path, commit = download_from_hub(repo, file, revision, expected)
     assert commit == COMMIT
     assert path.read_bytes() == CONTENT
     return path
@@ -89,14 +89,14 @@ def cached(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("revision", ["main", COMMIT])
 @pytest.mark.parametrize("expected", [SHA, None])
 def test_a_hub_file_and_its_commit(hub: Server, revision: str, expected: str | None) -> None:
-    path = fetch_hub(revision=revision, expected=expected)
+    path = fetch(revision=revision, expected=expected)
     assert path.as_posix().endswith(f"/snapshots/{COMMIT}/{FILE}")
 
 
 def test_a_pinned_file_is_asked_for_once(hub: Server) -> None:
-    fetch_hub(revision=COMMIT)
+    fetch(revision=COMMIT)
     count = len(hub.asked)
-    fetch_hub(revision=COMMIT)
+    fetch(revision=COMMIT)
     assert len(hub.asked) == count
 
 
@@ -104,14 +104,14 @@ def test_a_pinned_file_is_asked_for_once(hub: Server) -> None:
 def test_the_cache_serves_without_a_hub(
     hub: Server, revision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch_hub()
+    fetch()
     hub.statuses = [(503, {})] * 9
-    fetch_hub(revision=revision)
+    fetch(revision=revision)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    fetch_hub(revision=revision)
+    fetch(revision=revision)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     stop(hub)
-    fetch_hub(revision=revision)
+    fetch(revision=revision)
 
 
 @pytest.mark.parametrize("trouble", [httpx2.ReadError, httpx2.ProxyError, httpx2.ReadTimeout])
@@ -123,22 +123,22 @@ def test_the_cache_serves_on_any_trouble(
 
     with monkeypatch.context() as bent:
         bent.setattr(huggingface_hub.file_download, "get_hf_file_metadata", fail)
-        assert "reset by peer; check the network and the proxy" in failure(fetch_hub)
-    fetch_hub()
+        assert "reset by peer; check the network and the proxy" in failure(fetch)
+    fetch()
     monkeypatch.setattr(huggingface_hub.file_download, "get_hf_file_metadata", fail)
-    fetch_hub()
+    fetch()
 
 
 def test_offline_and_not_in_the_cache(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    text = failure(fetch_hub)
+    text = failure(fetch)
     assert text.startswith(f"{hub.address}: {REPO}/{FILE} at main: not in the cache ")
     assert "HF_HUB_OFFLINE is set; unset it" in text
 
 
 def test_a_hub_that_is_not_there(hub: Server, slept: list[float]) -> None:
     stop(hub)
-    assert "Connection refused; check the network and the proxy" in failure(fetch_hub)
+    assert "Connection refused; check the network and the proxy" in failure(fetch)
     assert 0 < sum(slept) < 60
 
 
@@ -155,7 +155,7 @@ def test_a_hub_that_is_not_there(hub: Server, slept: list[float]) -> None:
 def test_what_the_hub_does_not_have(
     tmp_path: Path, hub: Server, wrong: dict[str, str], text: str
 ) -> None:
-    said = failure(lambda: fetch_hub(**wrong))
+    said = failure(lambda: fetch(**wrong))
     assert text in said
     assert f"{wrong.get('repo', REPO)}/{wrong.get('file', FILE)} at" in said
     assert not [name for name in cached(tmp_path) if name != "other.pth"]  # the Hub's .no_exist
@@ -169,9 +169,9 @@ def test_what_the_hub_does_not_have(
         (403, {"X-Error-Code": "GatedRepo"}, "weights.repo is gated; accept its terms at http"),
         (403, {}, "HTTP 403: not allowed; `hf auth login` or HF_TOKEN"),
         (404, {}, "HTTP 404: not found; correct weights.repo, weights.revision or weights.file"),
-        (500, {}, "HTTP 500: the server is busy or in trouble; rerun later"),
-        (503, {}, "HTTP 503: the server is busy or in trouble; rerun later"),
-        (429, {}, "HTTP 429: the server is busy or in trouble; rerun later"),
+        (500, {}, "HTTP 500: the server is overloaded or failing; rerun later"),
+        (503, {}, "HTTP 503: the server is overloaded or failing; rerun later"),
+        (429, {}, "HTTP 429: the server is overloaded or failing; rerun later"),
         (200, {}, "the answer is not a Hub's; check HF_ENDPOINT and the proxy"),
     ],
 )
@@ -185,7 +185,7 @@ def test_the_hub_refuses(
 ) -> None:
     monkeypatch.setattr(Hub, "send_response", Handler.send_response)  # no X-Repo-Commit
     hub.statuses = [(status, headers)] * 20
-    said = failure(fetch_hub)
+    said = failure(fetch)
     assert said.startswith(f"{hub.address}: {REPO}/{FILE} at main: ")
     assert text in said
     assert cached(tmp_path) == []
@@ -193,32 +193,32 @@ def test_the_hub_refuses(
 
 def test_a_hub_file_of_another_digest(hub: Server) -> None:
     wrong = "0" * 64
-    text = failure(lambda: fetch_hub(expected=wrong))
+    text = failure(lambda: fetch(expected=wrong))
     assert f"sha256 is {SHA}, weights.sha256 says {wrong}" in text
     assert "weights.revision" in text
 
 
 def test_a_damaged_copy_and_the_advice(hub: Server) -> None:
     """Deleting what the message names heals the cache."""
-    path = fetch_hub()
+    path = fetch()
     blob = path.resolve()
     blob.write_bytes(OTHER)
-    assert f"delete {blob} if that copy is damaged" in failure(fetch_hub)
+    assert f"delete {blob} if that copy is damaged" in failure(fetch)
     blob.unlink()
-    fetch_hub()
+    fetch()
 
 
 def test_a_hub_that_closes_early(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
     hub.cuts = [200_000, 200_000]
-    fetch_hub()
+    fetch()
     ranges = [text for text in hub.ranges_asked if text]
     assert len(ranges) == 2
 
 
 def test_a_hub_that_always_closes_early(tmp_path: Path, hub: Server) -> None:
     hub.cuts = [200_000] + [0] * 99
-    assert "check the network" in failure(fetch_hub)
+    assert "check the network" in failure(fetch)
     assert cached(tmp_path) == []
 
 
@@ -227,11 +227,11 @@ def test_no_space_for_a_hub_file(
 ) -> None:
     with monkeypatch.context() as bent:
         little_disk(bent)
-        assert "needs 700,000 bytes, 100,000 are free" in failure(fetch_hub)
+        assert "needs 700,000 bytes, 100,000 are free" in failure(fetch)
     assert cached(tmp_path) == []
-    fetch_hub()
+    fetch()
     little_disk(monkeypatch)
-    fetch_hub()
+    fetch()
 
 
 def test_a_disk_that_fills_up_with_a_hub_file(
@@ -241,14 +241,14 @@ def test_a_disk_that_fills_up_with_a_hub_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(huggingface_hub.file_download, "http_get", http_get)
-    assert "the disk is full, 700,000 bytes are missing; make room" in failure(fetch_hub)
+    assert "the disk is full, 700,000 bytes are missing; free some disk space" in failure(fetch)
     assert cached(tmp_path) == []
 
 
 def test_the_environment_counts(tmp_path: Path, hub: Server) -> None:
     """HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE, as a stage's process meets them."""
-    call = f"fetch_hub({REPO!r}, {FILE!r}, 'main', None)"
-    code = f"from pose.pretrained.hub import fetch_hub; print(*{call})"
+    call = f"download_from_hub({REPO!r}, {FILE!r}, 'main', None)"
+    code = f"from pose.pretrained.hub import download_from_hub; print(*{call})"
     mine = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_secret"}
 
     def run(**others: str) -> subprocess.CompletedProcess[str]:

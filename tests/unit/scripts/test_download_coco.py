@@ -1,4 +1,4 @@
-"""The stage on loopback: what is fetched once stays, and data/coco holds what was wanted."""
+"""download_coco against a server on loopback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import download_coco
 from loopback import Handler, Server, failure, serve, sha256
 from pose.common import stage
 from pose.common.params import load_params
-from pose.fetch.checksums import COCO, UNLABELLED, Pin, ZipPin
+from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED, Checksum, ZipChecksums
 from tiny import SPLIT, TinyCoco
 
 Run = Callable[..., None]
@@ -35,22 +35,26 @@ def zipped(path: Path, *names: str) -> bytes:
 
 @pytest.fixture
 def server(tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A mirror of small files, which the stage takes for COCO's."""
+    """A mirror that serves small files under the names of COCO's."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for server in serve(Handler):
-        for place in COCO | UNLABELLED:
+        for place in COCO_2017 | COCO_2017_UNLABELLED:
             folder = "annotations" if "annotations" in place else Path(place).stem
             server.files[f"/{place}"] = zipped(tmp_path / "x.zip", f"{folder}/{place}.jpg")
         server.files[f"/{AP_H_70}"] = BOXES
         monkeypatch.setattr(download_coco, "_dvc_cache", lambda: tmp_path / "cache")
-        monkeypatch.setattr(download_coco, "COCO", {p: pin(server.files[f"/{p}"]) for p in COCO})
-        rough = {p: ZipPin(pin.folder, 0, pin.md5) for p, pin in UNLABELLED.items()}
-        monkeypatch.setattr(download_coco, "UNLABELLED", rough)
+        small = {place: checksum(server.files[f"/{place}"]) for place in COCO_2017}
+        monkeypatch.setattr(download_coco, "COCO_2017", small)
+        unlabelled = {
+            place: ZipChecksums(known.folder, 0, known.md5)
+            for place, known in COCO_2017_UNLABELLED.items()
+        }
+        monkeypatch.setattr(download_coco, "COCO_2017_UNLABELLED", unlabelled)
         yield server
 
 
-def pin(content: bytes) -> Pin:
-    return Pin(hashlib.md5(content).hexdigest(), "the table", "md5", len(content))
+def checksum(content: bytes) -> Checksum:
+    return Checksum(hashlib.md5(content).hexdigest(), "the table", "md5", len(content))
 
 
 @pytest.fixture
@@ -80,41 +84,43 @@ def served(server: Server, *places: str) -> dict[str, bytes]:
 
 def test_the_published_files() -> None:
     """Against the figures of the public lists."""
-    assert {place: one.size for place, one in COCO.items()} == {
+    assert {place: known.size for place, known in COCO_2017.items()} == {
         "zips/train2017.zip": 19_336_861_798,
         "zips/val2017.zip": 815_585_330,
         "annotations/annotations_trainval2017.zip": 252_907_541,
     }
-    assert {len(one.digest) for one in COCO.values()} == {32}
-    assert {one.algorithm for one in COCO.values()} == {"md5"}
+    assert {len(known.digest) for known in COCO_2017.values()} == {32}
+    assert {known.algorithm for known in COCO_2017.values()} == {"md5"}
 
 
-def test_coco_is_fetched_once_and_linked(run: Run, server: Server) -> None:
+def test_coco_is_downloaded_once_and_linked(run: Run, server: Server) -> None:
     for _ in range(2):
         coco(run, server)
-        assert content(stage.COCO) == content(stage.DOWNLOADS) == served(server, *COCO)
+        assert content(stage.COCO) == content(stage.DOWNLOADS) == served(server, *COCO_2017)
         assert len(server.asked) == 3
         for name in content(stage.COCO):
             assert (stage.COCO / name).samefile(stage.DOWNLOADS / name)
         shutil.rmtree(stage.COCO)  # as DVC does before a run
     metrics = json.loads((stage.METRICS / "download_coco/metrics.json").read_text())
-    assert metrics == {"bytes": sum(map(len, served(server, *COCO).values()))}
+    assert metrics == {"bytes": sum(map(len, served(server, *COCO_2017).values()))}
 
 
-def test_what_dvc_keeps_is_not_fetched_again(run: Run, server: Server, tmp_path: Path) -> None:
-    """It is verified as well: val's file is damaged there."""
-    for place in COCO:
+def test_files_in_dvcs_cache_are_not_downloaded_again(
+    run: Run, server: Server, tmp_path: Path
+) -> None:
+    """They are verified too: val's file is damaged in the cache."""
+    for place in COCO_2017:
         whole = server.files[f"/{place}"]
         md5 = hashlib.md5(whole).hexdigest()
-        kept = tmp_path / "cache/files/md5" / md5[:2] / md5[2:]
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(b"damaged" if place == "zips/val2017.zip" else whole)
+        cached = tmp_path / "cache/files/md5" / md5[:2] / md5[2:]
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.write_bytes(b"damaged" if place == "zips/val2017.zip" else whole)
     coco(run, server)
-    assert content(stage.COCO) == served(server, *COCO)
+    assert content(stage.COCO) == served(server, *COCO_2017)
     assert len(server.asked) == 1
 
 
-def test_a_copy_where_there_are_no_links(
+def test_files_are_copied_if_hard_links_fail(
     run: Run, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -122,21 +128,21 @@ def test_a_copy_where_there_are_no_links(
 
     monkeypatch.setattr(os, "link", fail)
     coco(run, server)
-    assert content(stage.COCO) == served(server, *COCO)
+    assert content(stage.COCO) == served(server, *COCO_2017)
     assert not (stage.COCO / "val2017.zip").samefile(stage.DOWNLOADS / "val2017.zip")
     free = shutil.disk_usage(".")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     text = failure(lambda: coco(run, server))
     assert "data/resume/download_coco-coco/" in text
-    assert text.endswith("make room")
+    assert text.endswith("free some disk space")
 
 
-def test_a_damaged_download_is_fetched_again(run: Run, server: Server) -> None:
+def test_a_damaged_download_is_downloaded_again(run: Run, server: Server) -> None:
     coco(run, server)
     with (stage.COCO / "val2017.zip").open("r+b") as stream:
         stream.write(b"spoilt")
     coco(run, server)
-    assert content(stage.COCO) == served(server, *COCO)
+    assert content(stage.COCO) == served(server, *COCO_2017)
     assert len(server.asked) == 4
 
 
@@ -150,13 +156,13 @@ def test_unlabelled_images_and_their_list(
             run, server, unlabelled_images=True, unlabelled_detections=str(tmp_path / "boxes.json")
         )
     copied = {stage.UNLABELLED_DETECTIONS.name: boxes}
-    assert content(stage.COCO) == served(server, *COCO, *UNLABELLED) | copied
+    assert content(stage.COCO) == served(server, *COCO_2017, *COCO_2017_UNLABELLED) | copied
     lines = "\n".join(caplog.messages)
-    for place in UNLABELLED:
+    for place in COCO_2017_UNLABELLED:
         assert f"{Path(place).name}: " in lines
         assert f"sha256 {sha256(server.files[f'/{place}'])}" in lines
     coco(run, server)
-    assert content(stage.COCO) == served(server, *COCO)
+    assert content(stage.COCO) == served(server, *COCO_2017)
     assert len(server.asked) == 5
 
 
@@ -165,27 +171,27 @@ def test_another_unlabelled_zip_is_refused(run: Run, server: Server, tmp_path: P
     (tmp_path / "boxes.json").write_text("[]")
     boxes = str(tmp_path / "boxes.json")
     text = failure(lambda: coco(run, server, unlabelled_images=True, unlabelled_detections=boxes))
-    assert "unlabeled2017.zip: is not the zip wanted: ['train2017/1.jpg']" in text
+    assert "unlabeled2017.zip: is not the expected zip: ['train2017/1.jpg']" in text
     assert not (stage.DOWNLOADS / "unlabeled2017.zip").exists()
     assert not stage.COCO.exists()
 
 
-def test_a_mistake_leaves_what_was_there(run: Run, server: Server) -> None:
+def test_an_error_leaves_the_previous_data(run: Run, server: Server) -> None:
     coco(run, server)
     before = content(stage.COCO)
     del server.files["/zips/val2017.zip"]
     (stage.DOWNLOADS / "val2017.zip").unlink()
     text = failure(lambda: coco(run, server))
-    assert text == f"{server.address}/zips/val2017.zip: HTTP 404: no such file; correct the address"
+    assert text == f"{server.address}/zips/val2017.zip: HTTP 404: not found; correct the URL"
     assert content(stage.COCO) == before
 
 
-def test_what_a_killed_run_left_is_not_taken_for_ours(run: Run, server: Server) -> None:
+def test_leftovers_of_a_killed_run_are_removed(run: Run, server: Server) -> None:
     left = stage.RESUME / "download_coco-coco"
     left.mkdir(parents=True)
     (left / "unlabeled2017.zip").write_bytes(b"of another run")
     coco(run, server)
-    assert content(stage.COCO) == served(server, *COCO)
+    assert content(stage.COCO) == served(server, *COCO_2017)
 
 
 # ---------------------------------------------------------------------------- detections
@@ -196,20 +202,20 @@ def boxes(server: Server) -> dict[str, str]:
 
 
 def test_boxes_of_a_url(run: Run, server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """Set later, they cost no second download of COCO."""
+    """Setting them later does not download COCO again."""
     coco(run, server)
     with caplog.at_level("INFO", "pose"):
         coco(run, server, **boxes(server))
     assert len(server.asked) == 4
-    assert content(stage.COCO) == served(server, *COCO) | {"detections.json": BOXES}
-    line = f"download_coco: val's boxes are those of {AP_H_70}, sha256 {sha256(BOXES)}"
+    assert content(stage.COCO) == served(server, *COCO_2017) | {"detections.json": BOXES}
+    line = f"download_coco: boxes of val are from {AP_H_70}, sha256 {sha256(BOXES)}"
     assert line in caplog.messages
     coco(run, server)
-    assert content(stage.COCO) == served(server, *COCO)
+    assert content(stage.COCO) == served(server, *COCO_2017)
     assert len(server.asked) == 4
 
 
-def test_wrong_boxes_are_told_before_the_download(run: Run, server: Server) -> None:
+def test_wrong_boxes_are_reported_before_the_download(run: Run, server: Server) -> None:
     wrong = boxes(server) | {"detections_sha256": "0" * 64}
     text = failure(lambda: coco(run, server, **wrong))
     assert f"data.detections_sha256 says {'0' * 64}" in text
@@ -240,7 +246,7 @@ def local(run: Run, root: Path) -> Any:
     return json.loads((stage.COCO / "local.json").read_text())
 
 
-def test_links_to_a_local_coco_serve_as_it_does(
+def test_links_to_a_local_coco_give_the_same_digests(
     run: Run, tiny_coco: TinyCoco, tmp_path: Path
 ) -> None:
     """A linked root, linked split and annotation folders, linked zips; nothing is copied."""
@@ -265,7 +271,7 @@ def test_a_change_behind_a_link_is_seen(run: Run, tiny_coco: TinyCoco, tmp_path:
     assert local(run, tmp_path / "links") != before
 
 
-def test_a_split_without_annotations_is_counted_and_watched(run: Run, tiny_coco: TinyCoco) -> None:
+def test_a_split_without_annotations_is_counted_and_tracked(run: Run, tiny_coco: TinyCoco) -> None:
     """As test-dev: a list of images that lie in test2017."""
     shutil.copytree(tiny_coco.root / SPLIT, tiny_coco.root / "test2017")
     listed = tiny_coco.root / "annotations/image_info_test-dev2017.json"
