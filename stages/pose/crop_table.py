@@ -1,6 +1,6 @@
-"""A split of the crop cache, memory-mapped for reading: one row per person.
+"""Reads a split of the crop cache, memory-mapped: one row per person.
 
-The columns and the order of rows are those that crops/shards.py writes.
+crops/shards.py writes the same columns, and determines the order of the rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pose.common.errors import PoseError
 
 
 def schema(num_keypoints: int) -> pa.Schema:
-    """Of a shard; keypoints and target are K x 3 numbers, row by row."""
+    """Arrow schema of a shard; keypoints and target are (K, 3) arrays, flattened row by row."""
     numbers = pa.list_(pa.float32(), 3 * num_keypoints)
     return pa.schema(
         [
@@ -36,8 +36,8 @@ def schema(num_keypoints: int) -> pa.Schema:
     )
 
 
-def decoded(jpeg: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """BGR pixels of a crop that we wrote."""
+def decode_crop(jpeg: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """BGR pixels (H, W, 3) of a crop_jpeg."""
     crop = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
     assert crop is not None
     return crop.astype(np.uint8, copy=False)
@@ -48,15 +48,15 @@ def _read_shard(path: Path) -> pa.Table:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (pa.ArrowInvalid, OSError) as error:
         raise PoseError(
-            f"{path}: not a readable shard ({error}); is it cut off? `dvc checkout` or "
-            "`dvc repro -f build_cache` restores it"
+            f"{path}: not a readable shard ({error}); the file may be truncated; run "
+            "`dvc checkout` or `dvc repro -f build_cache` to restore it"
         ) from None
 
 
 class Column:
-    """A wide column of many shards: column[row] or column[rows], read from the disk when asked.
+    """A column with several values per row, read when indexed: column[row] or column[rows].
 
-    parts are the shards' arrays, views of the files.
+    parts are the arrays of the shards, views of the memory-mapped files.
     """
 
     def __init__(self, table: pa.Table, name: str, shape: tuple[int, ...], dtype: type) -> None:
@@ -67,18 +67,18 @@ class Column:
 
     def __getitem__(self, rows: Any) -> NDArray[Any]:
         if np.ndim(rows):
-            found = [self[int(row)] for row in rows]
-            return np.stack(found) if found else np.empty((0, *self.shape[1:]), self.dtype)
+            values = [self[int(row)] for row in rows]
+            return np.stack(values) if values else np.empty((0, *self.shape[1:]), self.dtype)
         shard = int(np.searchsorted(self._ends, rows, side="right"))
-        place = rows - (self._ends[shard] - len(self.parts[shard]))
-        return self.parts[shard][place].astype(self.dtype)
+        index = rows - (self._ends[shard] - len(self.parts[shard]))
+        return self.parts[shard][index].astype(self.dtype)
 
 
 class CropTable:
     """Random access to the rows of a folder of shards, memory-mapped and shared by processes.
 
-    Short columns (ids, areas, counts) are arrays; wide ones stay on the disk, so that a table of
-    millions costs a process no more than its short columns.
+    Columns with one number per row are arrays in memory; the others are read from disk when
+    indexed. Pickled as its folder, so that each worker process maps the same files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,11 +107,11 @@ class CropTable:
         return self.folder
 
     def __setstate__(self, folder: Path) -> None:
-        self.__init__(folder)  # type: ignore[misc]  # a worker maps the same pages again
+        self.__init__(folder)  # type: ignore[misc]
 
     def crop(self, row: int) -> NDArray[np.uint8]:
-        """BGR pixels of a row's context crop."""
-        return decoded(np.frombuffer(self._jpeg[row].as_buffer(), np.uint8))
+        """BGR pixels (H, W, 3) of a row's context crop."""
+        return decode_crop(np.frombuffer(self._jpeg[row].as_buffer(), np.uint8))
 
     def labelled(self) -> NDArray[np.intp]:
         """Rows with keypoints."""

@@ -210,7 +210,7 @@ def test_bad_records_are_left_out(
     bad = spoil(local_coco)
     use_local(project, zipped_with_train(local_coco, tmp_path / "zips"), on_bad_record="skip")
     log = project.must_stage("build_cache")
-    assert log.count(f"left out {len(bad)} bad records") == 1
+    assert log.count(f"skipped {len(bad)} bad records") == 1
     for record in bad:
         assert f"{record['record']} {record['reason']}" in log
     assert project.json("data/cache/quarantine.json") == bad

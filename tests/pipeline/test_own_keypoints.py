@@ -193,7 +193,7 @@ def test_a_joint_that_is_never_labelled_is_named(mice: Mice, own: Project, tmp_p
     raw["annotations"][-1]["keypoints"][:3] = [0, 0, 0]
     use(own, mice, tmp_path, raw)
     log = own.must_stage("build_cache")
-    assert log.count("never learnt: tail_tip\n") == 1
+    assert log.count("cannot be learnt: tail_tip\n") == 1
     table = {row["keypoint"]: row for row in rows(own, "metrics/build_cache/keypoints.csv")}
     assert (table["nose"]["train"], table["tail_tip"]["train"]) == ("0.875", "0.0")
     assert table["tail_tip"]["val"] == "1.0"

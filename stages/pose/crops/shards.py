@@ -1,8 +1,8 @@
-"""The crop cache: Arrow IPC shards, one row a person, memory-mapped when read.
+"""Writes the crop cache: Arrow IPC shards, one row per person (pose/crop_table.py reads them).
 
-A row holds the JPEG of a context crop at source resolution, wide enough for the largest
-augmentation, and the UDP target of the unaugmented box. A shard's bytes depend on its persons
-alone, so worker count and interruption change nothing.
+A row holds the JPEG of a context crop at the image's resolution, large enough for the largest
+augmentation, and the UDP target of the unaugmented box. A shard's bytes depend only on its people
+and the settings: neither the number of workers nor an interruption changes them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pose.codecs.udp import UdpCodec
 from pose.common.files import replacing
 from pose.common.params import Augment
 from pose.common.skeleton import Skeleton
-from pose.crop_table import decoded, schema
+from pose.crop_table import decode_crop, schema
 
-ERROR_SAMPLING = 16  # every so many persons of a shard are compared with their image
+CROP_ERROR_INTERVAL = 16  # crop_error is measured for one person in so many
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """What a cached crop depends on: codec, keypoints, augmentation, and JPEG quality 1..100."""
+    """Settings that a cached crop depends on; jpeg_quality is 1..100."""
 
     codec: UdpCodec
     skeleton: Skeleton
@@ -40,9 +40,9 @@ class CropSettings:
 
 
 def plan_shards(persons: list[Person], shard_persons: int) -> list[list[Person]]:
-    """Persons cut into shards of at least shard_persons (the last may be smaller).
+    """People in shards of at least shard_persons; the last shard may be smaller.
 
-    Images stay whole, so that each is read once.
+    All people of an image are in one shard, so that each image is read once.
     """
     shards: list[list[Person]] = [[]]
     for group in by_image(persons):
@@ -54,7 +54,7 @@ def plan_shards(persons: list[Person], shard_persons: int) -> list[list[Person]]
 
 @dataclass(frozen=True)
 class ShardNotes:
-    """Images set aside, and the squared errors of the sampled crops, see crop_error."""
+    """Images that were skipped, and the results of crop_error."""
 
     bad: list[BadRecord]
     squared_errors: list[float]
@@ -67,9 +67,10 @@ def write_shard(
     settings: CropSettings,
     unlabelled: Path | None = None,
 ) -> ShardNotes:
-    """Write one shard (beside, then moved); persons without keypoints to `unlabelled` if given.
+    """Write one shard atomically to `path`; people without keypoints to `unlabelled` if given.
 
-    There is at least one person: K is that of its keypoints.
+    persons must not be empty: the first person's keypoints give K. People in unreadable images are
+    skipped; the notes list these images.
     """
     bad: list[BadRecord] = []
     errors: list[float] = []
@@ -81,8 +82,8 @@ def write_shard(
             bad.append(BadRecord(images.split, group[0].file_name, str(error)))
             continue
         for person in group:
-            rows.append(_row(person, image, settings))
-            if len(rows) % ERROR_SAMPLING == 1:
+            rows.append(_crop_row(person, image, settings))
+            if len(rows) % CROP_ERROR_INTERVAL == 1:
                 errors.append(crop_error(rows[-1], image, settings))
     columns = schema(len(persons[0].keypoints))
     if unlabelled is not None:
@@ -93,30 +94,33 @@ def write_shard(
 
 
 def crop_error(row: dict[str, Any], image: NDArray[np.uint8], settings: CropSettings) -> float:
-    """Mean squared difference, grey levels, of the network's input from the crop and the image."""
+    """Error of the JPEG crop: mean squared difference of grey levels 0..255.
+
+    Compares the unaugmented network input cut from the crop with that cut from the image.
+    """
     wh, bbox = settings.codec.input_size, row["bbox_xywh"]
     affine = geometry.udp_affine(
         *geometry.bbox_to_center_scale(bbox, settings.augment.bbox_padding, wh), 0.0, wh
     )
     from_crop = geometry.compose(affine, geometry.translate(np.array(row["crop_xy"])))
-    crop = decoded(np.frombuffer(row["crop_jpeg"], np.uint8))
+    crop = decode_crop(np.frombuffer(row["crop_jpeg"], np.uint8))
     difference = geometry.warp(crop, from_crop, wh).astype(float) - geometry.warp(image, affine, wh)
     return float((difference**2).mean())
 
 
 def psnr_db(squared_errors: list[float]) -> float:
-    """Peak signal-to-noise ratio of crops against their images; 99 where nothing is lost."""
+    """Peak signal-to-noise ratio in dB of the results of crop_error; 99 for lossless crops."""
     mean = math.fsum(squared_errors) / len(squared_errors)
     return 10 * math.log10(255**2 / mean) if mean > 1e-5 else 99.0
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]], columns: pa.Schema) -> None:
     table = pa.Table.from_pylist(rows, schema=columns)
-    with replacing(path) as beside, pa.ipc.new_file(beside, columns) as writer:
+    with replacing(path) as temporary, pa.ipc.new_file(temporary, columns) as writer:
         writer.write_table(table)
 
 
-def _row(person: Person, image: NDArray[np.uint8], settings: CropSettings) -> dict[str, Any]:
+def _crop_row(person: Person, image: NDArray[np.uint8], settings: CropSettings) -> dict[str, Any]:
     bbox = np.array(person.bbox_xywh)
     left, top, right, bottom = context_box(bbox, person.keypoints, person.image_wh, settings)
     crop = np.ascontiguousarray(image[top:bottom, left:right])
@@ -142,9 +146,10 @@ def context_box(
     image_wh: tuple[int, int],
     settings: CropSettings,
 ) -> tuple[int, int, int, int]:
-    """left, top, right, bottom (exclusive) of what augmentation can reach, inside the image.
+    """left, top, right, bottom (exclusive) of the pixels that augmentation can read.
 
-    That is the whole person's box or a half body's (augment.half_body), zoomed, turned and moved.
+    Covers the padded box of the whole person and of each half body under the largest scale, shift
+    and rotation of `augment`; clipped to the image.
     """
     augment, input_wh = settings.augment, settings.codec.input_size
     boxes = [geometry.bbox_to_center_scale(bbox_xywh, augment.bbox_padding, input_wh)]
@@ -153,26 +158,21 @@ def context_box(
         if len(points) > 1:
             size = np.maximum(np.ptp(points, axis=0), 1.0) * augment.half_body_padding
             boxes.append((points.mean(0), geometry.fix_aspect(size, input_wh)))
-    reach = [_reach(center, scale, augment) for center, scale in boxes]
-    first, last = np.min([r[0] for r in reach], axis=0), np.max([r[1] for r in reach], axis=0)
-    first = np.clip(np.floor(first) - 1, 0, np.array(image_wh) - 1)
-    last = np.clip(np.ceil(last) + 2, first + 1, image_wh)
+    corners: list[NDArray[np.float64]] = []
+    for center, scale in boxes:
+        size = geometry.context_size(
+            scale, augment.scale_factor, augment.shift_factor, augment.rotate_deg
+        )
+        corners += [center - size / 2, center + size / 2]
+    first = np.clip(np.floor(np.min(corners, axis=0)) - 1, 0, np.array(image_wh) - 1)
+    last = np.clip(np.ceil(np.max(corners, axis=0)) + 2, first + 1, image_wh)
     return int(first[0]), int(first[1]), int(last[0]), int(last[1])
-
-
-def _reach(
-    center: NDArray[np.float64], scale: NDArray[np.float64], augment: Augment
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    size = geometry.context_size(
-        scale, augment.scale_factor, augment.shift_factor, augment.rotate_deg
-    )
-    return center - size / 2, center + size / 2
 
 
 def canonical_target(
     bbox_xywh: NDArray[np.float64], keypoints: NDArray[np.float32], settings: CropSettings
 ) -> NDArray[np.float32]:
-    """The (K, 3) UDP target of the unaugmented box, see codec.UdpCodec.encode."""
+    """UDP target (K, 3) of the unaugmented box, as UdpCodec.encode returns it."""
     center, scale = geometry.bbox_to_center_scale(
         bbox_xywh, settings.augment.bbox_padding, settings.codec.input_size
     )
@@ -182,8 +182,8 @@ def canonical_target(
     return settings.codec.encode(keypoints_input, weights)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a shard is there with its end, which a cut file lacks."""
+def is_complete(path: Path) -> bool:
+    """Whether the shard exists and has its footer, which a truncated file lacks."""
     try:
         pa.ipc.open_file(pa.memory_map(str(path)))
     except (pa.ArrowInvalid, OSError):

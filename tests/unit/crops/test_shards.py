@@ -1,4 +1,4 @@
-"""The crop cache holds what geometry and codec say, whoever writes it."""
+"""Rows of the crop cache agree with geometry and codec; its bytes do not depend on the writer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from pose.data.augment import draw_affine
 from sections import changed
 from tiny import SPLIT, TinyCoco
 
-NOBODY = np.zeros((17, 3), np.float32)
+NO_KEYPOINTS = np.zeros((17, 3), np.float32)
 
 
 def persons_of(image_ids: list[int]) -> list[Person]:
-    zeros = np.zeros((17, 3), np.float32)
     return [
-        Person(i, image_id, "", (9, 9), (0, 0, 1, 1), 1, 0, zeros)
+        Person(i, image_id, "", (9, 9), (0, 0, 1, 1), 1, 0, NO_KEYPOINTS)
         for i, image_id in enumerate(image_ids)
     ]
 
@@ -42,17 +41,17 @@ def persons_of(image_ids: list[int]) -> list[Person]:
         ([1, 2, 2, 2, 3], [4, 1]),
     ],
 )
-def test_shards_keep_images_whole(image_ids: list[int], shards: list[int]) -> None:
+def test_people_of_an_image_are_in_one_shard(image_ids: list[int], shards: list[int]) -> None:
     persons = persons_of(image_ids)
-    found = plan_shards(persons, 2)
-    assert [len(shard) for shard in found] == shards
-    assert [p for shard in found for p in shard] == persons
+    planned = plan_shards(persons, 2)
+    assert [len(shard) for shard in planned] == shards
+    assert [p for shard in planned for p in shard] == persons
 
 
-def test_bytes_depend_on_the_persons_alone(
+def test_bytes_depend_only_on_the_persons(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
-    """Neither what was written before nor whether COCO is zipped shows in a shard."""
+    """Neither the order of writing nor whether COCO is zipped changes a shard."""
     zipped = tiny_coco.zipped(tmp_path / "zips")
     shards = plan_shards(read_annotations(tiny_coco.root, SPLIT, "person", None).persons, 2)
     for name, root, order in (("a", tiny_coco.root, (0, 1, 2)), ("b", zipped, (2, 0, 1))):
@@ -90,43 +89,43 @@ def test_labelled_rows(crop_table: CropTable) -> None:
     assert crop_table.labelled().tolist() == [0, 2, 3, 4, 5]
 
 
-def test_persons_without_keypoints_go_to_their_own_shard(
+def test_persons_without_keypoints_are_in_the_unlabelled_shard(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
     persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     paths = tmp_path / "a" / "0.arrow", tmp_path / "b" / "0.arrow"
     write_shard(paths[0], Images(tiny_coco.root, SPLIT), persons, crop_settings, paths[1])
-    found = [CropTable(path.parent).ann_id.tolist() for path in paths]
-    assert found == [[11, 13, 14, 15, 16], [12]]
+    ids = [CropTable(path.parent).ann_id.tolist() for path in paths]
+    assert ids == [[11, 13, 14, 15, 16], [12]]
 
 
-def test_wide_columns_by_row_and_by_rows_over_shards(crop_table: CropTable) -> None:
+def test_columns_are_indexed_by_row_and_by_rows(crop_table: CropTable) -> None:
     rows = np.array([5, 0, 3])
-    found = crop_table.keypoints[rows]
-    assert found.shape == (3, 17, 3)
-    for keypoints, row in zip(found, rows, strict=True):
+    selected = crop_table.keypoints[rows]
+    assert selected.shape == (3, 17, 3)
+    for keypoints, row in zip(selected, rows, strict=True):
         np.testing.assert_array_equal(keypoints, crop_table.keypoints[int(row)])
     assert crop_table.bbox_xywh[rows[:0]].shape == (0, 4)
     assert len({crop_table.keypoints[row].tobytes() for row in range(6)}) == 6
 
 
-def test_the_loss_of_storing_crops_is_measured(
+def test_psnr_of_jpeg_crops(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
     images, persons = (
         Images(tiny_coco.root, SPLIT),
         read_annotations(tiny_coco.root, SPLIT, "person", None).persons,
     )
-    found = []
+    psnr = []
     for quality in (30, 95):
-        spec = replace(crop_settings, jpeg_quality=quality)
-        notes = write_shard(tmp_path / "0.arrow", images, persons, spec)
+        settings = replace(crop_settings, jpeg_quality=quality)
+        notes = write_shard(tmp_path / "0.arrow", images, persons, settings)
         assert len(notes.squared_errors) == 1  # of six persons
-        found.append(psnr_db(notes.squared_errors))
-    assert 20 < found[0] < found[1] - 5 < 50
+        psnr.append(psnr_db(notes.squared_errors))
+    assert 20 < psnr[0] < psnr[1] - 5 < 50
 
 
-def test_nothing_lost_is_99_db() -> None:
+def test_psnr_of_lossless_crops_is_99() -> None:
     assert psnr_db([0.0, 0.0]) == 99.0
     assert psnr_db([255.0**2]) == 0.0
 
@@ -155,23 +154,23 @@ def test_a_table_pickles_as_its_folder(crop_table: CropTable) -> None:
     np.testing.assert_array_equal(copy.target[2], crop_table.target[2])
 
 
-def test_bad_images_are_named_and_their_persons_left_out(
+def test_bad_images_are_listed_and_their_persons_skipped(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
     tiny_coco.image_path(1).unlink()
     tiny_coco.image_path(3).write_bytes(tiny_coco.image_path(3).read_bytes()[:-50])
     persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
     images = Images(tiny_coco.root, SPLIT)
-    found = write_shard(tmp_path / "00000.arrow", images, persons, crop_settings)
-    assert [str(record) for record in found.bad] == [
+    notes = write_shard(tmp_path / "00000.arrow", images, persons, crop_settings)
+    assert [str(record) for record in notes.bad] == [
         "val2017: 000000000001.jpg is named in the annotations but absent",
         "val2017: 000000000003.jpg is cut off (a JPEG without its end marker)",
     ]
     assert CropTable(tmp_path).ann_id.tolist() == [13, 14]
 
 
-def always(settings: CropSettings, half_body_prob: float) -> Augment:
-    """Every box is shifted, zoomed and turned."""
+def with_every_box_moved(settings: CropSettings, half_body_prob: float) -> Augment:
+    """Augmentation that shifts, scales and rotates every box."""
     return changed(
         settings.augment,
         flip_prob=0.5,
@@ -184,20 +183,20 @@ def always(settings: CropSettings, half_body_prob: float) -> Augment:
 
 @pytest.mark.parametrize("rotate_deg", [0.0, 30.0, 80.0])
 @pytest.mark.parametrize("bbox", [(900, 900, 60, 200), (900, 900, 200, 60), (900, 900, 90, 120)])
-def test_the_context_holds_all_that_augmentation_shows(
+def test_context_box_covers_every_augmented_box(
     crop_settings: CropSettings, rotate_deg: float, bbox
 ) -> None:
     augment = crop_settings.augment
     augment = changed(augment, rotate_deg=rotate_deg, half_body_padding=augment.bbox_padding)
-    spec = replace(crop_settings, augment=augment)
+    settings = replace(crop_settings, augment=augment)
     image_wh, rng = (2000, 2000), np.random.default_rng(0)
-    augment, bbox = always(spec, half_body_prob=0.0), np.array(bbox, float)
-    left, top, right, bottom = context_box(bbox, NOBODY, image_wh, spec)
+    augment, bbox = with_every_box_moved(settings, half_body_prob=0.0), np.array(bbox, float)
+    left, top, right, bottom = context_box(bbox, NO_KEYPOINTS, image_wh, settings)
     corners = np.array([[0, 0], [47, 0], [0, 63], [47, 63]], float)
     reach = []
     for _ in range(1500):
         affine, _ = draw_affine(
-            rng, augment, COCO_17, bbox, np.zeros((17, 3)), image_wh, spec.codec.input_size
+            rng, augment, COCO_17, bbox, np.zeros((17, 3)), image_wh, settings.codec.input_size
         )
         points = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
         assert (points >= (left, top)).all()
@@ -205,18 +204,18 @@ def test_the_context_holds_all_that_augmentation_shows(
         reach.append([*points.min(0), *points.max(0)])
     reach = np.array(reach)
     used = (reach[:, 2:].max(0) - reach[:, :2].min(0)) / (right - left, bottom - top)
-    assert (used > 0.8).all()  # and is not much wider than needed
+    assert (used > 0.8).all()  # and is not much larger than needed
 
 
-def test_the_context_holds_half_bodies_too(crop_settings: CropSettings) -> None:
-    """A half body that fills its box needs more than the whole person with its padding."""
+def test_context_box_covers_half_bodies(crop_settings: CropSettings) -> None:
+    """A half body that fills its box needs a larger crop than the padded whole person."""
     image_wh, rng = (2000, 2000), np.random.default_rng(0)
     bbox = np.array([900.0, 900, 60, 160])
     keypoints = np.ones((17, 3), np.float32)
     keypoints[:, :2] = rng.uniform(0, 1, (17, 2)) * (120, 90) + (880, 900)  # out of the box as well
     left, top, right, bottom = context_box(bbox, keypoints, image_wh, crop_settings)
     corners = np.array([[0, 0], [47, 0], [0, 63], [47, 63]], float)
-    augment = always(crop_settings, half_body_prob=1.0)
+    augment = with_every_box_moved(crop_settings, half_body_prob=1.0)
     for _ in range(1500):
         affine, _ = draw_affine(rng, augment, COCO_17, bbox, keypoints, image_wh, (48, 64))
         points = (corners - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
@@ -224,13 +223,13 @@ def test_the_context_holds_half_bodies_too(crop_settings: CropSettings) -> None:
         assert (points <= (right - 1, bottom - 1)).all()
 
 
-def test_the_context_has_every_pixel_that_interpolation_reads(crop_settings: CropSettings) -> None:
+def test_context_box_has_every_pixel_that_interpolation_reads(crop_settings: CropSettings) -> None:
     augment = changed(crop_settings.augment, scale_factor=0.0, shift_factor=0.0, rotate_deg=0.0)
     still = replace(crop_settings, augment=augment)
     for x in np.linspace(500, 501, 11):
         bbox = np.array([x, x, 61.3, 90.7])
         center, scale = geometry.bbox_to_center_scale(bbox, augment.bbox_padding, (48, 64))
-        left, top, right, bottom = context_box(bbox, NOBODY, (2000, 2000), still)
+        left, top, right, bottom = context_box(bbox, NO_KEYPOINTS, (2000, 2000), still)
         assert ((left, top) <= np.floor(center - scale / 2)).all()
         assert ((right - 1, bottom - 1) >= np.floor(center + scale / 2) + 1).all()
 
@@ -238,7 +237,9 @@ def test_the_context_has_every_pixel_that_interpolation_reads(crop_settings: Cro
 @pytest.mark.parametrize(
     "bbox", [(0, 0, 20, 30), (150, 100, 10, 20), (0, 0, 160, 120), (159, 119, 0.5, 0.5)]
 )
-def test_the_context_stays_inside_the_image(crop_settings: CropSettings, bbox) -> None:
-    left, top, right, bottom = context_box(np.array(bbox, float), NOBODY, (160, 120), crop_settings)
+def test_context_box_is_inside_the_image(crop_settings: CropSettings, bbox) -> None:
+    left, top, right, bottom = context_box(
+        np.array(bbox, float), NO_KEYPOINTS, (160, 120), crop_settings
+    )
     assert 0 <= left < right <= 160
     assert 0 <= top < bottom <= 120

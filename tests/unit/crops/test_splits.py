@@ -1,4 +1,4 @@
-"""Who keeps keypoints: the first so many, and no image on both sides."""
+"""The first N labelled people keep their keypoints, and no image is on both sides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ ALL = ("rest", "boxes")
 def train(tiny_coco: TinyCoco) -> Annotations:
     """Persons 11 and 12 (no keypoints) of image 1; 13, 14 of 2; 16, 15 of 3, in this order."""
     tiny_coco.raw["images"] = [tiny_coco.raw["images"][i] for i in (0, 2, 1)]
-    tiny_coco.raw["annotations"].sort(key=lambda one: -one["id"] if one["id"] > 14 else one["id"])
+    tiny_coco.raw["annotations"].sort(
+        key=lambda entry: -entry["id"] if entry["id"] > 14 else entry["id"]
+    )
     tiny_coco.save()
     return read_annotations(tiny_coco.root, SPLIT, "person", None)
 
@@ -47,17 +49,18 @@ def split(persons: int | None, fraction: float | None, unlabelled: tuple[str, ..
         (split(None, 1.0, ALL), [11, 13, 14, 15, 16], [12]),
     ],
 )
-def test_who_is_labelled(train: Annotations, data: Data, labelled, unlabelled) -> None:
+def test_labelled_and_unlabelled_ids(train: Annotations, data: Data, labelled, unlabelled) -> None:
     assert ids(training_persons(train, data)) == (labelled, unlabelled)
 
 
-def test_hidden_keypoints_are_gone_and_the_order_stays(train: Annotations) -> None:
-    found = training_persons(train, split(1, None, ALL))
-    assert [p.image_id for p in found] == sorted(p.image_id for p in found)
-    assert all(not p.keypoints.any() for p in found if p.num_keypoints == 0)
-    assert found[0].keypoints.any()
+def test_unlabelled_persons_have_no_keypoints_and_order_is_unchanged(train: Annotations) -> None:
+    persons = training_persons(train, split(1, None, ALL))
+    image_ids = [p.image_id for p in persons]
+    assert image_ids == sorted(image_ids)
+    assert all(not p.keypoints.any() for p in persons if p.num_keypoints == 0)
+    assert persons[0].keypoints.any()
 
 
-def test_more_than_there_are(train: Annotations) -> None:
-    with pytest.raises(PoseError, match=r"data.labelled_persons = 6, but .* has only 5 persons"):
+def test_too_few_labelled_persons(train: Annotations) -> None:
+    with pytest.raises(PoseError, match=r"data.labelled_persons = 6, but .* has only 5 people"):
         training_persons(train, split(6, None, ALL))

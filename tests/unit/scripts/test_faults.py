@@ -187,7 +187,7 @@ def cut(path: Path, share: float) -> None:
 def test_a_cut_shard_is_named(crop_table: CropTable, share: float) -> None:
     path = sorted(crop_table.folder.glob("*.arrow"))[-1]
     cut(path, share)
-    assert not shards.is_whole(path)
+    assert not shards.is_complete(path)
     assert str(path) in one_line_of(CropTable, crop_table.folder)
 
 
