@@ -46,7 +46,7 @@ from pose.data import build as data_build
 from pose.data.samples import TestSamples, TrainingSamples, test_loader
 from pose.engine import train as engine_train
 from pose.engine.ema import WeightEma
-from pose.engine.fit import AT_ONCE, StepLoss, TrainState, fit, supervised_step
+from pose.engine.fit import ONE_BATCH, StepLoss, TrainState, fit, supervised_step
 from pose.engine.optim import build_adamw
 from pose.evaluation.coco_metrics import coco_eval, to_results
 from pose.evaluation.predict import Ensemble, predict
@@ -237,7 +237,7 @@ def build_arm(
         together = ([torch.cat(both) for both in zip(*pair, strict=True)] for pair in batches)
         return supervised_step(students[0], codec, device, params.train.amp), together
     build = train_ssl.build_consistency
-    step = build(params, skeleton, list(students), ema, device, steps, AT_ONCE)
+    step = build(params, skeleton, list(students), ema, device, steps, ONE_BATCH)
     if arm == HARD:  # hard views of labelled persons; the labels' own maps are the teacher's
         teacher = lambda images, targets: codec.heights(codec.render(targets))  # noqa: E731
         step = replace(step, teachers=[teacher])

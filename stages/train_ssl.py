@@ -31,8 +31,15 @@ from pose.data import build as data_build
 from pose.data.samples import TrainingSamples, steps_per_epoch
 from pose.draw import Image, encode_jpeg
 from pose.engine.ema import WeightEma
-from pose.engine.fit import AT_ONCE, Gradients, Row, moved
-from pose.engine.train import build_schedule, hand_on, model_path, prepare, step_gradients, train
+from pose.engine.fit import ONE_BATCH, Gradients, Row, to_device
+from pose.engine.train import (
+    build_schedule,
+    copy_weights,
+    model_path,
+    step_gradients,
+    train,
+    wrap_model,
+)
 from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model, read_provenance
 from pose.models.vit import PoseModel
@@ -56,7 +63,7 @@ def main(params: Params) -> None:
     load_model(model, start_weights)
     model.to(device)
     if params.ssl.epochs == 0:
-        hand_on(NAME, model, start_weights)
+        copy_weights(NAME, model, start_weights)
         return _hand_on_the_rest()
     labelled, others = samples(params, skeleton)
     size, law, accumulate = params.train.batch_size, params.ssl, params.train.accumulate
@@ -69,7 +76,7 @@ def main(params: Params) -> None:
     schedule = build_schedule(params, law.epochs, per_epoch, law.lr)
     students = [model, *second_networks(params, skeleton, model)]
     gradients = step_gradients(params, device)
-    networks = [prepare(params, student, device) for student in students]
+    networks = [wrap_model(params, student, device) for student in students]
     learning = nn.ModuleList(students) if len(students) > 1 else model
     ema = WeightEma(learning, law.ema_decay) if law.ema_decay else None
     build = partial(build_consistency, params, skeleton, networks, ema, device, schedule.steps)
@@ -83,7 +90,7 @@ def main(params: Params) -> None:
 
     def finish(live: Any) -> None:
         chosen = default_collate([others[0, i] for i in range(min(law.pictures, len(others)))])
-        picture = picture_views(build(AT_ONCE), *moved(chosen, device), schedule.steps)
+        picture = picture_views(build(ONE_BATCH), *to_device(chosen, device), schedule.steps)
         _log_picture(live, picture)
 
     train(
@@ -95,9 +102,9 @@ def main(params: Params) -> None:
         build(gradients),
         gradients,
         read_provenance(start_weights),
-        learning=learning,
+        trainable=learning,
         teacher_ema=ema,
-        besides={SECOND: students[-1]},
+        extra_models={SECOND: students[-1]},
         on_row=Alarm(),
         finish=finish,
     )
@@ -136,7 +143,7 @@ def build_consistency(
     steps: int,
     gradients: Gradients,
 ) -> Consistency:
-    """The step's losses over `steps` steps; networks are the students as parallel.spread gave them.
+    """The step's losses over `steps` steps; networks are the students, wrapped for this run.
 
     ema is of the students' weights (ssl.ema_decay); without it the weights themselves teach.
     """

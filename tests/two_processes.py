@@ -105,7 +105,7 @@ def train(
         students.append(PoseModel(SPEC))
         torch.nn.init.normal_(students[1].head.final_layer.weight, std=0.1)
     learning = torch.nn.ModuleList(students) if pair else model
-    network, *other = (parallel.spread(one, kind, CPU) for one in students)
+    network, *other = (parallel.wrap_distributed(one, kind, CPU) for one in students)
     torch.manual_seed(distributed.rank())
     scaler = loss_scaler(CPU, amp)
     state = TrainState(learning, build_adamw(learning, 0.1, 0.9, (0.9, 0.999)), scaler)
@@ -193,7 +193,7 @@ def refusal() -> str:
     """What batch norms on CPU are told."""
     model = PoseModel(replace(SPEC, head="classic"))
     try:
-        parallel.spread(model, "ddp", CPU)
+        parallel.wrap_distributed(model, "ddp", CPU)
     except PoseError as error:
         return str(error)
     return ""

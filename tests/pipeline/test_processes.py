@@ -42,7 +42,7 @@ def test_killed_in_two_processes_and_ended_in_one(pair: Project) -> None:
     assert len([one for one in trainers if one.pid]) >= 2
 
     pair.processes = 1
-    assert "train_phase2 goes on from step " in pair.must_stage("train_phase2")
+    assert "train_phase2 resumes from step " in pair.must_stage("train_phase2")
     found = load_file(pair.root / MODEL)
     assert not states(pair)
     pair.must_stage("train_phase2")

@@ -181,13 +181,13 @@ def test_a_cut_state_gives_way_to_the_one_before(killed: Killed) -> None:
     before = read_training_state(previous(path))
     assert before is not None
     path.write_bytes(path.read_bytes()[:-100])
-    said = f"train_phase1 goes on from step {before['small']['step']}"
+    said = f"train_phase1 resumes from step {before['small']['step']}"
     process = killed.project.start("python", "stages/train_phase1.py")
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line.strip())
-        if "goes on" in line or "step" in line.split("|")[0]:
+        if "resumes" in line or "step" in line.split("|")[0]:
             break
     process.kill()
     process.communicate()

@@ -1,4 +1,4 @@
-"""Guards of training steps: those with a bad loss or gradient are left out; many end the run."""
+"""Steps with a bad loss or gradient: they are skipped, and too many in a row end the run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ JUMP = 25.0  # times the last accepted loss; Sapiens, mmpose/models/pose_estimat
 
 @dataclass
 class BadSteps:
-    """The last accepted loss, on the device, and how many steps were left out.
+    """The last accepted loss, on the device, and how many steps were skipped.
 
-    Sapiens' rule, over all processes: a loss that is NaN, or more than JUMP times the last accepted
-    one. There the loss is multiplied by 0 in the process concerned, and AdamW still takes a step;
-    here the whole step is left out. Infinities and a gradient that is not finite count as well.
+    A step is bad if its loss, a mean over all processes, is NaN or more than JUMP times the last
+    accepted one: Sapiens' rule. Sapiens multiplies that loss by 0 in the process concerned, and
+    AdamW still takes a step; here the whole step is skipped. Inf, and a gradient norm that is NaN
+    or Inf, are bad too.
     """
 
     accepted: Tensor = field(default_factory=lambda: torch.tensor(math.inf))
@@ -35,21 +36,23 @@ class BadSteps:
         return (~good).float()
 
     def count_(self, flags: list[float], step: int, limit: int) -> None:
-        """Take in what became of the steps up to `step`. Raises PoseError over `limit` in a row."""
+        """Count the skipped steps up to `step`. Raises PoseError for more than `limit` in a row."""
         for flag in flags:
             self.in_a_row = self.in_a_row + 1 if flag else 0
             self.total += bool(flag)
             if self.in_a_row > limit:
                 raise PoseError(
-                    f"more than train.max_skipped = {limit} steps in a row were left out up to "
-                    f"step {step} (loss or gradient not finite, or loss over {JUMP:.0f} times the "
+                    f"more than train.max_skipped = {limit} steps in a row were skipped up to "
+                    f"step {step} (loss or gradient NaN or Inf, or loss over {JUMP:.0f} times the "
                     f"last accepted {float(self.accepted):.3g}); lower train.lr"
                 )
 
 
 def masked_step_(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
-    """A step that changes nothing where bad is 1, by the way in which GradScaler tells it to fused
-    optimisers: nobody waits for the device to know.
+    """An optimiser step that changes nothing if bad is 1.
+
+    Uses the attribute with which GradScaler makes fused optimisers skip a step, so that the host
+    does not wait for the device.
     """
     optimizer.found_inf = bad  # type: ignore[attr-defined]
     try:

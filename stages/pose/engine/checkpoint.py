@@ -1,4 +1,4 @@
-"""Training state on disk: saved atomically, the one before it kept, read without unpickling."""
+"""Training state on disk: written atomically, with the previous one; read without unpickling."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from pose.models.checkpoint import UNREADABLE, _reason, _require_checksums
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
-    """One file; the one that was there stays as previous(path), until the next.
+    """Write the state to path; the file that was there becomes previous(path).
 
-    Kill or power loss at any moment leaves one of the two whole. Bytes do not depend on the name.
+    A kill or power loss at any moment leaves at least one of the two complete. The bytes do not
+    depend on the file's name.
     """
     with replacing(path) as beside:
         with beside.open("wb") as stream:
@@ -30,26 +31,26 @@ def save_training_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def previous(path: Path) -> Path:
-    """state.previous.pt of state.pt."""
+    """state.previous.pt for state.pt."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def newest_training_state(path: Path) -> dict[str, Any] | None:
-    """The state at path, or if that is damaged or absent the one before; None if neither is there.
+    """The state at path, else the previous one; None if neither can be read.
 
-    What is damaged is told in the log.
+    Damaged files are named in the log.
     """
-    for one in (path, previous(path)):
+    for candidate in (path, previous(path)):
         try:
-            if (found := read_training_state(one)) is not None:
-                return found
+            if (state := read_training_state(candidate)) is not None:
+                return state
         except PoseError as error:
-            log(f"{error}; an older one is taken, or else the phase starts again")
+            log(f"{error}; trying the previous checkpoint, else the phase starts from step 0")
     return None
 
 
 def read_training_state(path: Path) -> dict[str, Any] | None:
-    """The saved state, or None if there is none. Raises PoseError if a byte of it has changed."""
+    """The saved state, or None if there is none. Raises PoseError if its checksum is wrong."""
     if not path.exists():
         return None
     try:

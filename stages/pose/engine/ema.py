@@ -18,9 +18,9 @@ class WeightEma:
     """EMA of a model's parameters and floating-point buffers (batch-norm statistics).
 
     Starts from the present weights, without warm-up: average = decay * average
-    + (1 - decay) * weights. Create it after parallel.spread: FSDP replaces the parameters. The
-    average is a list of tensors, not a module, because FSDP modules cannot be deep-copied, as
-    torch's AveragedModel does.
+    + (1 - decay) * weights. Create it after parallel.wrap_distributed: FSDP replaces the
+    parameters. The average is a list of tensors, not a module, because FSDP modules cannot be
+    deep-copied, as torch's AveragedModel does.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -59,7 +59,7 @@ class WeightEma:
 
     def to_dict(self) -> dict[str, Any]:
         """Full tensors by name, on the CPU if there are several processes; all must call it."""
-        full = {n: parallel.whole(t) for n, t in zip(self.live, self.values, strict=True)}
+        full = {n: parallel.full_tensor(t) for n, t in zip(self.live, self.values, strict=True)}
         if distributed.world_size() == 1:
             return full
         return {name: tensor.cpu() for name, tensor in full.items()}

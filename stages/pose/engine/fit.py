@@ -1,4 +1,4 @@
-"""The training loop: TrainState holds everything a resumed run needs, fit() advances it."""
+"""The training loop. TrainState holds all that a resumed run needs; fit() trains it."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class TrainState:
     saved_at: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Tensors and plain containers only, so that weights_only loading admits it.
+        """Tensors and plain containers only, so that torch.load(weights_only=True) reads it.
 
-        All processes must call it; the first one's is to be kept.
+        All processes must call it; the first one saves its result.
         """
         return {
             "model": parallel.full_weights(self.model),
@@ -114,8 +114,8 @@ def _set_rng_state(states: list[Tensor]) -> None:
         torch.cuda.set_rng_state(states[1])
 
 
-def unwatched(state: TrainState) -> Row:
-    """What fit's `watch` gives where nothing is looked at."""
+def no_validation(state: TrainState) -> Row:
+    """fit's `validate` where nothing is validated."""
     return {}
 
 
@@ -128,16 +128,16 @@ def fit(
     schedule: Schedule,
     on_row: Callable[[Row], None],
     save: Callable[[TrainState], None],
-    watch: Callable[[TrainState], Row] = unwatched,
+    validate: Callable[[TrainState], Row] = no_validation,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train stage `name` from state.step to schedule.steps, by the settings of `train`.
 
-    step_loss(batch, step) runs forward and backward and returns detached losses to log, the one
-    that is judged under "loss". on_row gets each logged row, save the state every checkpoint_steps;
-    watch looks at the state after each epoch and may return a row of its own; stop() tells after
-    each step whether to save and raise Stopped. All are called in every process. Raises PoseError
-    once a loss or gradient is no longer finite, or too many steps in a row were left out.
+    step_loss(batch, step) runs forward and backward and returns detached losses to log; on_bad_step
+    judges the one named "loss". on_row is called with each logged row, save every checkpoint_steps,
+    and validate after each epoch; it may return a row of its own. If stop() is true after a step,
+    the state is saved and Stopped raised. All of these are called in every process. Raises
+    PoseError if a loss or gradient is NaN or Inf, or if too many steps in a row were skipped.
     """
     clock = StepClock(name, state.step, schedule.steps, train.batch_size)
     device = DeviceWork()
@@ -151,9 +151,9 @@ def fit(
     for batch in clock.waiting(batches, device.busy):
         set_lr(state.optimizer, schedule.at(state.step))
         state.optimizer.zero_grad(set_to_none=True)
-        found = step_loss(batch, state.step)
-        pending.append(found | _update_(state, found["loss"], train))
-        device.given()
+        losses = step_loss(batch, state.step)
+        pending.append(losses | _optimizer_step_(state, losses["loss"], train))
+        device.record()
         state.step += 1
         bar.update()
         last, stopping = state.step == schedule.steps, stop()
@@ -161,50 +161,50 @@ def fit(
         saves = state.step % train.checkpoint_steps == 0 or stopping
         epoch = state.step % schedule.steps_per_epoch == 0
         if logs or saves or epoch or last:
-            _take_in_(state, pending, train)
+            _collect_losses_(state, pending, train)
         if logs or last:
             row = _row(state, train.on_bad_step)
             on_row(row)
             log(clock.line(row))
-        if (epoch or last) and (seen := watch(state)):
-            state.history.append(seen)
-            on_row(seen)
+        if (epoch or last) and (row := validate(state)):
+            state.history.append(row)
+            on_row(row)
         if saves and not last:
             save(state)
             state.saved_at = state.step
         if stopping and not last:
             raise Stopped(
                 f"stopped by SIGTERM after step {state.step} of {schedule.steps}, which is saved; "
-                "rerun to go on from there"
+                "rerun to resume from there"
             )
     bar.close()
 
 
 class DeviceWork:
-    """Whether a GPU still has steps to do. On a CPU, which computes at once, it never has."""
+    """Whether a GPU still computes the steps it was given. On a CPU the answer is always no."""
 
     def __init__(self) -> None:
         self._event = torch.cuda.Event() if torch.cuda.is_available() else None
 
-    def given(self) -> None:
-        """A step's work was handed over."""
+    def record(self) -> None:
+        """Mark that all kernels of a step were launched."""
         if self._event:
             self._event.record()
 
     def busy(self) -> bool:
-        """Without waiting for it."""
+        """Whether those kernels still run; does not wait for them."""
         return self._event is not None and not self._event.query()
 
 
-def _update_(state: TrainState, loss: Tensor, train: Train) -> Losses:
-    """One step on clipped gradients; their norm before, and whether the step was left out.
+def _optimizer_step_(state: TrainState, loss: Tensor, train: Train) -> Losses:
+    """One step on clipped gradients; their norm before clipping, and whether it was skipped.
 
-    fp16 leaves a step out, and halves its loss scale, whose gradients overflow.
+    With fp16, a step whose gradients overflow is skipped, and the loss scale halved.
     """
     optimizer, scaler = state.optimizer, state.scaler
     scaler.unscale_(optimizer)
     parameters = [p for p in state.model.parameters() if p.requires_grad]
-    norm = parallel.whole(nn.utils.clip_grad_norm_(parameters, train.clip_grad_norm))
+    norm = parallel.full_tensor(nn.utils.clip_grad_norm_(parameters, train.clip_grad_norm))
     skipped = {}
     if train.on_bad_step == "skip":
         skipped["skipped"] = state.bad.judge_(loss, norm)
@@ -220,11 +220,11 @@ def _update_(state: TrainState, loss: Tensor, train: Train) -> Losses:
     return {"grad_norm": norm, **skipped}
 
 
-def _take_in_(state: TrainState, pending: list[Losses], train: Train) -> None:
-    """Losses as numbers, means over processes, into the window; `pending` is emptied.
+def _collect_losses_(state: TrainState, pending: list[Losses], train: Train) -> None:
+    """Move pending losses into the window, as numbers and means over processes.
 
-    Only here does training wait for the device. Raises PoseError for those that are no numbers,
-    before they can come into a checkpoint.
+    Only here does training wait for the device. Raises PoseError for NaN or Inf losses, before they
+    can enter a checkpoint.
     """
     if not pending:
         return
@@ -236,7 +236,7 @@ def _take_in_(state: TrainState, pending: list[Losses], train: Train) -> None:
         state.bad.count_([row["skipped"] for row in found], state.step, train.max_skipped)
         found = [row for row in found if not row.pop("skipped")]
     for row in found:
-        if row.get("skipped"):  # fp16's overflow, which its scale takes care of
+        if row.get("skipped"):  # fp16 overflow; the loss scale was halved
             row["grad_norm"] = 0.0
             state.bad.total += 1
     state.window += found
@@ -246,21 +246,20 @@ def _take_in_(state: TrainState, pending: list[Losses], train: Train) -> None:
 
 
 def _not_finite(state: TrainState, step: int, row: Row) -> str:
-    """What is known, and what may help."""
-    known = ", ".join(f"{key} {value:.3g}" for key, value in row.items())
+    values = ", ".join(f"{key} {value:.3g}" for key, value in row.items())
     lr = max(group["lr"] for group in state.optimizer.param_groups)
     good = f"the checkpoint of step {state.saved_at}" if state.saved_at else "none yet"
     return (
-        f"loss or gradient became non-finite at step {step}, seen at {state.step} (lr {lr:.1e}, "
-        f"{known}); lower train.lr, or set train.on_bad_step: skip; last good state: {good}"
+        f"loss or gradient became NaN or Inf at step {step}, seen at {state.step} (lr {lr:.1e}, "
+        f"{values}); lower train.lr, or set train.on_bad_step: skip; last good state: {good}"
     )
 
 
 def _row(state: TrainState, on_bad_step: str) -> Row:
-    """Rates and the mean of the window's steps under the step; the window starts anew.
+    """Learning rates and the mean losses of the window's steps; empties the window.
 
-    lr is that of the head, the highest; lr_min, with layer_decay, that of the lowest layer. skipped
-    counts all steps left out so far. Without any other step in the window there are no means.
+    lr is the head's, the highest; with layer_decay, lr_min is the lowest layer's. skipped counts
+    all skipped steps so far. If every step of the window was skipped there are no means.
     """
     window, lrs = state.window, [group["lr"] for group in state.optimizer.param_groups]
     row = {"step": float(state.step), "lr": max(lrs)}
@@ -278,28 +277,28 @@ def _row(state: TrainState, on_bad_step: str) -> Row:
 
 @dataclass(frozen=True)
 class Gradients:
-    """How a step's gradients add up: over micro-batches, and scaled for fp16.
+    """How the gradients of a step are accumulated over micro-batches, and scaled for fp16.
 
-    The losses are means over B x K x H x W, so the mean of equal micro-batches has the gradient of
-    the whole; batch norms alone see the difference, their statistics being a micro-batch's.
+    The losses are means over B x K x H x W, so the mean over equal micro-batches has the gradient
+    of the whole batch. Only batch norms differ: their statistics are a micro-batch's.
     """
 
-    accumulate: int  # micro-batches a step
+    accumulate: int  # micro-batches per step
     scaler: GradScaler
 
     def split(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Micro-batches of a process's share of the step."""
         size, rest = divmod(len(tensors[0]), self.accumulate)
-        assert not rest  # distributed.share_of sees to it
+        assert not rest  # checked by distributed.share_of
         return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
-    def add(self, loss: Tensor) -> Tensor:
-        """The loss, detached, after its backward."""
+    def backward(self, loss: Tensor) -> Tensor:
+        """Run the loss's backward; returns it detached."""
         self.scaler.scale(loss / self.accumulate).backward()
         return loss.detach()
 
 
-AT_ONCE = Gradients(1, GradScaler(enabled=False))
+ONE_BATCH = Gradients(1, GradScaler(enabled=False))
 
 
 def supervised_step(
@@ -307,24 +306,24 @@ def supervised_step(
     codec: UdpCodec,
     device: torch.device,
     amp: str,
-    gradients: Gradients = AT_ONCE,
+    gradients: Gradients = ONE_BATCH,
 ) -> StepLoss:
-    """One labelled forward and backward; model is what parallel.spread gave."""
+    """fit's step_loss for labelled people; model is that of parallel.wrap_distributed."""
 
     def run(batch: Any, step: int) -> Losses:
-        images, targets = moved(batch, device)
-        return {"loss": labelled_loss(model, codec, amp, gradients, images, targets, last=True)}
+        images, targets = to_device(batch, device)
+        return {"loss": supervised_loss(model, codec, amp, gradients, images, targets, last=True)}
 
     return run
 
 
-def moved(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images and targets of a loader's batch on the device, its deferred work done."""
+def to_device(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images and targets of a loader's batch on the device, deferred augmentation applied."""
     images, targets, *later = (tensor.to(device, non_blocking=True) for tensor in batch)
     return (recolour_batch(images, later[0]) if later else images), targets
 
 
-def labelled_loss(
+def supervised_loss(
     model: nn.Module,
     codec: UdpCodec,
     amp: str,
@@ -333,34 +332,34 @@ def labelled_loss(
     targets: Tensor,
     last: bool,
 ) -> Tensor:
-    """Mean loss of uint8 images (B, h, w, 3) and targets (B, K, 3), its gradient added.
+    """Mean loss of uint8 images (B, h, w, 3) and targets (B, K, 3); its gradients accumulate.
 
-    last: the step has no further losses, so that processes may exchange their gradients.
+    last: the step has no further loss, so DDP may sum the gradients over processes.
     """
-    found: list[Tensor] = []
-    for some_images, some_targets in gradients.split(images, targets):
-        parallel.exchange_(model, last and len(found) + 1 == gradients.accumulate)
+    losses: list[Tensor] = []
+    for micro_images, micro_targets in gradients.split(images, targets):
+        parallel.sync_gradients_(model, last and len(losses) + 1 == gradients.accumulate)
         with autocast(images.device, amp):
-            maps = model(normalise(some_images))
-        loss = LOSSES[codec.type](maps, codec.render(some_targets), some_targets[..., 2])
-        found.append(gradients.add(loss))
-    return torch.stack(found).mean()
+            maps = model(normalise(micro_images))
+        loss = LOSSES[codec.type](maps, codec.render(micro_targets), micro_targets[..., 2])
+        losses.append(gradients.backward(loss))
+    return torch.stack(losses).mean()
 
 
 def loss_scaler(device: torch.device, amp: str) -> GradScaler:
-    """fp16's loss scale, else one that changes nothing."""
+    """A gradient scaler for fp16; disabled for other types."""
     return GradScaler(device.type, enabled=amp == "fp16")
 
 
 def freeze_backbone_(model: PoseModel) -> None:
-    """Backbone without gradients and in eval mode, for phase 1.
+    """Set the backbone to eval mode without gradients, for phase 1.
 
-    Autograd then stores nothing of its forward.
+    Autograd then keeps no activations of its forward.
     """
     model.backbone.requires_grad_(False)
     model.backbone.eval()
 
 
 def model_weights(model: nn.Module) -> State:
-    """Float32 weights to save; all processes must call, the first one's are whole."""
+    """Float32 weights to save. All processes must call it; only the first one's are complete."""
     return parallel.full_weights(model)

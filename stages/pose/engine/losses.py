@@ -1,4 +1,4 @@
-"""Heatmap losses; LOSSES has the one of each codec type."""
+"""Heatmap losses; LOSSES maps a codec type to its loss."""
 
 from __future__ import annotations
 

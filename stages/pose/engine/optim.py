@@ -1,4 +1,4 @@
-"""AdamW groups with layer-wise lr decay, and learning-rate schedules as plain functions of a step.
+"""AdamW parameter groups with layer-wise lr decay, and the learning-rate schedule.
 
 Source: Sapiens pose/mmpose/engine/optim_wrappers/layer_decay_optim_wrapper.py and the COCO configs.
 """
@@ -19,7 +19,7 @@ WARMUP_START = 0.001  # of the peak lr
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate over `steps` steps; the names and units of params.yaml's `train`."""
+    """Learning rate over `steps` steps; names and units as in params.yaml's `train`."""
 
     kind: str  # cosine | multistep
     lr: float
@@ -59,7 +59,7 @@ def layer_id(name: str, depth: int) -> int:
 
 
 def has_no_decay(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Vectors, biases and the position embedding carry no weight decay."""
+    """Whether weight decay skips a parameter: vectors, biases and the position embedding."""
     return parameter.ndim == 1 or name.endswith(".bias") or "pos_embed" in name
 
 
@@ -85,9 +85,11 @@ def parameter_groups(
 def build_adamw(
     model: nn.Module, weight_decay: float, layer_decay: float, betas: tuple[float, float]
 ) -> torch.optim.AdamW:
-    """Fused AdamW over parameter_groups of each network that learns; set_lr gives the rates."""
+    """Fused AdamW over the parameter_groups of each PoseModel in `model`; set_lr sets the rates."""
     networks = [part for part in model.modules() if isinstance(part, PoseModel)]
-    groups = [g for one in networks for g in parameter_groups(one, weight_decay, layer_decay)]
+    groups = [
+        g for network in networks for g in parameter_groups(network, weight_decay, layer_decay)
+    ]
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 

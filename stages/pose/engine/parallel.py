@@ -1,4 +1,4 @@
-"""A model over several processes: DDP or FSDP2, and its whole state wherever the parts lie."""
+"""A model over several processes (DDP or FSDP2), and its full state dict, to save and restore."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from pose.common.errors import PoseError
 from pose.models.vit import PoseModel
 
 
-def spread(model: PoseModel, kind: str, device: torch.device) -> nn.Module:
-    """What is called in the model's place: itself if alone, DDP's wrapper, or itself in shards.
+def wrap_distributed(model: PoseModel, kind: str, device: torch.device) -> nn.Module:
+    """The module to call in training: the model itself, in DDP's wrapper, or sharded by FSDP.
 
-    FSDP replaces the parameters, so build the optimiser afterwards. Batch norms see the whole
-    batch's statistics. Raises PoseError for batch norms on CPU, where torch has no such thing.
+    With one process it is the model. FSDP replaces the parameters, so build the optimiser
+    afterwards. Batch norms are synchronised; raises PoseError for them on a CPU, where torch has
+    no SyncBatchNorm.
     """
     if distributed.world_size() == 1:
         return model
-    _share_statistics_(model, device)
+    _sync_batch_norms_(model, device)
     if kind == "fsdp":
         return _shard_(model, device)
     ids = [device] if device.type == "cuda" else None
@@ -35,10 +36,10 @@ def spread(model: PoseModel, kind: str, device: torch.device) -> nn.Module:
 
 
 def _shard_(model: PoseModel, device: torch.device) -> PoseModel:
-    """Each block, the head, and the rest is gathered on its own when its turn comes.
+    """Shard each block, the head, and the rest, as units that are gathered one at a time.
 
-    The rest as well is let go after its turn: torch keeps it for a backward, which a teacher's
-    forward does not have, and the next step would see old weights.
+    The root unit is resharded after its forward too: by default torch keeps it gathered until the
+    backward, which a teacher's forward does not have, and the next step would use old weights.
     """
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for part in (*model.backbone.blocks, model.head, model):
@@ -46,7 +47,7 @@ def _shard_(model: PoseModel, device: torch.device) -> PoseModel:
     return model
 
 
-def _share_statistics_(model: PoseModel, device: torch.device) -> None:
+def _sync_batch_norms_(model: PoseModel, device: torch.device) -> None:
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return
     if device.type != "cuda":
@@ -57,46 +58,46 @@ def _share_statistics_(model: PoseModel, device: torch.device) -> None:
     model.head = nn.SyncBatchNorm.convert_sync_batchnorm(model.head)
 
 
-def exchange_(network: nn.Module, now: bool) -> None:
-    """Let the next backward of DDP sum gradients over processes, or keep them for a later one.
+def sync_gradients_(network: nn.Module, now: bool) -> None:
+    """Whether DDP's next backward sums gradients over processes, or accumulates them locally.
 
-    FSDP always sums: it holds no room for whole gradients. To be called before the forward.
+    FSDP always sums: it has no buffer for full gradients. Call it before the forward.
     """
     if isinstance(network, DistributedDataParallel):
         network.require_backward_grad_sync = now  # what its no_sync() sets
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor without shards."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The tensor, gathered if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_weights(model: nn.Module) -> dict[str, Any]:
-    """state_dict with whole tensors; all processes must call, only the first one gets them."""
+    """The full state_dict. All processes must call it; only the first one gets the tensors."""
     if distributed.world_size() == 1:
         return {name: tensor.detach() for name, tensor in model.state_dict().items()}
     return dcp.get_model_state_dict(model, options=_gathered())
 
 
 def full_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state by parameter name, whole; for calls and results see full_weights."""
+    """The full optimiser state by parameter name; called and returned as full_weights is."""
     return dict(dcp.get_optimizer_state_dict(model, optimizer, options=_gathered()))
 
 
 def restore_(
     model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any] | None
 ) -> None:
-    """Take over "model" and "optimizer" of `saved`; only the first process needs to have it."""
+    """Load "model" and "optimizer" of `saved`, which only the first process needs to have."""
     weights, moments = (saved["model"], saved["optimizer"]) if saved else ({}, {})
     many = distributed.world_size() > 1
     options = dcp.StateDictOptions(full_state_dict=many, broadcast_from_rank0=many)
     dcp.set_model_state_dict(model, weights, options=options)
     dcp.set_optimizer_state_dict(model, optimizer, moments, options=options)
-    _lay_out_like_parameters_(optimizer)
+    _match_strides_(optimizer)
 
 
-def _lay_out_like_parameters_(optimizer: torch.optim.Optimizer) -> None:
-    """The fused AdamW reads memory in order: moments saved in another layout must take ours."""
+def _match_strides_(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded moments the memory layout of their parameters: fused AdamW reads in order."""
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():
             if value.shape == parameter.shape and value.stride() != parameter.stride():

@@ -39,57 +39,59 @@ from pose.engine.fit import (
     supervised_step,
 )
 from pose.engine.optim import Schedule, build_adamw
-from pose.engine.validation import Watch
+from pose.engine.validation import Validation
 from pose.models.checkpoint import State, read_provenance, save_weights
 from pose.models.vit import PoseModel
 
 
 @contextmanager
-def enough_memory(params: Params) -> Iterator[None]:
-    """Turns out-of-memory errors into a PoseError that names the dials and their values."""
+def out_of_memory_advice(params: Params) -> Iterator[None]:
+    """Turn an out-of-memory error into a PoseError that names memory settings and their values."""
     try:
         yield
     except RuntimeError as error:
         if not stage.is_torch_memory(error):
             raise
-        said = ". ".join(str(error).split(". ")[:2]).rstrip(".")
-        raise PoseError(f"params.yaml: {said}; {_dials(params)}") from None
+        reason = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+        raise PoseError(f"params.yaml: {reason}; {_memory_settings(params)}") from None
 
 
-def _dials(params: Params) -> str:
-    """What takes less memory, with the present values; those at their end are left out."""
-    law, model = params.train, params.model
-    per_step = law.batch_size // distributed.world_size()
-    dials = [
-        f"train.accumulate = {law.accumulate} (more)" if law.accumulate < per_step else "",
+def _memory_settings(params: Params) -> str:
+    """Settings that save memory, with their present values, except those that cannot save more."""
+    train, model = params.train, params.model
+    share = train.batch_size // distributed.world_size()
+    settings = [
+        f"train.accumulate = {train.accumulate} (more)" if train.accumulate < share else "",
         "" if model.grad_checkpointing else "model.grad_checkpointing = false (true)",
-        "train.amp = none (bf16)" if law.amp == "none" else "",
-        "train.parallel = ddp (fsdp, with NPROC)" if law.parallel == "ddp" else "",
-        f"train.ema_decay = {law.ema_decay} (0)" if law.ema_decay else "",
-        f"train.batch_size = {law.batch_size} (less)",
+        "train.amp = none (bf16)" if train.amp == "none" else "",
+        "train.parallel = ddp (fsdp, with NPROC)" if train.parallel == "ddp" else "",
+        f"train.ema_decay = {train.ema_decay} (0)" if train.ema_decay else "",
+        f"train.batch_size = {train.batch_size} (less)",
     ]
-    return "turn one of " + ", ".join(dial for dial in dials if dial)
+    return "change one of " + ", ".join(setting for setting in settings if setting)
 
 
 STATE = "state.pt"
 
 
-def prepare(params: Params, model: PoseModel, device: torch.device) -> nn.Module:
-    """What is called in the model's place when it trains: compiled, spread over processes."""
+def wrap_model(params: Params, model: PoseModel, device: torch.device) -> nn.Module:
+    """The model as training calls it: compiled and distributed over processes, as params say."""
     sharded = params.train.parallel == "fsdp" and distributed.world_size() > 1
-    if device.type == "cuda" and not sharded:  # FSDP takes plain strides alone
-        model.head.to(memory_format=torch.channels_last)  # as its input is laid out already
+    if device.type == "cuda" and not sharded:  # FSDP requires plain strides
+        model.head.to(memory_format=torch.channels_last)  # the layout that its input has
     if params.train.compile:  # part by part: the blocks are alike, so they share one compilation
         for part in (*model.backbone.blocks, model.head):
             part.compile()
-    network = parallel.spread(model, params.train.parallel, device)
+    network = parallel.wrap_distributed(model, params.train.parallel, device)
     if not distributed.is_first():
-        torch.manual_seed(params.run.seed + distributed.rank())  # else drop path falls alike in all
+        torch.manual_seed(
+            params.run.seed + distributed.rank()
+        )  # so that drop path differs per process
     return network
 
 
 def step_gradients(params: Params, device: torch.device) -> Gradients:
-    """Micro-batches and loss scale of params."""
+    """Gradient accumulation and loss scale of params."""
     return Gradients(params.train.accumulate, loss_scaler(device, params.train.amp))
 
 
@@ -102,33 +104,34 @@ def train_supervised(
     epochs: int,
     start_weights: Path,
 ) -> None:
-    """Train on the labelled persons for `epochs`; what is frozen stays so.
+    """Train on the labelled people for `epochs` epochs; frozen parameters stay frozen.
 
-    stream keeps the phases' random draws apart. start_weights hands on its provenance.
+    stream is a number that each phase has of its own, so that their random draws differ. The
+    provenance of start_weights is copied into the trained file.
     """
     if epochs == 0:
-        return hand_on(name, model, start_weights)
+        return copy_weights(name, model, start_weights)
     device = next(model.parameters()).device
     table = CropTable(stage.CACHE / "train")
-    few, seed = params.augment.min_keypoints, (params.run.seed, stream)
-    samples = training_samples(params, skeleton, table, table.labelled(), few, seed)
-    law = params.train
-    distributed.share_of(law.batch_size, "train.batch_size", law.accumulate)
-    per_epoch = steps_per_epoch(len(samples), law.batch_size)
-    schedule = build_schedule(params, epochs, per_epoch, law.lr)
+    min_keypoints, seed = params.augment.min_keypoints, (params.run.seed, stream)
+    samples = training_samples(params, skeleton, table, table.labelled(), min_keypoints, seed)
+    batch_size, amp = params.train.batch_size, params.train.amp
+    distributed.share_of(batch_size, "train.batch_size", params.train.accumulate)
+    per_epoch = steps_per_epoch(len(samples), batch_size)
+    schedule = build_schedule(params, epochs, per_epoch, params.train.lr)
     gradients = step_gradients(params, device)
-    network = prepare(params, model, device)
-    step_loss = supervised_step(network, codec(params, skeleton), device, law.amp, gradients)
+    network = wrap_model(params, model, device)
+    step_loss = supervised_step(network, codec(params, skeleton), device, amp, gradients)
 
     def batches(start: int) -> Iterable[Any]:
-        return loader(samples, law.batch_size, start, schedule.steps)
+        return loader(samples, batch_size, start, schedule.steps)
 
     provenance = read_provenance(start_weights)
     train(name, params, model, schedule, batches, step_loss, gradients, provenance)
 
 
-def hand_on(name: str, model: PoseModel, start_weights: Path) -> None:
-    """A phase of no epochs: the weights go on as they are, with a curve of no points."""
+def copy_weights(name: str, model: PoseModel, start_weights: Path) -> None:
+    """What a phase of 0 epochs writes: the model's weights unchanged, and an empty loss curve."""
     if not distributed.is_first():
         return
     with stage.live(name) as live:
@@ -136,8 +139,8 @@ def hand_on(name: str, model: PoseModel, start_weights: Path) -> None:
     plot = stage.METRICS / name / "plots" / "metrics" / "loss.tsv"
     write_atomic(plot, b"step\tloss\n")
     weights = model_weights(model)
-    _save_kept(name, weights, weights, read_provenance(start_weights))
-    log(f"{name}: no epochs, the weights are handed on")
+    _save_pair(name, weights, weights, read_provenance(start_weights))
+    log(f"{name}: epochs is 0, the weights are copied unchanged")
 
 
 def train(
@@ -149,86 +152,94 @@ def train(
     step_loss: StepLoss,
     gradients: Gradients,
     provenance: dict[str, Any],
-    learning: nn.Module | None = None,
+    trainable: nn.Module | None = None,
     teacher_ema: WeightEma | None = None,
-    besides: Mapping[Path, PoseModel] = MappingProxyType({}),
+    extra_models: Mapping[Path, PoseModel] = MappingProxyType({}),
     on_row: Callable[[Row], None] = lambda row: None,
     finish: Callable[[Any], None] = lambda live: None,
 ) -> None:
-    """Train `model` to models/<name>.safetensors, going on from a killed run's checkpoint.
+    """Train `model` and save it as models/<name>.safetensors; a killed run resumes.
 
-    batches(start) gives the batches from step `start` on. Files are the first process's alone.
-    learning holds `model` and whatever else learns; teacher_ema is an EMA of it that is updated and
-    saved with it; besides: files that get other parts of it.
-    on_row sees each logged row, also those of an earlier, killed run; finish gets the Live (None in
-    other processes) when all is trained. Raises PoseError if the device's memory does not do,
-    Stopped after SIGTERM.
+    batches(start) yields the batches from step `start` on. Only the first process writes files.
+    trainable: a module that holds `model` and all else that is trained (default: model).
+    teacher_ema: an EMA of it, updated and saved with it. extra_models: further files to write, with
+    the part of `trainable` that each gets. on_row is called with each logged row, also with those
+    from before a kill. finish is called after training with the Live (None in other processes).
+    Raises PoseError if the device runs out of memory, Stopped after SIGTERM.
     """
-    law = params.train
-    learning = learning or model
-    optimizer = build_adamw(learning, law.weight_decay, law.layer_decay, law.betas)
-    ema = WeightEma(learning, law.ema_decay) if law.ema_decay else None
+    settings, trainable = params.train, trainable or model
+    betas = settings.betas
+    optimizer = build_adamw(trainable, settings.weight_decay, settings.layer_decay, betas)
+    ema = WeightEma(trainable, settings.ema_decay) if settings.ema_decay else None
     scaler = gradients.scaler
-    state = TrainState(learning, optimizer, scaler, ema=ema, teacher_ema=teacher_ema)
+    state = TrainState(trainable, optimizer, scaler, ema=ema, teacher_ema=teacher_ema)
     first = distributed.is_first()
     with (
         stage.resume_folder(name) if first else nullcontext() as folder,
         stage.live(name) if first else nullcontext() as live,
-        sigterm_noted() as asked,
-        enough_memory(params),
+        sigterm_noted() as sigterm_received,
+        out_of_memory_advice(params),
     ):
         _restore_(state, name, folder)
 
-        def seen(row: Row) -> None:
+        def log_row(row: Row) -> None:
             _log_row(live, row)
             on_row(row)
 
         for row in state.history:
-            seen(row)
+            log_row(row)
         for step, jpeg in state.pictures.items():
             _log_picture(live, step, jpeg)
         fit(
             name,
-            law,
+            settings,
             state,
             batches(state.step),
             step_loss,
             schedule,
-            on_row=seen,
+            on_row=log_row,
             save=lambda state: _save(state, folder),
-            watch=watching(name, params, model, schedule, partial(_log_picture, live)),
-            stop=lambda: distributed.anyone(asked()),
+            validate=build_validation(name, params, model, schedule, partial(_log_picture, live)),
+            stop=lambda: distributed.anyone(sigterm_received()),
         )
         with ema.swapped_in() if ema else nullcontext():
             last = model_weights(model)
-            others = {path: model_weights(part) for path, part in besides.items()}
+            extra = {path: model_weights(part) for path, part in extra_models.items()}
             if first:
-                published = _publish(name, law.keep, state, last, provenance)
-                for path, weights in others.items():
-                    same = besides[path] is model
-                    save_weights(path, published if same else weights, provenance)
+                chosen = _save_models(name, settings.keep, state, last, provenance)
+                for path, weights in extra.items():
+                    is_model = extra_models[path] is model
+                    save_weights(path, chosen if is_model else weights, provenance)
         finish(live)
 
 
-def watching(
+def build_validation(
     name: str,
     params: Params,
     model: PoseModel,
     schedule: Schedule,
     on_picture: Callable[[int, torch.Tensor], None],
-) -> Watch:
-    """What params look at after an epoch."""
+) -> Validation:
+    """The validation that fit runs after an epoch, as params.train asks for."""
     skeleton = stage.skeleton()
-    laws = params.train, codec(params, skeleton), params.augment.bbox_padding
-    return Watch(name, model, *laws, skeleton, schedule, on_picture)
+    return Validation(
+        name,
+        model,
+        params.train,
+        codec(params, skeleton),
+        params.augment.bbox_padding,
+        skeleton,
+        schedule,
+        on_picture,
+    )
 
 
 def _restore_(state: TrainState, name: str, folder: Path | None) -> None:
-    """Go on from the state in the first process's folder, if there is one."""
-    found = newest_training_state(folder / STATE) if folder else None
-    if distributed.from_first(found is not None):
-        state.restore_(found)
-        log(f"{name} goes on from step {state.step}")
+    """Resume from the checkpoint in the first process's folder, if there is one."""
+    saved = newest_training_state(folder / STATE) if folder else None
+    if distributed.from_first(saved is not None):
+        state.restore_(saved)
+        log(f"{name} resumes from step {state.step}")
 
 
 def _save(state: TrainState, folder: Path | None) -> None:
@@ -237,27 +248,27 @@ def _save(state: TrainState, folder: Path | None) -> None:
         save_training_state(folder / STATE, content)
 
 
-def _publish(
+def _save_models(
     name: str, keep: str, state: TrainState, last: State, provenance: dict[str, Any]
 ) -> State:
-    """Save the weights that go on, which are returned, and of best and last the others."""
+    """Save the weights that `keep` (best or last) names and the other ones; returns the former."""
     best = state.best.get("weights", last)
     if state.best:
         where = f"step {state.best['step']:.0f}, val_AP {state.best['val_AP']:.3f}"
-        log(f"{name}: best by val_AP: {where}; {keep} goes on")
+        log(f"{name}: best by val_AP: {where}; train.keep = {keep}")
     chosen, other = (best, last) if keep == "best" else (last, best)
-    _save_kept(name, chosen, other, provenance)
+    _save_pair(name, chosen, other, provenance)
     return chosen
 
 
-def _save_kept(name: str, chosen: State, other: State, provenance: dict[str, Any]) -> None:
+def _save_pair(name: str, chosen: State, other: State, provenance: dict[str, Any]) -> None:
     path = model_path(name)
     save_weights(path, chosen, provenance)
     save_weights(path.with_stem(f"{path.stem}_other"), other, provenance)
 
 
 def model_path(name: str) -> Path:
-    """models/phase1.safetensors for stage train_phase1."""
+    """Where a training stage saves: train_phase1 to models/phase1.safetensors."""
     return stage.MODELS / f"{name.removeprefix('train_')}.safetensors"
 
 
@@ -278,18 +289,18 @@ def _log_picture(live: Any, step: int, jpeg: torch.Tensor) -> None:
 
 
 def build_schedule(params: Params, epochs: int, per_epoch: int, lr: float) -> Schedule:
-    """The schedule of params.train over `epochs`, with the peak `lr` scaled as they say."""
-    law = params.train
-    peak = lr * law.lr_factor
-    if law.lr_scaling != "none":
-        log(f"lr {lr:g} x {law.batch_size}/{law.lr_base_batch} {law.lr_scaling} = {peak:.3g}")
+    """The schedule of params.train over `epochs`, its peak `lr` scaled by train.lr_scaling."""
+    train = params.train
+    peak, ratio = lr * train.lr_factor, f"{train.batch_size}/{train.lr_base_batch}"
+    if train.lr_scaling != "none":
+        log(f"lr {lr:g} x {ratio} {train.lr_scaling} = {peak:.3g}")
     return Schedule(
-        kind=law.schedule,
+        kind=train.schedule,
         lr=peak,
         steps=epochs * per_epoch,
         steps_per_epoch=per_epoch,
-        warmup_iters=law.warmup_iters + round(law.warmup_epochs * per_epoch),
-        min_lr=law.min_lr,
-        milestones=law.milestones,
-        gamma=law.gamma,
+        warmup_iters=train.warmup_iters + round(train.warmup_epochs * per_epoch),
+        min_lr=train.min_lr,
+        milestones=train.milestones,
+        gamma=train.gamma,
     )

@@ -1,7 +1,6 @@
-"""What is looked at while a phase trains: AP on val's first persons, and pictures of a few.
+"""Validation while a phase trains: AP on the first people of val, and pictures of a few.
 
-No stage itself. Nothing here draws random numbers or touches weights: with and without it a run
-ends with the same bits.
+Draws no random numbers and changes no weights: a run ends with the same bits with or without it.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ from pose.evaluation.predict import Predictions, gather_predictions
 from pose.models.build import autocast
 from pose.models.vit import PoseModel, normalise
 
-PICTURED = 6  # persons a picture
+PICTURE_PEOPLE = 6  # per picture
 PANEL = 144  # pixels, height of each of their four views
 PEAKS = (False, "argmax")  # of plain images, as inference.predict names it
 
 
-class Watch:
+class Validation:
     """Looks at `model` after an epoch, with the weights that would be handed on: the average's, if
     one is kept.
     """
@@ -48,7 +47,7 @@ class Watch:
         self,
         name: str,
         model: PoseModel,
-        law: Train,
+        train: Train,
         codec: UdpCodec,
         bbox_padding: float,
         skeleton: Skeleton,
@@ -56,20 +55,20 @@ class Watch:
         on_picture: Callable[[int, Tensor], None],
     ) -> None:
         self.model, self.on_picture = model, on_picture
-        self.name, self.law, self.schedule, self.skeleton = name, law, schedule, skeleton
+        self.name, self.train, self.schedule, self.skeleton = name, train, schedule, skeleton
         table = CropTable(stage.CACHE / "val")
-        rows = first_rows(table, law.val_persons)
+        rows = first_rows(table, train.val_persons)
         self.samples = TestSamples(table, rows, bbox_padding, codec)
 
     def __call__(self, state: TrainState) -> Row:
-        """The row of val_AP if it is its epoch; the best weights and the picture go into state."""
-        validates = self._due(self.law.val_epochs, state.step)
-        pictures = self._due(self.law.picture_epochs, state.step)
+        """A row with val_AP if it is due; best weights and pictures are stored in state."""
+        validates = self._due(self.train.val_epochs, state.step)
+        pictures = self._due(self.train.picture_epochs, state.step)
         if not (validates or pictures):
             return {}
         row: Row = {}
         averaged = state.ema.swapped_in() if state.ema else contextlib.nullcontext()
-        with averaged, evaluating(self.model):
+        with averaged, eval_mode(self.model):
             if validates:
                 row = {"step": float(state.step), "val_AP": self._ap()}
                 self._note_best_(state, row)
@@ -79,7 +78,7 @@ class Watch:
         return row
 
     def _due(self, every: int, step: int) -> bool:
-        """Every so many epochs, and after the last step."""
+        """Whether a step ends a multiple of `every` epochs, or the run; never if `every` is 0."""
         if not every:
             return False
         return step % (every * self.schedule.steps_per_epoch) == 0 or step == self.schedule.steps
@@ -89,24 +88,24 @@ class Watch:
 
         Highest cells of the plain image's maps: no mirrored image, no refinement, no NMS.
         """
-        law = self.law
-        size = law.batch_size // (law.accumulate * distributed.world_size())
-        found = predict_peaks(self.model, self.samples, size, law.amp)
+        train = self.train
+        size = train.batch_size // (train.accumulate * distributed.world_size())
+        found = predict_peaks(self.model, self.samples, size, train.amp)
         if not distributed.is_first():
             return distributed.from_first(0.0)
         table, rows = self.samples.table, self.samples.rows
         areas = np.array([np.prod(self.samples.box(int(row))[1]) for row in found.rows])
         truth = read_json(stage.CACHE / "ground_truth.json")
-        truth = of_images(truth, set(table.image_id[rows].tolist()))
+        truth = restrict_to_images(truth, set(table.image_id[rows].tolist()))
         sigmas = oks_sigmas(self.skeleton.names, None)
         category_id = truth["categories"][0]["id"]
         results = to_results(table, found, areas, 0.0, 1.0, sigmas, category_id)
         ap = coco_eval(truth, results, sigmas)["AP"]
-        log(f"{self.name}: val_AP {ap:.3f} of {len(rows):,} persons")
+        log(f"{self.name}: val_AP {ap:.3f} on {len(rows):,} people")
         return distributed.from_first(ap)
 
     def _note_best_(self, state: TrainState, row: Row) -> None:
-        """The first process keeps a copy; of equal ones the later."""
+        """Store a copy of the weights if val_AP is the highest so far; the first process only."""
         better = row["val_AP"] >= state.best.get("val_AP", -2.0)
         if not distributed.from_first(better):
             return
@@ -116,12 +115,12 @@ class Watch:
             state.best = {**row, "weights": copies}
 
     def _picture(self) -> Tensor:
-        """JPEG bytes (N,): persons in rows; truth, its maps, predicted maps, predicted pose."""
-        spread = np.linspace(0, len(self.samples) - 1, min(PICTURED, len(self.samples)))
+        """JPEG bytes (N,); per person: ground truth, its maps, predicted maps, predicted pose."""
+        spread = np.linspace(0, len(self.samples) - 1, min(PICTURE_PEOPLE, len(self.samples)))
         people = [self.samples[int(index)] for index in spread]
         images = np.stack([person["image"] for person in people])
         codec, device = self.samples.codec, next(self.model.parameters()).device
-        with autocast(device, self.law.amp):
+        with autocast(device, self.train.amp):
             maps = self.model(normalise(torch.from_numpy(images).to(device)))
         found = codec.heights(maps.float()).cpu()
         wanted = torch.from_numpy(np.stack([person["target"] for person in people]))
@@ -130,39 +129,41 @@ class Watch:
         for i, image in enumerate(images):
             big, shown = enlarge(image, PANEL), wanted[i, :, 2].numpy() > 0
             views += [
-                self._posed(big, wanted[i, :, :2].numpy(), shown),
+                self._draw_pose(big, wanted[i, :, :2].numpy(), shown),
                 draw_heatmap(big, rendered[i].amax(0).numpy()),
                 draw_heatmap(big, found[i].amax(0).numpy()),
-                self._posed(big, argmax_decode(found[i : i + 1])[0][0].numpy(), shown),
+                self._draw_pose(big, argmax_decode(found[i : i + 1])[0][0].numpy(), shown),
             ]
         jpeg = encode_jpeg(grid(views, columns=8))
         return torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
 
-    def _posed(
+    def _draw_pose(
         self, view: NDArray[np.uint8], cells: NDArray[np.float32], shown: NDArray[np.bool_]
     ) -> NDArray[np.uint8]:
-        """The view with keypoints (K, 2) of heatmap cells."""
+        """The view with keypoints (K, 2), given in heatmap cells, drawn on it."""
         spans = (np.array(view.shape[1::-1]) - 1) / (np.array(self.samples.codec.heatmap_size) - 1)
         return draw_pose(view, self.skeleton, cells * spans, shown, 1)
 
 
 def first_rows(table: CropTable, count: int) -> NDArray[np.intp]:
-    """Labelled rows of the first `count` persons, and of the others in their images."""
+    """Rows of the first `count` labelled people, and of all labelled people in their images."""
     rows = table.labelled()
     return rows[np.isin(table.image_id[rows], table.image_id[rows[:count]])]
 
 
-def of_images(truth: dict, image_ids: set[int]) -> dict:
-    """The part of COCO annotations that speaks of these images."""
+def restrict_to_images(truth: dict, image_ids: set[int]) -> dict:
+    """COCO annotations restricted to these images."""
     return truth | {
         "images": [image for image in truth["images"] if image["id"] in image_ids],
-        "annotations": [one for one in truth["annotations"] if one["image_id"] in image_ids],
+        "annotations": [
+            person for person in truth["annotations"] if person["image_id"] in image_ids
+        ],
     }
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Meanwhile eval mode without gradients; afterwards each module is in the mode it had."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the context: eval mode, no gradients. Afterwards each module has its mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

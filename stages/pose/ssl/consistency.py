@@ -22,7 +22,7 @@ from pose.codecs.gaussian import argmax_decode
 from pose.codecs.udp import UdpCodec
 from pose.common.params import Ssl
 from pose.engine import parallel
-from pose.engine.fit import AT_ONCE, Gradients, Losses, labelled_loss, moved
+from pose.engine.fit import ONE_BATCH, Gradients, Losses, supervised_loss, to_device
 from pose.models.build import autocast
 from pose.models.vit import normalise
 from pose.ssl.hard_views import HardViews, draw_theta, stays_inside, warp_maps
@@ -51,7 +51,7 @@ class Consistency:
     """A step's losses. Every process draws the hard views of the whole step, in which persons cover
     one another, and learns from its own share of them.
 
-    students are what parallel.spread gave, teachers[i] makes the easy maps for students[i].
+    students come from parallel.wrap_distributed; teachers[i] makes the easy maps for students[i].
     weight_at(step) is the weight of the unlabelled loss. Backward runs path by path: the target is
     fixed, so the gradient is that of the sum, and memory does not grow with paths.
     """
@@ -64,11 +64,11 @@ class Consistency:
     amp: str
     seed: tuple[int, ...]
     weight_at: Callable[[int], float]
-    gradients: Gradients = AT_ONCE
+    gradients: Gradients = ONE_BATCH
 
     def __call__(self, batch: Batch, step: int) -> Losses:
         """Forward and backward; losses and views' peaks to log, means over the networks."""
-        labelled, others = (moved(part, self.device) for part in batch)
+        labelled, others = (to_device(part, self.device) for part in batch)
         rows = [self._of_network(i, labelled, others, step) for i in range(len(self.students))]
         return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
 
@@ -76,7 +76,7 @@ class Consistency:
         self, i: int, labelled: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], step: int
     ) -> Losses:
         student = self.students[i]
-        supervised = labelled_loss(
+        supervised = supervised_loss(
             student, self.codec, self.amp, self.gradients, *labelled, last=False
         )
         scene = self.scene(i, *others, step)
@@ -149,11 +149,11 @@ class Consistency:
         for images, theta, maps, weights, confidence in self.gradients.split(
             hard, scene.theta, target.maps, target.weights, target.confidence
         ):
-            parallel.exchange_(student, last and len(losses) + 1 == self.gradients.accumulate)
+            parallel.sync_gradients_(student, last and len(losses) + 1 == self.gradients.accumulate)
             with autocast(self.device, self.amp):
                 heatmaps = self.codec.heights(student(warp_maps(images, theta)))
             loss = path_loss(heatmaps, Target(maps, weights, confidence), self.ssl)
-            self.gradients.add(weight * loss)
+            self.gradients.backward(weight * loss)
             losses.append(loss.detach())
             peaks.append(heatmaps.detach().float().amax((2, 3)).mean())
         return torch.stack(losses).mean(), torch.stack(peaks).mean()

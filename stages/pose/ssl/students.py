@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pose.codecs.udp import UdpCodec
 from pose.engine.ema import WeightEma
-from pose.engine.fit import AT_ONCE, Gradients
-from pose.engine.validation import evaluating
+from pose.engine.fit import ONE_BATCH, Gradients
+from pose.engine.validation import eval_mode
 from pose.evaluation.predict import predict_maps
 from pose.models.build import autocast
 from pose.models.vit import normalise
@@ -25,7 +25,7 @@ def network_teacher(
     codec: UdpCodec,
     device: torch.device,
     amp: str,
-    gradients: Gradients = AT_ONCE,
+    gradients: Gradients = ONE_BATCH,
     ema: WeightEma | None = None,
 ) -> Teacher:
     """Heatmaps (B, K, H, W) of uint8 images, averaged with those of their mirror images.
@@ -51,7 +51,7 @@ def _teaching(network: nn.Module, ema: WeightEma | None) -> Iterator[None]:
         with without_drop_path(network):
             yield
     else:
-        with ema.swapped_in(), evaluating(network):
+        with ema.swapped_in(), eval_mode(network):
             yield
 
 

@@ -14,7 +14,7 @@ from pose.crops.shards import CropSettings
 from pose.data.augment import Occlusion, draw_colours, drop_, recolour
 from pose.data.augment_device import packed, recolour_batch
 from pose.data.samples import StepBatches, TrainingSamples, batch_loader
-from pose.engine.fit import moved
+from pose.engine.fit import to_device
 from sections import NO_AUGMENT, changed
 
 STRONG = changed(
@@ -76,7 +76,7 @@ def test_a_deferring_loader_gives_the_same_pictures(
             crop_table, rows, settings, COCO_17, crop_settings.codec, 0, (3,), deferred=deferred
         )
         loader = batch_loader(samples, StepBatches(len(rows), 5, (3,), 0, 4), workers=0)
-        batches.append([moved(batch, torch.device("cpu")) for batch in loader])
+        batches.append([to_device(batch, torch.device("cpu")) for batch in loader])
     for (images, targets), (later_images, later_targets) in zip(*batches, strict=True):
         assert torch.equal(targets, later_targets)
         difference = (images.int() - later_images.int()).abs()

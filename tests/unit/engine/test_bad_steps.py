@@ -76,6 +76,8 @@ def test_bad_steps_are_counted_and_not_without_end() -> None:
     bad.count_([1, 1], 9, limit=3)
     with pytest.raises(PoseError) as caught:
         bad.count_([1, 1, 0], 12, limit=3)
-    assert str(caught.value).startswith("more than train.max_skipped = 3 steps in a row were left")
+    assert str(caught.value).startswith(
+        "more than train.max_skipped = 3 steps in a row were skipped"
+    )
     assert "up to step 12" in str(caught.value)
     assert "lower train.lr" in str(caught.value)

@@ -1,4 +1,4 @@
-"""The running average of weights: its law, and that the model has its own back to the bit."""
+"""EMA of weights: its formula, and that the model gets its own weights back bit by bit."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def train(
     step_loss=None,
     rows=None,
     save=None,
-    watch=engine_fit.unwatched,
+    validate=engine_fit.no_validation,
     stop=lambda: False,
     per_epoch: int | None = None,
     **changes,
@@ -72,7 +72,7 @@ def train(
         schedule(per_epoch=per_epoch),
         on_row=(rows if rows is not None else []).append,
         save=save or (lambda state: None),
-        watch=watch,
+        validate=validate,
         stop=stop,
     )
 
@@ -151,7 +151,7 @@ def test_a_loss_that_is_no_number_stops_with_its_window(
 
     with pytest.raises(PoseError) as caught:
         train(state, step_loss=step_loss, save=saves.append)
-    assert "became non-finite at step 5, seen at 6 (lr " in str(caught.value)
+    assert "became NaN or Inf at step 5, seen at 6 (lr " in str(caught.value)
     assert "lower train.lr" in str(caught.value)
     assert "last good state: the checkpoint of step 4" in str(caught.value)
     assert len(saves) == 1
@@ -242,7 +242,7 @@ def test_it_stops_when_asked_and_goes_on_to_the_bit(
     path, (unbroken, asked, resumed) = tmp_path / "x.pt", [fresh(tiny_model_spec) for _ in "abc"]
     train(unbroken)
     answers = iter([False, False, False, False, True])
-    with pytest.raises(Stopped, match=r"after step 5 of 11, which is saved; rerun to go on"):
+    with pytest.raises(Stopped, match=r"after step 5 of 11, which is saved; rerun to resume"):
         train(
             asked,
             save=lambda s: checkpoint.save_training_state(path, s.to_dict()),
@@ -281,14 +281,14 @@ def test_the_average_goes_on_to_the_bit(tmp_path: Path, tiny_model_spec: ModelSp
 def test_what_is_seen_after_an_epoch_is_logged_and_saved(tiny_model_spec: ModelSpec) -> None:
     state, rows, saved = fresh(tiny_model_spec), [], []
 
-    def watch(state: TrainState):
+    def validate(state: TrainState):
         return {"step": float(state.step), "val_AP": 0.5} if state.step != 4 else {}
 
     train(
         state,
         rows=rows,
         save=lambda s: saved.append([*s.history]),
-        watch=watch,
+        validate=validate,
         per_epoch=2,
         checkpoint_steps=6,
     )

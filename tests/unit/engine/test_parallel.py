@@ -174,7 +174,7 @@ def test_what_the_exchanges_give(pair: Pair) -> None:
 
 def test_alone_everything_is_its_own() -> None:
     model = PoseModel(replace(runs.SPEC, head="classic"))
-    assert parallel.spread(model, "fsdp", runs.CPU) is model
+    assert parallel.wrap_distributed(model, "fsdp", runs.CPU) is model
     assert runs.exchanges() == {
         "world": 1,
         "from_first": "of 0",

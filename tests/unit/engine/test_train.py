@@ -61,20 +61,20 @@ def test_the_head_has_the_maps_of_the_keypoints(bent_params, kind: str, maps: in
         ),
     ],
 )
-def test_too_little_memory_names_the_dials(bent_params, error: RuntimeError) -> None:
+def test_too_little_memory_names_memory_settings(bent_params, error: RuntimeError) -> None:
     changes = {
         "model.grad_checkpointing": "true",
         "train.accumulate": "4",
         "train.ema_decay": "0.9",
     }
     params = load_params(bent_params(changes))
-    with pytest.raises(PoseError) as caught, train.enough_memory(params):
+    with pytest.raises(PoseError) as caught, train.out_of_memory_advice(params):
         raise error
     said = str(caught.value)
     assert "\n" not in said
     assert "out of memory. Tried to allocate 2.00 GiB;" in said or "can't allocate memory;" in said
     assert (
-        "turn one of train.accumulate = 4 (more), train.amp = none (bf16), train.parallel" in said
+        "change one of train.accumulate = 4 (more), train.amp = none (bf16), train.parallel" in said
     )
     assert "train.ema_decay = 0.9 (0), train.batch_size = 16 (less)" in said
     assert "grad_checkpointing" not in said  # it is on
@@ -83,7 +83,7 @@ def test_too_little_memory_names_the_dials(bent_params, error: RuntimeError) -> 
 def test_other_errors_pass(bent_params) -> None:
     with (
         pytest.raises(RuntimeError, match="shapes"),
-        train.enough_memory(load_params(bent_params({}))),
+        train.out_of_memory_advice(load_params(bent_params({}))),
     ):
         raise RuntimeError("shapes do not match")
 
@@ -96,7 +96,9 @@ def test_best_and_last_are_both_kept(tmp_path: Path, monkeypatch, keep: str, exp
     monkeypatch.setattr(stage, "MODELS", tmp_path)
     state = TrainState(None, None)  # type: ignore[arg-type]
     state.best = {"step": 3.0, "val_AP": 0.5, "weights": {"a": torch.tensor([1.0])}}
-    engine_train._publish("train_phase2", keep, state, {"a": torch.tensor([2.0])}, {"source": "x"})
+    engine_train._save_models(
+        "train_phase2", keep, state, {"a": torch.tensor([2.0])}, {"source": "x"}
+    )
     names = ("phase2.safetensors", "phase2_other.safetensors")
     assert tuple(read_weights(tmp_path / name)["a"].item() for name in names) == expected
     assert read_provenance(tmp_path / names[0]) == {"source": "x"}
@@ -105,7 +107,7 @@ def test_best_and_last_are_both_kept(tmp_path: Path, monkeypatch, keep: str, exp
 def test_without_a_best_both_files_are_the_last(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(stage, "MODELS", tmp_path)
     state = TrainState(None, None)  # type: ignore[arg-type]
-    engine_train._publish("train_ssl", "last", state, {"a": torch.tensor([2.0])}, {})
+    engine_train._save_models("train_ssl", "last", state, {"a": torch.tensor([2.0])}, {})
     one, other = (tmp_path / f"ssl{end}.safetensors" for end in ("", "_other"))
     assert one.read_bytes() == other.read_bytes()
 

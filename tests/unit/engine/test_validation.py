@@ -64,9 +64,9 @@ def spec(tiny_model_spec: ModelSpec) -> ModelSpec:
 
 def watch(
     state: TrainState, law: Train, codec: UdpCodec, pictures: list | None = None
-) -> validation.Watch:
+) -> validation.Validation:
     seen = pictures if pictures is not None else []
-    return validation.Watch(
+    return validation.Validation(
         "x", state.model, law, codec, 1.25, COCO_17, SCHEDULE, lambda *one: seen.append(one)
     )
 
@@ -106,7 +106,7 @@ def test_a_watched_run_ends_with_the_same_bits(val, law, codec, spec, decay: flo
     alone, watched, pictures = fresh(spec, decay), fresh(spec, decay), []
     train(alone, codec)
     draws = torch.get_rng_state()
-    train(watched, codec, watch=watch(watched, law, codec, pictures))
+    train(watched, codec, validate=watch(watched, law, codec, pictures))
     assert torch.equal(torch.get_rng_state(), draws)
     for (name, a), b in zip(
         alone.model.state_dict().items(), watched.model.state_dict().values(), strict=True
@@ -168,7 +168,7 @@ def test_the_first_persons_and_their_company(val) -> None:
         val.labelled()[:n].tolist() for n in (1, 3, 3, 5)
     ]
     truth = {"images": [{"id": 1}, {"id": 2}], "annotations": [{"image_id": 2}], "categories": 3}
-    assert validation.of_images(truth, {1}) == {
+    assert validation.restrict_to_images(truth, {1}) == {
         "images": [{"id": 1}],
         "annotations": [],
         "categories": 3,

@@ -16,7 +16,7 @@ from pose.common.params import Params, load_params
 from pose.common.skeleton import COCO_17
 from pose.draw import enlarge
 from pose.engine.ema import WeightEma
-from pose.engine.fit import AT_ONCE
+from pose.engine.fit import ONE_BATCH
 from pose.models.build import build_model
 from pose.ssl.students import network_teacher
 
@@ -94,7 +94,7 @@ def test_who_teaches_whom(default: Params, networks: int, ema_decay: float) -> N
     teaching = [deepcopy(student).eval() for student in students] if ema_decay else students
     for i, student in enumerate(students):  # so that the averages differ from the weights
         torch.nn.init.normal_(student.head.final_layer.weight, std=0.1 * (i + 1))
-    step = train_ssl.build_consistency(params, COCO_17, students, ema, CPU, 100, AT_ONCE)
+    step = train_ssl.build_consistency(params, COCO_17, students, ema, CPU, 100, ONE_BATCH)
     images = torch.randint(0, 256, (2, 96, 72, 3), dtype=torch.uint8)
     for i in range(networks):
         teacher = teaching[(i + 1) % networks]
@@ -106,14 +106,14 @@ def test_who_teaches_whom(default: Params, networks: int, ema_decay: float) -> N
 def test_the_weight_rises_and_stays(default: Params) -> None:
     params = with_ssl(default, unlabelled_weight=2.0, ramp_fraction=0.1)
     model = build_model(params, COCO_17)
-    step = train_ssl.build_consistency(params, COCO_17, [model], None, CPU, 100, AT_ONCE)
+    step = train_ssl.build_consistency(params, COCO_17, [model], None, CPU, 100, ONE_BATCH)
     assert [step.weight_at(n) for n in (0, 4, 9, 99)] == pytest.approx([0.2, 1.0, 2.0, 2.0])
 
 
 def test_the_picture_shows_every_view_and_is_repeatable(default: Params) -> None:
     params = with_ssl(default, paths=("joco", "mu"), loss="ensemble")
     model = build_model(params, COCO_17)
-    step = train_ssl.build_consistency(params, COCO_17, [model], None, CPU, 100, AT_ONCE)
+    step = train_ssl.build_consistency(params, COCO_17, [model], None, CPU, 100, ONE_BATCH)
     torch.manual_seed(0)
     images = torch.randint(0, 256, (3, 96, 72, 3), dtype=torch.uint8)
     empty = torch.zeros(3, 17, 3)
