@@ -25,6 +25,7 @@ import torch
 from pose.common import stage
 from pose.common.files import write_atomic
 from pose.common.params import Params, load_params
+from pose.common.script import exit_codes
 from pose.common.skeleton import COCO_17
 from pose.engine.optim import build_adamw
 from pose.models import build
@@ -119,4 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_codes("benchmark"):
+        main()

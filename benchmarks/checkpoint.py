@@ -28,9 +28,9 @@ import torch
 
 import apply
 from pose.common import stage
-from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.params import Params
+from pose.common.script import exit_codes
 from pose.common.skeleton import COCO_17
 from pose.engine import train
 from pose.engine.checkpoint import newest_training_state, save_training_state
@@ -110,7 +110,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_codes("benchmark"):
         main()
-    except PoseError as error:
-        sys.exit(f"benchmark: {error}")

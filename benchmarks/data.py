@@ -36,6 +36,7 @@ from pose.codecs import geometry  # noqa: E402
 from pose.codecs.gaussian import Blur  # noqa: E402
 from pose.codecs.udp import UdpCodec  # noqa: E402
 from pose.common.params import Augment, Synthetic  # noqa: E402
+from pose.common.script import exit_codes  # noqa: E402
 from pose.common.skeleton import COCO_17  # noqa: E402
 from pose.crop_table import CropTable, schema  # noqa: E402
 from pose.crops.shards import CropSettings, psnr_db, write_shard  # noqa: E402
@@ -298,7 +299,8 @@ def dvc_lines(scratch: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--probe"]:
-        probe(Path(sys.argv[2]))
-    else:
-        main()
+    with exit_codes("benchmark"):
+        if sys.argv[1:2] == ["--probe"]:
+            probe(Path(sys.argv[2]))
+        else:
+            main()

@@ -36,6 +36,7 @@ import telling
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.params import Params
+from pose.common.script import exit_codes
 from pose.models import build
 from pose.models.vit import build_on_meta
 from pose.planner import plan
@@ -115,7 +116,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_codes("benchmark"):
         main()
-    except PoseError as error:
-        sys.exit(f"benchmark: {error}")

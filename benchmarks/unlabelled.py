@@ -37,9 +37,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 import train_ssl
 from pose.codecs.gaussian import Blur
 from pose.common import stage
+from pose.common.errors import PoseError
 from pose.common.files import read_json, write_atomic
 from pose.common.log import BarSafeHandler, logger
 from pose.common.params import Params, load_params
+from pose.common.script import exit_codes
 from pose.common.skeleton import Skeleton, oks_sigmas
 from pose.crop_table import CropTable
 from pose.data import build as data_build
@@ -270,12 +272,12 @@ def evaluate(
 
 
 def _is_done(rows: Path, arm: str, seed: int, steps: int) -> bool:
-    """Raises SystemExit if the rows are of another number of steps: they cannot share a table."""
+    """Raises PoseError if the rows are of another number of steps: they cannot share a table."""
     if not rows.exists():
         return False
     table = pd.read_csv(rows)
     if (table["steps"] != steps).any():
-        sys.exit(f"{rows}: has arms of other steps than {steps}; give another --work")
+        raise PoseError(f"{rows}: has arms of other steps than {steps}; give another --work")
     return not table.query("arm == @arm and seed == @seed").empty
 
 
@@ -322,4 +324,5 @@ def to_markdown(rows: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_codes("benchmark"):
+        main()

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.params import Params, load_params
+from pose.common.script import exit_codes
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
@@ -183,7 +184,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_codes("apply"):
         main()
-    except PoseError as error:
-        sys.exit(f"apply: {error}")

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import logging
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,10 @@ import jinja2
 import torch
 
 from pose.common import stage
-from pose.common.errors import PoseError
 from pose.common.files import digest, read_json, write_atomic, write_json
-from pose.common.log import BarSafeHandler, log, logger
+from pose.common.log import log
 from pose.common.params import Params
+from pose.common.script import exit_codes
 from pose.deploy import manifest
 from pose.deploy.export import (
     DATASETS,
@@ -42,7 +40,6 @@ from pose.deploy.export import (
 )
 from pose.deploy.manifest import FILE, Manifest, describe
 from pose.deploy.predictor import INPUT, ONNX, OUTPUT, SAFETENSORS, torch_network
-from pose.fetch.errors import one_line
 from pose.models.checkpoint import read_provenance
 
 NAME = "export"
@@ -125,12 +122,5 @@ def _arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = _arguments()
-    logger.setLevel(logging.INFO)
-    logger.addHandler(BarSafeHandler())
-    try:
-        with one_line(str(arguments.out)):
-            main(arguments.model, arguments.out)
-    except PoseError as error:
-        sys.exit(f"{NAME}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"{NAME}: interrupted")
+    with exit_codes(NAME):
+        main(arguments.model, arguments.out)

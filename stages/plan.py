@@ -17,7 +17,7 @@ import argparse
 import sys
 
 from pose.common import stage
-from pose.common.errors import PoseError
+from pose.common.script import exit_codes
 from pose.planner.plan import ACHIEVED, plan, read_rates, report
 
 sys.path.insert(0, str(stage.ROOT / "recipes"))
@@ -38,7 +38,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_codes("plan"):
         main()
-    except PoseError as error:
-        sys.exit(f"plan: {error}")

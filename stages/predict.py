@@ -20,7 +20,6 @@ What cannot be read is left out, counted and named. Exit code: 0 all was used, 1
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from itertools import chain
 from pathlib import Path
@@ -29,10 +28,10 @@ import torch
 from tqdm import tqdm
 
 from pose.coco.images import BadImageError
-from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
-from pose.common.log import BarSafeHandler, log, logger
+from pose.common.log import log
+from pose.common.script import exit_codes
 from pose.deploy import manifest
 from pose.deploy.boxes import BoxFile, whole_image
 from pose.deploy.detector import DETECTORS, Detector, weights_path, weights_url
@@ -41,7 +40,6 @@ from pose.deploy.media import Video, is_video, list_inputs, read_picture, video_
 from pose.deploy.predictor import Predictor, torch_network
 from pose.deploy.results import Album, FindBoxes, numbers, overlay_paths
 from pose.draw import encode_jpeg
-from pose.fetch.errors import one_line
 
 NAME = "predict"
 
@@ -157,17 +155,6 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    logger.setLevel(logging.INFO)
-    logger.addHandler(BarSafeHandler())
     arguments = _arguments()
-    try:
-        with one_line(str(arguments.out)):
-            sys.exit(main(arguments))
-    except PoseError as error:
-        sys.exit(f"{NAME}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"{NAME}: interrupted")
-    except RuntimeError as error:
-        if (advice := stage.machine_trouble(error)) is None:
-            raise
-        sys.exit(f"{NAME}: {advice}")
+    with exit_codes(NAME):
+        sys.exit(main(arguments))

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.params import load_params
+from pose.common.script import exit_codes
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("pr_report")
@@ -178,7 +179,5 @@ def run(*command: str) -> Finished:
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    try:
+    with exit_codes("pr_report"):
         main()
-    except PoseError as error:
-        sys.exit(f"pr_report: {error}")

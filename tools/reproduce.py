@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from pose.common.errors import PoseError
 from pose.common.files import digest
+from pose.common.script import exit_codes
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ["data/coco", "data/cache"]  # what helper processes write
@@ -99,7 +100,5 @@ def table(rows: list[tuple[str, str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_codes("reproduce"):
         main()
-    except PoseError as error:
-        sys.exit(f"reproduce: {error}")

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from pose.common.errors import PoseError
 from pose.common.params import load_params
+from pose.common.script import exit_codes
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADLINE = "metrics/evaluate/metrics.json"
@@ -90,7 +91,5 @@ def present(name: str) -> str:
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    try:
+    with exit_codes("verify_metrics"):
         main()
-    except PoseError as error:
-        sys.exit(f"verify_metrics: {error}")

@@ -1,23 +1,17 @@
-"""What every stage script shares: params of the stage, paths, Live, exit codes, resume folder.
+"""What every stage script shares: params of the stage, paths, dvclive, the resume folder.
 
-No stage itself. `run` turns a PoseError into one line and exit code 1, a stop by SIGTERM into 143.
+Exit codes are those of script.exit_codes.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import hashlib
 import json
-import logging
 import os
 import shutil
-import signal
-import sqlite3  # dvclive asks DVC, whose state it is
-import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +20,11 @@ from dvclive import Live
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
-from pose.common.errors import PoseError, Stopped
+from pose.common.errors import PoseError
 from pose.common.files import digest, locked, read_json
-from pose.common.log import BarSafeHandler, log, logger
 from pose.common.params import Params, load_params
 from pose.common.processes import die_with
+from pose.common.script import exit_codes
 from pose.common.skeleton import Skeleton
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -47,7 +41,6 @@ PREDICTIONS = Path("data/predictions")
 METRICS = Path("metrics")
 REPORT = Path("report")
 GRACE = 30.0  # seconds a trainer has to end its step and save once dvc is gone; torchrun's too
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(name: str, description: str | None, main: Callable[[Params], None]) -> None:
@@ -57,49 +50,9 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
     )
     parser.parse_args()
     os.chdir(ROOT)
-    logger.setLevel(logging.INFO)
-    logger.addHandler(BarSafeHandler())
     _die_with_dvc()
-    try:
+    with exit_codes(name):
         main(load_params(Path("params.yaml"), definition(name).get("params", [])))
-    except PoseError as error:
-        sys.exit(f"{name}: {error}")
-    except Stopped as stopped:
-        log(f"{name}: {stopped}")
-        sys.exit(128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        sys.exit(f"{name}: interrupted; rerun to go on")
-    except (OSError, MemoryError, BrokenExecutor, RuntimeError, sqlite3.Error) as error:
-        if (advice := machine_trouble(error)) is None:
-            raise
-        sys.exit(f"{name}: {advice}")
-
-
-def machine_trouble(error: Exception) -> str | None:
-    """One line for a fault of the machine and what to do; None for a mistake of ours."""
-    text = next(iter(str(error).splitlines()), "")
-    number = getattr(error, "errno", None)
-    if number in FULL or "No space left" in text or "disk is full" in text:  # the last is sqlite's
-        return f"the disk is full ({text}); make room and rerun to go on"
-    if isinstance(error, sqlite3.Error):
-        return (
-            f"DVC's own state: {text}; check room and rights of .dvc/tmp and its cache, then rerun"
-        )
-    if isinstance(error, OSError):
-        return f"{text or type(error).__name__}; check that path and its rights, then rerun"
-    if isinstance(error, MemoryError):
-        return "out of memory; set POSE_WORKERS lower or close other programs, then rerun"
-    if is_torch_memory(error):
-        said = text.split(". ")[0]
-        return f"out of memory ({said}); set evaluate.batch_size (predict: --batch-size) lower"
-    if isinstance(error, BrokenExecutor) or "DataLoader worker" in text:
-        return "a helper process was killed (out of memory?); set POSE_WORKERS lower and rerun"
-    return None
-
-
-def is_torch_memory(error: Exception) -> bool:
-    """Whether torch found no memory, on the host or a device; this module does without torch."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def definition(name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pose.common.files import write_atomic
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.processes import sigterm_noted
+from pose.common.script import is_torch_memory
 from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data.build import codec, loader, training_samples
@@ -50,7 +51,7 @@ def out_of_memory_advice(params: Params) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not stage.is_torch_memory(error):
+        if not is_torch_memory(error):
             raise
         reason = ". ".join(str(error).split(". ")[:2]).rstrip(".")
         raise PoseError(f"params.yaml: {reason}; {_memory_settings(params)}") from None

@@ -65,7 +65,7 @@ def stage_ended(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> str:
         (MemoryError(), "report: out of memory; set POSE_WORKERS lower"),
         (BrokenProcessPool("A process in the pool"), "report: a helper process was killed"),
         (RuntimeError("DataLoader worker (pid 3) is killed"), "a helper process was killed"),
-        (KeyboardInterrupt(), "report: interrupted; rerun to go on"),
+        (KeyboardInterrupt(), "report: interrupted; rerun to continue"),
         (PoseError("what"), "report: what"),
     ],
 )
