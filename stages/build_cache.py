@@ -43,7 +43,7 @@ from pose.common.files import read_json, write_atomic, write_json
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.processes import worker_pool
-from pose.common.skeleton import Skeleton, build_skeleton, oks_sigmas, some
+from pose.common.skeleton import Skeleton, build_skeleton, oks_sigmas, shorten
 from pose.crop_table import CropTable
 from pose.crops.coverage import (
     Coverage,
@@ -280,11 +280,19 @@ def _write_coverage(names: tuple[str, ...], train: Coverage, val: Coverage) -> N
     table = pd.DataFrame({"keypoint": names, **columns}).round(4)
     write_atomic(stage.METRICS / NAME / "keypoints.csv", table.to_csv(index=False).encode())
     lines = table.to_string(index=False)
+<<<<<<< HEAD
     log(f"{NAME}: share of the people with keypoints that have this keypoint\n{lines}")
     if missing := unlabelled_keypoints(names, train.in_crop):
         log(
             f"{NAME}: warning: keypoints that are not labelled in any crop of train and cannot be "
             f"learnt: {some(missing)}"
+=======
+    log(f"{NAME}: share of the persons with keypoints that have this one\n{lines}")
+    if missing := never(names, train.in_crop):
+        log(
+            f"{NAME}: warning: never labelled in a crop of train, so never learnt: "
+            f"{shorten(missing)}"
+>>>>>>> 24bd3cd (coco: plain names and texts, public open_zip and read_member; tests of images and boxes mirrored)
         )
 
 

@@ -158,7 +158,7 @@ def spoil_images_(coco: TinyCoco) -> list[dict[str, Any]]:
     cut.write_bytes(cut.read_bytes()[:-300])
     coco.image_path(2).unlink()
     reasons = {
-        1: "is cut off (a JPEG without its end marker)",
+        1: "is truncated (a JPEG without its end marker)",
         2: "is named in the annotations but absent",
     }
     return [

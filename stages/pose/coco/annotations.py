@@ -1,4 +1,4 @@
-"""COCO annotations and images, out of COCO's own zips or out of folders; never extracted."""
+"""Read and check COCO annotation files, from COCO's zips or from folders, without extracting."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from numpy.typing import NDArray
 
 from pose.coco.boxes import clip_bbox
 from pose.coco.category import Category, read_category
-from pose.coco.images import MAX_JSON_BYTES, _member, _open_zip, image_split
+from pose.coco.images import image_split, open_zip, read_member
 from pose.common.errors import PoseError
 from pose.common.files import BAD_ZIP, finite_numbers, parse_json
 
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 UNLABELLED_SPLIT = "unlabeled2017"
+MAX_JSON_BYTES = 1 << 32  # the largest annotation file of COCO has 0.5 GB
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Person:
-    """One person, annotated or detected; bbox_xywh and keypoints (K, 3: x, y, visibility) in image
-    pixels. An annotated box is clipped to the image, a detected one is as the detector gave it.
+    """One person, annotated or detected.
+
+    bbox_xywh and keypoints (K, 3: x, y, visibility) are in image pixels, area in square pixels. An
+    annotated box is clipped to the image; a detected box is unchanged.
     """
 
     ann_id: int
@@ -37,12 +40,12 @@ class Person:
     area: float
     num_keypoints: int
     keypoints: NDArray[np.float32]
-    bbox_score: float = 1.0  # of a detector; an annotated box is certain
+    bbox_score: float = 1.0  # of the detector; 1 for an annotated box
 
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A person or image that was set aside, and why."""
+    """An annotation or image that is left out, and the reason."""
 
     file: str
     record: str
@@ -54,11 +57,11 @@ class BadRecord:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Checked content of one person_keypoints_*.json; persons without crowds, sorted by image.
+    """Checked content of one person_keypoints_*.json; persons exclude crowds, sorted by image.
 
-    outside counts persons that are in annotations, and so in COCOeval, but not in persons: no part
-    of their box lies on the image (mmpose leaves them out as well). annotated is false for a split
-    that has image_info_*.json alone (test-dev): images, and no persons.
+    outside: number of persons whose box is completely outside the image. They are in annotations,
+    and so in COCOeval, but not in persons, as in mmpose. annotated: false for a split that has only
+    an image_info_*.json (test-dev), with images but no persons.
     """
 
     name: str
@@ -74,118 +77,128 @@ class Annotations:
 def read_annotations(
     root: Path, split: str, category: str, names: Sequence[str] | None
 ) -> Annotations:
-    """Checked annotations of a split that are of `category`; names as in category.read_category.
+    """Checked annotations of `category` in a split; names as in category.read_category.
 
-    Raises PoseError if the file itself cannot serve.
+    An invalid annotation is left out and added to `bad`. Raises PoseError if the file is invalid.
     """
     name = f"person_keypoints_{split}.json"
     raw = _parse(_annotation_bytes(root, name), name)
-    kind = read_category(raw["categories"], category, names, name)
+    selected = read_category(raw["categories"], category, names, name)
     images = _checked_images(raw["images"], name)
-    known = {image["id"]: image for image in images}
-    good, persons, bad, outside = [], [], [], 0
+    images_by_id = {image["id"]: image for image in images}
+    annotations, persons, bad, outside = [], [], [], 0
     seen_ids: set[int] = set()
-    for place, annotation in enumerate(raw["annotations"]):
+    for index, annotation in enumerate(raw["annotations"]):
         if not isinstance(annotation, dict):
-            bad.append(BadRecord(name, f"annotation at place {place}", "has no keys"))
+            bad.append(BadRecord(name, f"annotation at index {index}", "is not an object"))
             continue
-        if annotation.get("category_id") != kind.id:
+        if annotation.get("category_id") != selected.id:
             continue
-        if reason := annotation_fault(annotation, known, len(kind.names), seen_ids):
-            bad.append(BadRecord(name, f"annotation {_shown(annotation.get('id'))}", reason))
+        if reason := annotation_error(annotation, images_by_id, len(selected.names), seen_ids):
+            bad.append(BadRecord(name, f"annotation {reprlib.repr(annotation.get('id'))}", reason))
             continue
         seen_ids.add(annotation["id"])
-        person = _person(annotation, known[annotation["image_id"]])
+        person = _person(annotation, images_by_id[annotation["image_id"]])
         annotation.setdefault("iscrowd", 0)  # COCOeval reads both
         annotation.setdefault("num_keypoints", person.num_keypoints)
-        good.append(annotation)
+        annotations.append(annotation)
         if not annotation["iscrowd"]:
-            seen = min(person.bbox_xywh[2:]) > 0
-            outside += not seen
-            persons += [person] if seen else []
+            inside = min(person.bbox_xywh[2:]) > 0
+            outside += not inside
+            persons += [person] if inside else []
     persons.sort(key=lambda person: (person.image_id, person.ann_id))
-    return Annotations(name, images, good, kind, persons, bad, outside)
+    return Annotations(name, images, annotations, selected, persons, bad, outside)
 
 
 def is_unannotated(root: Path, split: str) -> bool:
-    """Whether a split has image_info_<split>.json alone, as test-dev has."""
-    if _is_there(root, f"person_keypoints_{split}.json", ANNOTATIONS_ZIP):
+    """Whether a split has only image_info_<split>.json, as test-dev."""
+    if _exists(root, f"person_keypoints_{split}.json", ANNOTATIONS_ZIP):
         return False
-    return _is_there(root, f"image_info_{split}.json", image_info_zip(split))
-
-
-def _is_there(root: Path, name: str, zip_name: str) -> bool:
-    """Whether an annotation file lies loose or in that zip."""
-    path = root / zip_name
-    if (root / "annotations" / name).is_file() or not zipfile.is_zipfile(path):
-        return (root / "annotations" / name).is_file()
-    with zipfile.ZipFile(path) as archive:
-        return f"annotations/{name}" in archive.namelist()
+    return _exists(root, f"image_info_{split}.json", image_info_zip(split))
 
 
 def read_unannotated(root: Path, split: str, category: Category) -> Annotations:
-    """The images of a split without annotations; its category is that of another."""
+    """The images of a split without annotations; category is that of an annotated split."""
     images = read_images(root, split)
     return Annotations(f"image_info_{split}.json", images, [], category, [], [], annotated=False)
 
 
-def annotation_fault(
-    annotation: dict[str, Any], images: dict[int, Any], num_keypoints: int, others: set[int]
-) -> str | None:
-    """Why an annotation cannot serve, or None. Continues a sentence that names the annotation.
+def read_images(root: Path, split: str) -> list[dict[str, Any]]:
+    """Checked `images` entries of image_info_<split>.json, for a split without annotations."""
+    name = f"image_info_{split}.json"
+    raw = _parse(_annotation_bytes(root, name, image_info_zip(split)), name, ("images",))
+    return _checked_images(raw["images"], name)
 
-    others: ids of those before it.
+
+def by_image(persons: list[Person]) -> Iterator[list[Person]]:
+    """Groups of persons of one image; persons must be sorted by image."""
+    group: list[Person] = []
+    for person in persons:
+        if group and group[0].image_id != person.image_id:
+            yield group
+            group = []
+        group.append(person)
+    if group:
+        yield group
+
+
+def image_info_zip(split: str) -> str:
+    """Name of COCO's zip with image_info_<split>.json."""
+    return f"image_info_{image_split(split)}.zip"
+
+
+def annotation_error(
+    annotation: dict[str, Any], images: dict[int, Any], num_keypoints: int, seen_ids: set[int]
+) -> str | None:
+    """What is invalid, as the end of a sentence that names the annotation; None if it is valid.
+
+    seen_ids: ids of the annotations before it.
     """
     number, image_id = annotation.get("id"), annotation.get("image_id")
-    if not _is_whole(number, INT64_MAX):
+    if not _is_integer(number, INT64_MAX):
         return "has no integer 'id'"
-    if number in others:
-        return "has the 'id' of another"
+    if number in seen_ids:
+        return "has the 'id' of another annotation"
     if type(image_id) is not int or image_id not in images:
-        return f"names image {_shown(image_id)}, which is not in 'images'"
+        return f"names image {reprlib.repr(image_id)}, which is not in 'images'"
     return (
-        _box_fault(annotation)
-        or _keypoints_fault(annotation.get("keypoints"), num_keypoints)
-        or _count_fault(annotation)
+        _box_error(annotation)
+        or _keypoints_error(annotation.get("keypoints"), num_keypoints)
+        or _count_error(annotation)
     )
 
 
-def _count_fault(annotation: dict[str, Any]) -> str | None:
-    """COCOeval reads both; where they are absent they are filled in."""
-    for key, most in (("iscrowd", 1), ("num_keypoints", INT64_MAX)):
+def _count_error(annotation: dict[str, Any]) -> str | None:
+    """COCOeval reads both keys; read_annotations adds them where they are absent."""
+    for key, maximum in (("iscrowd", 1), ("num_keypoints", INT64_MAX)):
         value = annotation.get(key, 0)
-        if not _is_whole(value, most) or value < 0:
-            return f"has {key} {_shown(value)}, expected an integer from 0"
+        if not _is_integer(value, maximum) or value < 0:
+            return f"has {key} {reprlib.repr(value)}, expected an integer from 0"
     return None
 
 
-def _is_whole(value: Any, largest: int) -> TypeGuard[int]:
-    """Whether value is an integer that the tables can hold."""
-    return type(value) is int and abs(value) <= largest
+def _is_integer(value: Any, maximum: int) -> TypeGuard[int]:
+    """Whether value is an integer that fits into the columns of the crop table."""
+    return type(value) is int and abs(value) <= maximum
 
 
-def _shown(value: Any) -> str:
-    """A value out of a file, in few characters that can be printed."""
-    return reprlib.repr(value)
-
-
-def _box_fault(annotation: dict[str, Any]) -> str | None:
+def _box_error(annotation: dict[str, Any]) -> str | None:
     bbox: Any = annotation.get("bbox")
     area: Any = annotation.get("area")
     if not finite_numbers(bbox, 4):
-        return f"has bbox {_shown(bbox)}, expected 4 finite numbers"
+        return f"has bbox {reprlib.repr(bbox)}, expected 4 finite numbers"
     if bbox[2] <= 0 or bbox[3] <= 0:
         return f"has a box of {bbox[2]} x {bbox[3]} pixels"
     if not finite_numbers([area], 1) or area < 0:
-        return f"has area {_shown(area)}, expected a finite number >= 0"
+        return f"has area {reprlib.repr(area)}, expected a finite number >= 0"
     return None
 
 
-def _keypoints_fault(keypoints: Any, num_keypoints: int) -> str | None:
+def _keypoints_error(keypoints: Any, num_keypoints: int) -> str | None:
     expected = 3 * num_keypoints
     if not isinstance(keypoints, list) or len(keypoints) != expected:
-        found = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else "nothing"
-        return f"has {found} in 'keypoints', expected {expected} ({num_keypoints} x 3)"
+        actual = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else "no list"
+        return f"has {actual} in 'keypoints', expected {expected} ({num_keypoints} x 3)"
     if not finite_numbers(keypoints, expected):
         return "has a keypoint that is not a finite number"
     if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
@@ -210,41 +223,28 @@ def _person(annotation: dict[str, Any], image: dict[str, Any]) -> Person:
     )
 
 
-def by_image(persons: list[Person]) -> Iterator[list[Person]]:
-    """Runs of persons that share an image; persons must be sorted by image."""
-    group: list[Person] = []
-    for person in persons:
-        if group and group[0].image_id != person.image_id:
-            yield group
-            group = []
-        group.append(person)
-    if group:
-        yield group
-
-
-def read_images(root: Path, split: str) -> list[dict[str, Any]]:
-    """Entries of the images of a split without annotations (image_info_<split>)."""
-    name = f"image_info_{split}.json"
-    raw = _parse(_annotation_bytes(root, name, image_info_zip(split)), name, ("images",))
-    return _checked_images(raw["images"], name)
-
-
-def image_info_zip(split: str) -> str:
-    """COCO's name of the zip that holds image_info_<split>.json."""
-    return f"image_info_{image_split(split)}.zip"
+def _exists(root: Path, name: str, zip_name: str) -> bool:
+    """Whether an annotation file exists in the folder or in the zip."""
+    path = root / zip_name
+    if (root / "annotations" / name).is_file() or not zipfile.is_zipfile(path):
+        return (root / "annotations" / name).is_file()
+    with zipfile.ZipFile(path) as archive:
+        return f"annotations/{name}" in archive.namelist()
 
 
 def _annotation_bytes(root: Path, name: str, zip_name: str = ANNOTATIONS_ZIP) -> bytes:
-    loose = root / "annotations" / name
-    if loose.is_file():
-        return loose.read_bytes()
-    with _open_zip(root / zip_name, str(loose)) as archive:
+    path = root / "annotations" / name
+    if path.is_file():
+        return path.read_bytes()
+    with open_zip(root / zip_name, str(path)) as archive:
         try:
-            return _member(archive, f"annotations/{name}", MAX_JSON_BYTES)
+            return read_member(archive, f"annotations/{name}", MAX_JSON_BYTES)
         except KeyError:
-            raise PoseError(f"{archive.filename}: holds no annotations/{name}") from None
+            raise PoseError(
+                f"{archive.filename}: has no annotations/{name}; check data.root"
+            ) from None
         except BAD_ZIP as error:
-            raise PoseError(f"{archive.filename}: {error}; fetch it again") from None
+            raise PoseError(f"{archive.filename}: {error}; download it again") from None
 
 
 def _parse(
@@ -259,22 +259,27 @@ def _parse(
 
 def _checked_images(images: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     seen_ids: set[int] = set()
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         if not isinstance(image, dict):
-            raise PoseError(f"{name}: image at place {place} has no keys; is it a COCO file?")
+            raise PoseError(f"{name}: image at index {index} is not an object; is it a COCO file?")
         number, file_name = image.get("id"), image.get("file_name")
         sides = (image.get("width"), image.get("height"))
-        wide = all(_is_whole(side, INT32_MAX) and side > 0 for side in sides)
-        if not _is_whole(number, INT64_MAX) or not wide:
-            raise PoseError(f"{name}: image {_shown(number)} lacks an integer id, width or height")
-        if not isinstance(file_name, str) or not _is_name(file_name):
-            raise PoseError(f"{name}: image {number} has file_name {_shown(file_name)}, not a name")
+        has_size = all(_is_integer(side, INT32_MAX) and side > 0 for side in sides)
+        if not _is_integer(number, INT64_MAX) or not has_size:
+            raise PoseError(
+                f"{name}: image {reprlib.repr(number)} has no integer id, width or height"
+            )
+        if not isinstance(file_name, str) or not _is_file_name(file_name):
+            raise PoseError(
+                f"{name}: image {number} has file_name {reprlib.repr(file_name)}, expected a name "
+                "without a path"
+            )
         if number in seen_ids:
-            raise PoseError(f"{name}: two images have the id {number}; leave one")
+            raise PoseError(f"{name}: two images have the id {number}; remove one")
         seen_ids.add(number)
     return images
 
 
-def _is_name(text: str) -> bool:
-    """Of a file in a folder: no path, nothing that a file system or a log cannot take."""
+def _is_file_name(text: str) -> bool:
+    """Whether text is a printable file name without a path."""
     return bool(text) and text.isprintable() and Path(text).name == text and text != ".."

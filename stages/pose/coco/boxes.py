@@ -1,4 +1,4 @@
-"""Boxes as COCO writes them: x, y, width, height in image pixels."""
+"""Clip boxes in COCO's format: x, y, width, height in image pixels."""
 
 from __future__ import annotations
 

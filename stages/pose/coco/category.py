@@ -1,4 +1,4 @@
-"""The category of an annotation file that is learnt: its id, keypoint names and limbs."""
+"""Select the category to train on in a COCO file: its id, keypoint names and limbs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pose.common.errors import PoseError
-from pose.common.skeleton import Pairs, some
+from pose.common.skeleton import Pairs, shorten
 
 
 @dataclass(frozen=True)
 class Category:
-    """One of COCO's `categories`, checked; limbs 0-based, `entry` as the file has it."""
+    """One checked entry of COCO's `categories`; limbs count from 0, `entry` is unchanged."""
 
     id: int
     names: tuple[str, ...]
@@ -24,69 +24,70 @@ class Category:
 def read_category(
     categories: list[Any], wanted: str, names: Sequence[str] | None, file: str
 ) -> Category:
-    """The category named `wanted`; `names`, if not None, are what its keypoints have to be.
+    """The category named `wanted`; `names`, if not None, are the expected keypoint names.
 
-    A file that tells no keypoints takes them from `names`. Raises PoseError that names the file.
+    If the category has no 'keypoints', they are `names`. Raises PoseError that names the file.
     """
-    entry = _named(categories, wanted, file)
-    found = entry.get("keypoints")
-    if found is None and names is None:
+    entry = _find(categories, wanted, file)
+    keypoints = entry.get("keypoints")
+    if keypoints is None and names is None:
         raise PoseError(
             f"{file}: category {wanted!r} has no 'keypoints'; add their names there, or list them "
-            "in keypoints.names"
+            "in params.yaml: keypoints.names"
         )
-    found = list(names or ()) if found is None else found
-    if fault := _names_fault(found):
-        raise PoseError(f"{file}: category {wanted!r} has 'keypoints' {fault}")
+    keypoints = list(names or ()) if keypoints is None else keypoints
+    if error := _names_error(keypoints):
+        raise PoseError(f"{file}: category {wanted!r} has 'keypoints' {error}")
     if names is not None:
-        require_same_names(found, names, file, "keypoints.names")
-    return Category(entry["id"], tuple(found), _limbs(entry, len(found), file), entry)
+        require_same_names(keypoints, names, file, "keypoints.names")
+    return Category(entry["id"], tuple(keypoints), _limbs(entry, len(keypoints), file), entry)
 
 
 def require_same_names(
-    found: Sequence[str], expected: Sequence[str], file: str, source: str
+    names: Sequence[str], expected: Sequence[str], file: str, source: str
 ) -> None:
-    """Raises PoseError that tells how the file's names differ from those of `source`."""
-    if list(found) == list(expected):
+    """Raise PoseError that lists how the names of `file` differ from those of `source`."""
+    if list(names) == list(expected):
         return
-    lacks = [name for name in expected if name not in found]
-    more = [name for name in found if name not in expected]
-    parts = [f"it lacks {some(lacks)}"] if lacks else []
-    parts += [f"it has besides {some(more)}"] if more else []
-    parts = parts or [f"the order is another: it has {some(found)}"]
+    missing = [name for name in expected if name not in names]
+    extra = [name for name in names if name not in expected]
+    parts = [f"missing: {shorten(missing)}"] if missing else []
+    parts += [f"unexpected: {shorten(extra)}"] if extra else []
+    parts = parts or [f"the order differs: {shorten(names)}"]
     raise PoseError(
-        f"{file}: has {len(found)} keypoints, {source} {len(expected)}; {'; '.join(parts)}; make "
+        f"{file}: has {len(names)} keypoints, {source} {len(expected)}; {'; '.join(parts)}; make "
         "them equal"
     )
 
 
-def _named(categories: list[Any], wanted: str, file: str) -> dict[str, Any]:
-    found = [one for one in categories if isinstance(one, dict) and one.get("name") == wanted]
-    if len(found) != 1 or type(found[0].get("id")) is not int:
-        listed = some([_printed(one.get("name")) for one in categories if isinstance(one, dict)])
+def _find(categories: list[Any], wanted: str, file: str) -> dict[str, Any]:
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    matches = [entry for entry in entries if entry.get("name") == wanted]
+    if len(matches) != 1 or type(matches[0].get("id")) is not int:
+        names = [_printable(entry.get("name")) for entry in entries]
         raise PoseError(
-            f"{file}: {len(found)} categories are named {wanted!r}, expected one with an integer "
-            f"id; there are: {listed or 'none'}; set data.category"
+            f"{file}: {len(matches)} categories are named {wanted!r}, expected one with an integer "
+            f"id; there are: {shorten(names) or 'none'}; set data.category"
         )
-    return found[0]
+    return matches[0]
 
 
-def _printed(name: Any) -> str:
+def _printable(name: Any) -> str:
     return name if isinstance(name, str) and name.isprintable() else reprlib.repr(name)
 
 
-def _names_fault(names: Any) -> str | None:
-    """Why names cannot serve, or None. Continues a sentence."""
+def _names_error(names: Any) -> str | None:
+    """What is invalid, as the end of a sentence; None if the names are valid."""
     if not isinstance(names, list) or not names:
         return f"{reprlib.repr(names)}, expected a list of names"
     if not all(isinstance(name, str) and name and name.isprintable() for name in names):
-        return "with a name that is no text"
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    return f"with {some(twice)} more than once" if twice else None
+        return "with a name that is not printable text"
+    duplicates = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return f"with {shorten(duplicates)} more than once" if duplicates else None
 
 
 def _limbs(entry: dict[str, Any], count: int, file: str) -> Pairs:
-    """The category's `skeleton`, which counts from 1, counted from 0; () if there is none."""
+    """The category's `skeleton`, converted to count from 0; () if there is none."""
     limbs = []
     skeleton = entry.get("skeleton") or []
     for limb in skeleton if isinstance(skeleton, list) else [skeleton]:

@@ -1,8 +1,8 @@
-"""A detector's person boxes, in COCO's results format, as persons without keypoints.
+"""Read a detector's person boxes from a file in COCO's results format.
 
-The rules are those of mmpose's base_coco_style_dataset.py (_load_detection_results): the category
-alone, every score, each box as it is, over the image's border too. It takes boxes of no extent as
-well and then divides by zero; here they are left out and counted.
+The rules are those of mmpose's base_coco_style_dataset.py (_load_detection_results): only the
+category's boxes, with every score, and not clipped to the image. mmpose also accepts boxes without
+width and height and later divides by zero; here they are left out and counted.
 """
 
 from __future__ import annotations
@@ -22,48 +22,53 @@ from pose.common.files import finite_numbers, parse_json
 
 @dataclass(frozen=True)
 class Detections:
-    """Persons sorted by image, then by their place in the file; how many boxes are not theirs."""
+    """Persons sorted by image, then by index in the file; number of boxes left out per reason."""
 
     persons: list[Person]
     left_out: dict[str, int]
 
 
 def read_detections(path: Path, images: list[dict[str, Any]], category: Category) -> Detections:
-    """The category's boxes of `images` (COCO's entries); ann_id is a box's place in the file.
+    """The category's boxes in `images` (COCO's entries); ann_id is the index of a box in the file.
 
-    Raises PoseError if the file cannot serve, or holds no person box of these images.
+    Raises PoseError if the file is invalid or has no person box of these images.
     """
-    known = {image["id"]: image for image in images}
+    images_by_id = {image["id"]: image for image in images}
     persons = []
     left_out = {"of other categories": 0, "of other images": 0, "without width and height": 0}
-    for place, record in enumerate(parse_detections(_content(path), path.name)):
-        if reason := _left_out(record, known, category.id):
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise PoseError(f"{path}: no such file; run the stage that writes it first") from None
+    for index, record in enumerate(parse_detections(content, path.name)):
+        if reason := _reason_to_leave_out(record, images_by_id, category.id):
             left_out[reason] += 1
         else:
-            persons.append(_person(place, record, known[record["image_id"]], len(category.names)))
+            image = images_by_id[record["image_id"]]
+            persons.append(_person(index, record, image, len(category.names)))
     if not persons:
         counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise PoseError(f"{path}: no person box of the val split ({counts}); is it another's?")
+        raise PoseError(f"{path}: no person box of the val split ({counts}); check data.detections")
     persons.sort(key=lambda person: (person.image_id, person.ann_id))
     return Detections(persons, left_out)
 
 
 def parse_detections(content: bytes, name: str) -> list[dict[str, Any]]:
-    """The records of a results file. Raises PoseError, one line, that counts what cannot serve."""
+    """The records of a results file. Raises PoseError that names the first invalid record."""
     records = parse_json(content, name)
     if not isinstance(records, list):
-        found = type(records).__name__
-        raise PoseError(f"{name}: expected a list of boxes, found {found}; is it COCO results?")
-    faults = [(place, fault) for place, one in enumerate(records) if (fault := _fault(one))]
-    if faults:
-        place, fault = faults[0]
-        more = f"; {len(faults)} of {len(records)} records cannot serve" if len(faults) > 1 else ""
-        raise PoseError(f"{name}: record {place} {fault}{more}")
+        kind = type(records).__name__
+        raise PoseError(f"{name}: expected a list of boxes, found {kind}; is it COCO results?")
+    errors = [(index, error) for index, r in enumerate(records) if (error := _record_error(r))]
+    if errors:
+        index, error = errors[0]
+        more = f"; {len(errors)} of {len(records)} records are invalid" if len(errors) > 1 else ""
+        raise PoseError(f"{name}: record {index} {error}{more}")
     return records
 
 
-def _fault(record: Any) -> str | None:
-    """Why a record cannot serve, or None. Continues a sentence that names it."""
+def _record_error(record: Any) -> str | None:
+    """What is invalid, as the end of a sentence that names the record; None if it is valid."""
     if not isinstance(record, dict):
         return f"is {reprlib.repr(record)}, expected image_id, category_id, bbox and score"
     for key in ("image_id", "category_id"):
@@ -76,10 +81,12 @@ def _fault(record: Any) -> str | None:
     return None
 
 
-def _left_out(record: dict[str, Any], images: dict[int, Any], category_id: int) -> str | None:
-    """Why a sound record is nobody's, or None.
+def _reason_to_leave_out(
+    record: dict[str, Any], images: dict[int, Any], category_id: int
+) -> str | None:
+    """Why a valid record is not one of these persons, or None.
 
-    A box with one positive side is kept: the crop's aspect gives it the other.
+    A box with one positive side is used: the crop's aspect ratio determines the other side.
     """
     if record["category_id"] != category_id:
         return "of other categories"
@@ -89,24 +96,17 @@ def _left_out(record: dict[str, Any], images: dict[int, Any], category_id: int) 
 
 
 def _person(
-    place: int, record: dict[str, Any], image: dict[str, Any], num_keypoints: int
+    index: int, record: dict[str, Any], image: dict[str, Any], num_keypoints: int
 ) -> Person:
     x, y, w, h = (float(value) for value in record["bbox"])
     return Person(
-        ann_id=place,
+        ann_id=index,
         image_id=record["image_id"],
         file_name=image["file_name"],
         image_wh=(image["width"], image["height"]),
         bbox_xywh=(x, y, w, h),
-        area=0.0,  # of a segmentation, which a detector does not give
+        area=0.0,  # of the segmentation, which a detector does not provide
         num_keypoints=0,
         keypoints=np.zeros((num_keypoints, 3), np.float32),
         bbox_score=float(record["score"]),
     )
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise PoseError(f"{path}: no such file; the stage that makes it has to run first") from None

@@ -1,4 +1,4 @@
-"""Images of a COCO split, read out of its zip or its folder; nothing is extracted."""
+"""Read and decode the images of a COCO split, from its zip or its folder, without extracting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,14 +17,27 @@ from numpy.typing import NDArray
 from pose.common.errors import PoseError
 from pose.common.files import BAD_ZIP
 
-MAX_IMAGE_BYTES, MAX_JSON_BYTES = 1 << 27, 1 << 32  # of zip members; COCO's largest: 1 MB, 0.5 GB
-STRANGE_HEADER = (OSError, ValueError, SyntaxError, LookupError, TypeError, struct.error)  # of PIL
+MAX_IMAGE_BYTES = 1 << 27  # the largest image of COCO has 1 MB
+BAD_HEADER = (  # raised by PIL for damaged or hostile images
+    OSError,
+    ValueError,
+    SyntaxError,
+    LookupError,
+    TypeError,
+    struct.error,
+    PIL.Image.DecompressionBombError,
+)
+
+
+class BadImageError(Exception):
+    """An image that cannot be used; the text is the end of a sentence that names the image."""
 
 
 class Images:
-    """Bytes of a split's images by file name, from `<split>/` or `<split>.zip` under root.
+    """Reads the images of a split by file name, from `<split>/` or `<split>.zip` in root.
 
-    Those of test-dev2017 are in test2017, as COCO has them.
+    As in COCO, the images of test-dev2017 are those of test2017. Raises PoseError if there is
+    neither a folder nor a readable zip.
     """
 
     def __init__(self, root: Path, split: str) -> None:
@@ -33,7 +45,7 @@ class Images:
         self.folder = root / self.split
         self._zip: zipfile.ZipFile | None = None
         if not self.folder.is_dir():
-            self._zip = _open_zip(root / f"{self.split}.zip", f"{self.folder}/")
+            self._zip = open_zip(root / f"{self.split}.zip", f"{self.folder}/")
 
     def __enter__(self) -> Images:
         return self
@@ -48,89 +60,88 @@ class Images:
             self._zip.close()
 
     def read(self, file_name: str) -> bytes:
-        """Raises BadImageError if the file is absent, damaged, encrypted or of absurd size."""
+        """Content of an image file. Raises BadImageError if it is absent, damaged or too large."""
         try:
             if self._zip is not None:
-                return _member(self._zip, f"{self.split}/{file_name}", MAX_IMAGE_BYTES)
-            return _loose(self.folder / file_name)
+                return read_member(self._zip, f"{self.split}/{file_name}", MAX_IMAGE_BYTES)
+            path = self.folder / file_name
+            if path.stat().st_size > MAX_IMAGE_BYTES or not path.is_file():
+                raise OSError(f"not a regular file, or larger than {MAX_IMAGE_BYTES:,} bytes")
+            return path.read_bytes()
         except (KeyError, FileNotFoundError):
             raise BadImageError("is named in the annotations but absent") from None
         except BAD_ZIP as error:
             raise BadImageError(f"cannot be read: {error or type(error).__name__}") from None
 
 
-def _loose(path: Path) -> bytes:
-    """A plain file's content, bounded as a zip's member is."""
-    size = path.stat().st_size
-    if not path.is_file() or size > MAX_IMAGE_BYTES:
-        raise OSError(f"it is no plain file, or has more than {MAX_IMAGE_BYTES:,} bytes")
-    return path.read_bytes()
-
-
 def image_split(split: str) -> str:
-    """The split that a split's images belong to: COCO's test-dev is a part of test."""
+    """The split whose folder or zip has the images: COCO's test-dev is a part of test."""
     return split.replace("test-dev", "test")
 
 
-class BadImageError(Exception):
-    """An image that cannot serve; the text continues a sentence that names it."""
-
-
 def decode_image(content: bytes, image_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """BGR pixels (H, W, 3). EXIF rotation is ignored, as COCO's annotations ignore it.
+    """BGR pixels (H, W, 3). EXIF rotation is ignored, as in COCO's annotations.
 
-    Raises BadImageError for what is no image, is cut off, or differs in size from the annotations.
+    Raises BadImageError if content is not an image, is truncated, or is not of size image_wh.
     """
     if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-1024:]:
-        raise BadImageError("is cut off (a JPEG without its end marker)")
-    if (found := _header_size(content)) not in (None, image_wh):
-        wrong = f"is {found[0]} x {found[1]}"
-        raise BadImageError(f"{wrong}, the annotations say {image_wh[0]} x {image_wh[1]}")
-    image = _pixels(content) if found else None
+        raise BadImageError("is truncated (a JPEG without its end marker)")
+    header_wh = _header_size(content)
+    if header_wh and header_wh != image_wh:
+        size = f"is {header_wh[0]} x {header_wh[1]}"
+        raise BadImageError(f"{size}, the annotations say {image_wh[0]} x {image_wh[1]}")
+    image = None
+    if header_wh:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        except cv2.error:  # more pixels than OpenCV allows
+            image = None
     if image is None or image.shape[1::-1] != image_wh:
         raise BadImageError("is not a readable image")
     return image.astype(np.uint8, copy=False)
 
 
-def _pixels(content: bytes) -> NDArray[Any] | None:
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:  # more pixels than OpenCV allows
-        return None
-
-
 def _header_size(content: bytes) -> tuple[int, int] | None:
-    """(w, h) that a picture's header claims, before anything of that size is allocated.
+    """(w, h) in the image's header, read before anything of that size is allocated.
 
-    None also for a PNG with a damaged chunk: OpenCV allocates whatever length the chunk claims.
+    None if it cannot be read, also for a PNG with a damaged chunk: OpenCV would allocate whatever
+    length the chunk claims.
     """
     try:
         with PIL.Image.open(io.BytesIO(content)) as image:
             image.verify()
             return image.size
-    except (*STRANGE_HEADER, PIL.Image.DecompressionBombError):
+    except BAD_HEADER:
         return None
 
 
-def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """A member's content; a name serves as a key alone, never as a path. Raises BAD_ZIP."""
-    info = archive.getinfo(name)
-    if info.flag_bits & 1:
-        raise zipfile.BadZipFile("it is encrypted")
-    if info.file_size > limit:
-        raise zipfile.BadZipFile(f"it claims {info.file_size:,} bytes, more than {limit:,}")
-    return archive.read(info)
+def open_zip(path: Path, alternative: str) -> zipfile.ZipFile:
+    """Opened zip. Raises PoseError if it is absent or damaged, or has a member twice.
 
-
-def _open_zip(path: Path, alternative: str) -> zipfile.ZipFile:
+    alternative: the folder or file that could be there instead, for the error message.
+    """
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise PoseError(f"neither {alternative} nor {path} exists; check data.root") from None
     except BAD_ZIP as error:
-        raise PoseError(f"{path}: {error}; fetch it again") from None
+        raise PoseError(f"{path}: {error}; download it again") from None
     names = Counter(archive.namelist())
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise PoseError(f"{path}: holds {twice[0]!r} {names[twice[0]]} times; fetch it again")
+    if duplicates := [name for name, count in names.items() if count > 1]:
+        first = duplicates[0]
+        raise PoseError(f"{path}: has {first!r} {names[first]} times; download it again")
     return archive
+
+
+def read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
+    """Content of a member; its name is only a key, never a path on disk.
+
+    Raises KeyError if it is absent, one of BAD_ZIP if it is damaged, encrypted or too large.
+    """
+    info = archive.getinfo(name)
+    if info.flag_bits & 1:
+        raise zipfile.BadZipFile("it is encrypted")
+    if info.file_size > max_bytes:
+        raise zipfile.BadZipFile(f"it claims {info.file_size:,} bytes, more than {max_bytes:,}")
+    return archive.read(info)

@@ -100,7 +100,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
-        raise PoseError(f"{path}: no such file; the stage that makes it has to run first") from None
+        raise PoseError(f"{path}: no such file; run the stage that writes it first") from None
 
 
 def parse_json(content: bytes, name: str) -> Any:

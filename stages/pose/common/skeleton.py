@@ -168,7 +168,8 @@ def _indices(names: Sequence[str], wanted: Sequence[str], key: str) -> tuple[int
     for name in wanted:
         if name not in names:
             raise PoseError(
-                f"params.yaml: keypoints.{key}: {name!r} is no keypoint; there are: {some(names)}"
+                f"params.yaml: keypoints.{key}: {name!r} is not a keypoint; there are: "
+                f"{shorten(names)}"
             )
         if wanted.count(name) > 1:
             raise PoseError(f"params.yaml: keypoints.{key}: {name!r} is there twice; leave one")
@@ -189,12 +190,12 @@ def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[n
     if len(given) != len(names):
         raise PoseError(
             f"params.yaml: keypoints.oks_sigmas has {len(given)} numbers, expected {len(names)}: "
-            f"one for each of {some(names)}"
+            f"one for each of {shorten(names)}"
         )
     return np.array(given, dtype=np.float64)
 
 
-def some(names: Sequence[str]) -> str:
+def shorten(names: Sequence[str]) -> str:
     """All names if they are few, else the first ones and their number."""
     listed = ", ".join(names[:20])
     return listed if len(names) <= 20 else f"{listed} ... ({len(names)} in all)"

@@ -172,10 +172,10 @@ def _tensors(content: Any, path: Path) -> State:
     state = {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
     state = {k: v for k, v in state.items() if v.layout == torch.strided}
     if not state:
-        keys = f" (keys: {some([_key(key) for key, _ in items])})" if items else ""
+        keys = f" (keys: {shorten([_key(key) for key, _ in items])})" if items else ""
         raise PoseError(f"{path}: holds no tensors{keys}; is it a checkpoint?")
     if vast := [k for k, v in state.items() if v.nbytes > v.untyped_storage().nbytes()]:
-        raise PoseError(f"{path}: {some(vast)} repeat what is stored; save them contiguous")
+        raise PoseError(f"{path}: {shorten(vast)} repeat what is stored; save them contiguous")
     return state
 
 
@@ -193,15 +193,15 @@ def _wrapped(content: Any) -> Any:
 def require_finite(state: State) -> None:
     """Raises PoseError that names the first tensors with a NaN or an infinity."""
     if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
-        raise PoseError(f"has numbers that are not finite in {some(bad)}; fetch it again")
+        raise PoseError(f"has numbers that are not finite in {shorten(bad)}; fetch it again")
 
 
 def require_same(expected: State, state: State) -> None:
     """Raises PoseError unless names and shapes are equal."""
     if missing := sorted(expected.keys() - state.keys()):
-        raise PoseError(f"lacks tensors {some(missing)}; is params.yaml's model right?")
+        raise PoseError(f"lacks tensors {shorten(missing)}; is params.yaml's model right?")
     if unknown := sorted(state.keys() - expected.keys()):
-        raise PoseError(f"has unexpected tensors {some(unknown)}; is params.yaml's model right?")
+        raise PoseError(f"has unexpected tensors {shorten(unknown)}; is params.yaml's model right?")
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise PoseError(
@@ -221,7 +221,7 @@ def _maps_hint(name: str, tensor: Tensor, expected: Tensor) -> str:
     )
 
 
-def some(names: list[str]) -> str:
+def shorten(names: list[str]) -> str:
     """The first three names, and how many more."""
     shown = [printable(name[:100]) for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

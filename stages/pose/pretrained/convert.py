@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pose.common.errors import PoseError
-from pose.models.checkpoint import State, require_finite, require_same, some
+from pose.models.checkpoint import State, require_finite, require_same, shorten
 from pose.models.vit import PoseModel, resize_pos_embed
 
 RENAMES = [
@@ -75,7 +75,7 @@ class LoadReport:
     def __str__(self) -> str:
         """A table, a line a fate."""
         fates = {key: getattr(self, key) for key in ("loaded", "resized", "dropped", "missing")}
-        lines = [f"{key:8} {len(names):5}  {some(names)}" for key, names in fates.items()]
+        lines = [f"{key:8} {len(names):5}  {shorten(names)}" for key, names in fates.items()]
         return "\n".join([*lines, *self.notes])
 
 
@@ -114,7 +114,7 @@ def _require_floats(state: State) -> None:
     """Raises PoseError for weights in types that arithmetic here does not know."""
     odd = [k for k, v in state.items() if v.dtype not in FLOATS and not k.endswith("_tracked")]
     if odd:
-        raise PoseError(f"{some(odd)} are {state[odd[0]].dtype}; convert them to float32")
+        raise PoseError(f"{shorten(odd)} are {state[odd[0]].dtype}; convert them to float32")
 
 
 def _require_part(part: str, expected: State, state: State, note: str) -> None:

@@ -1,4 +1,4 @@
-"""The learnt category out of `categories`; what it tells and what params say have to agree."""
+"""The category to train on: the file and params must agree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read(categories: list[Any], names: Any = None) -> Category:
     return read_category(categories, "mouse", names, "x.json")
 
 
-def test_what_the_file_tells() -> None:
+def test_category_of_a_file() -> None:
     found = read([OTHER, MOUSE])
     assert (found.id, found.names, found.limbs) == (7, ("nose", "tail"), ((0, 1),))
     assert found.entry is MOUSE
@@ -25,7 +25,7 @@ def test_what_the_file_tells() -> None:
     assert read([{**MOUSE, "skeleton": None}]).limbs == ()
 
 
-def test_names_of_a_file_without_keypoints_come_from_params() -> None:
+def test_names_come_from_params_if_the_file_has_none() -> None:
     bare = {"id": 7, "name": "mouse"}
     assert read([bare], ("a", "b", "c")).names == ("a", "b", "c")
     with pytest.raises(PoseError, match=r"^x.json: category 'mouse' has no 'keypoints'; add"):
@@ -41,15 +41,19 @@ def test_names_of_a_file_without_keypoints_come_from_params() -> None:
         ([{**MOUSE, "id": "7"}], None, "expected one with an integer id"),
         ([{**MOUSE, "keypoints": []}], None, r"has 'keypoints' \[\], expected a list of names"),
         ([{**MOUSE, "keypoints": 5}], None, "has 'keypoints' 5, expected a list of names"),
-        ([{**MOUSE, "keypoints": ["a", 1]}], None, "has 'keypoints' with a name that is no text"),
+        (
+            [{**MOUSE, "keypoints": ["a", 1]}],
+            None,
+            "has 'keypoints' with a name that is not printable text",
+        ),
         ([{**MOUSE, "keypoints": ["a", "b", "a"]}], None, "'keypoints' with a more than once"),
         ([{"id": 7, "name": "mouse"}], ("a", "a"), "'keypoints' with a more than once"),
         ([{**MOUSE, "skeleton": [[0, 1]]}], None, r"has \[0, 1\] in 'skeleton', .* from 1 to 2"),
         ([{**MOUSE, "skeleton": [[1, 3]]}], None, r"has \[1, 3\] in 'skeleton'"),
         ([{**MOUSE, "skeleton": [[1]]}], None, r"has \[1\] in 'skeleton'"),
-        ([MOUSE], ("nose",), "has 2 keypoints, keypoints.names 1; it has besides tail; make"),
-        ([MOUSE], ("nose", "ear"), "it lacks ear; it has besides tail; make them equal"),
-        ([MOUSE], ("tail", "nose"), "the order is another: it has nose, tail; make them equal"),
+        ([MOUSE], ("nose",), "has 2 keypoints, keypoints.names 1; unexpected: tail; make"),
+        ([MOUSE], ("nose", "ear"), "missing: ear; unexpected: tail; make them equal"),
+        ([MOUSE], ("tail", "nose"), "the order differs: nose, tail; make them equal"),
     ],
 )
 def test_mistakes(categories: list[Any], names: Any, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""A detector's boxes: what serves is taken as it is, what cannot is told in one line."""
+"""Boxes of a detector: valid records are read unchanged, invalid ones are named in one line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refusal(folder: Path, records: Any) -> str:
     return text.replace(f"{folder}/", "")
 
 
-def test_persons_come_by_image_then_in_the_files_order(tmp_path: Path) -> None:
+def test_persons_are_sorted_by_image_then_by_index(tmp_path: Path) -> None:
     records = [box(2, [1, 2, 3, 4], 0.25), box(1, [5, 6, 7, 8], 1), box(2, [0.5, 2, 3, 4], 0.75)]
     found = read(tmp_path, records)
     assert [(p.image_id, p.ann_id, p.bbox_score) for p in found.persons] == [
@@ -72,15 +72,15 @@ def test_no_score_is_too_low(tmp_path: Path, score: float) -> None:
 @pytest.mark.parametrize(
     "bbox", [[-30.5, -10, 300, 400], [500, 500, 20, 30], [5, 5, 0, 9], [5, 5, 9, -1], [5, 5, -1, 9]]
 )
-def test_boxes_are_taken_as_they_are(tmp_path: Path, bbox: list[float]) -> None:
-    """Over the border, outside, with one side of nothing: the crop's aspect mends that."""
+def test_boxes_are_not_changed(tmp_path: Path, bbox: list[float]) -> None:
+    """Across the border, outside, with one side of 0, which the crop's aspect ratio fixes."""
     (person,) = read(tmp_path, [box(1, bbox)]).persons
     assert list(person.bbox_xywh) == bbox
     _, scale = geometry.bbox_to_center_scale(np.array(bbox, float), 1.25, (48, 64))
     assert (scale > 0).all()
 
 
-def test_what_is_nobodys_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_boxes_of_other_categories_and_images_are_counted(tmp_path: Path) -> None:
     records = [
         box(1, [1, 2, 3, 4]),
         box(1, [1, 2, 3, 4], category_id=2),
@@ -123,7 +123,7 @@ GOOD = box(1, [1, 2, 3, 4])
         ({"score": math.nan}, "has score nan, expected a finite number"),
     ],
 )
-def test_a_record_that_cannot_serve(tmp_path: Path, change: dict, reason: str) -> None:
+def test_an_invalid_record_is_named(tmp_path: Path, change: dict, reason: str) -> None:
     found = refusal(tmp_path, [GOOD, GOOD | change, GOOD])
     assert found.startswith("detections.json: record 1 has ")
     assert found.endswith(reason)
@@ -135,22 +135,22 @@ def test_a_record_without_a_key(tmp_path: Path, key: str) -> None:
     assert refusal(tmp_path, [record]).startswith(f"detections.json: record 0 has {key} None, ")
 
 
-def test_records_that_cannot_serve_are_counted(tmp_path: Path) -> None:
+def test_invalid_records_are_counted(tmp_path: Path) -> None:
     expected = (
         "detections.json: record 1 is [1, 2], expected image_id, category_id, bbox and score; "
-        "3 of 5 records cannot serve"
+        "3 of 5 records are invalid"
     )
     assert refusal(tmp_path, [GOOD, [1, 2], None, GOOD, {}]) == expected
 
 
 @pytest.mark.parametrize(("content", "kind"), [({"annotations": []}, "dict"), ("x", "str")])
-def test_what_is_no_list(tmp_path: Path, content: Any, kind: str) -> None:
+def test_json_that_is_not_a_list(tmp_path: Path, content: Any, kind: str) -> None:
     expected = f"detections.json: expected a list of boxes, found {kind}; is it COCO results?"
     assert refusal(tmp_path, content) == expected
 
 
 @pytest.mark.parametrize("content", [b"", b'[{"image_id": 1', b"\xff\xfe\x00", b"<html>"])
-def test_what_is_no_json(tmp_path: Path, content: bytes) -> None:
+def test_invalid_json(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "detections.json"
     path.write_bytes(content)
     with pytest.raises(PoseError, match=r"^detections.json: not valid JSON \(.*is it cut off\?$"):
@@ -170,7 +170,7 @@ def test_a_file_for_other_images(tmp_path: Path, records: list) -> None:
 @pytest.mark.parametrize(
     "bbox", [[-20, -10, 90, 200], [900, 900, 40, 80], [5, 5, 0, 60], [1e30, 0, 5, 5]]
 )
-def test_any_box_can_be_cached_and_shown(
+def test_any_box_can_be_cached_and_cropped(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, bbox: list[float]
 ) -> None:
     images = read_annotations(tiny_coco.root, SPLIT, "person", None).images
@@ -191,8 +191,8 @@ def test_any_box_can_be_cached_and_shown(
     assert bool(sample["image"].any()) == inside
 
 
-def test_annotated_boxes_are_certain_and_clipped(tiny_coco: TinyCoco) -> None:
-    """As mmpose's reader has them; annotation 14 reaches beyond an image of 120 x 200."""
+def test_annotated_boxes_have_score_1_and_are_clipped(tiny_coco: TinyCoco) -> None:
+    """As in mmpose's reader; annotation 14 reaches beyond an image of 120 x 200."""
     persons = {p.ann_id: p for p in read_annotations(tiny_coco.root, SPLIT, "person", None).persons}
     assert {p.bbox_score for p in persons.values()} == {1.0}
     assert persons[14].bbox_xywh == (60, 90, 59, 109)

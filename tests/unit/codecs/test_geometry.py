@@ -1,4 +1,4 @@
-"""Boxes and affines against hand-made cases and against loops of the official formulas."""
+"""Box geometry and affines, against cases by hand and loops over the official formulas."""
 
 from __future__ import annotations
 
@@ -7,25 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from pose.coco import boxes
 from pose.codecs import geometry
 
 INPUT_WH = (48, 64)
-
-
-@pytest.mark.parametrize(
-    ("bbox", "clipped"),
-    [
-        ((0, 0, 0, 0), (0, 0, 0, 0)),
-        ((10, 20, 30, 40), (10, 20, 30, 40)),
-        ((-10, -5, 30, 40), (0, 0, 20, 35)),
-        ((90, 70, 30, 40), (90, 70, 9, 9)),
-        ((-50, -50, 500, 500), (0, 0, 99, 79)),
-        ((200, 10, 5, 5), (99, 10, 0, 5)),
-    ],
-)
-def test_clip_bbox_to_pixel_centres(bbox, clipped) -> None:
-    assert boxes.clip_bbox(np.array(bbox, float), (100, 80)).tolist() == list(clipped)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_json_bytes_are_stable(tmp_path: Path) -> None:
 
 def test_json_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    with pytest.raises(PoseError, match="no such file; the stage that makes it has to run first"):
+    with pytest.raises(PoseError, match="no such file; run the stage that writes it first"):
         files.read_json(path)
     for content in (b"", b'{"a": [1', b"\xff"):
         path.write_bytes(content)

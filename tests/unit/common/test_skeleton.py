@@ -82,7 +82,10 @@ def test_half_bodies() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"flip_pairs": [("nose", "x")]}, "flip_pairs: 'x' is no keypoint; there are: nose, left_"),
+        (
+            {"flip_pairs": [("nose", "x")]},
+            "flip_pairs: 'x' is not a keypoint; there are: nose, left_",
+        ),
         ({"flip_pairs": [("nose", "nose")]}, "flip_pairs: 'nose' is there twice; leave one"),
         (
             {"flip_pairs": [("nose", "tail"), ("tail", "left_ear")]},
@@ -90,7 +93,7 @@ def test_half_bodies() -> None:
         ),
         (
             {"upper": ["nose"], "lower": ["legs"]},
-            "upper_body and lower_body: 'legs' is no keypoint",
+            "upper_body and lower_body: 'legs' is not a keypoint",
         ),
         (
             {"upper": ["nose"], "lower": ["nose"]},

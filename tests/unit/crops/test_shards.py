@@ -164,7 +164,7 @@ def test_bad_images_are_listed_and_their_persons_skipped(
     notes = write_shard(tmp_path / "00000.arrow", images, persons, crop_settings)
     assert [str(record) for record in notes.bad] == [
         "val2017: 000000000001.jpg is named in the annotations but absent",
-        "val2017: 000000000003.jpg is cut off (a JPEG without its end marker)",
+        "val2017: 000000000003.jpg is truncated (a JPEG without its end marker)",
     ]
     assert CropTable(tmp_path).ann_id.tolist() == [13, 14]
 

@@ -89,8 +89,8 @@ def test_only_what_is_no_number_is_not_finite() -> None:
 
 
 def test_many_names_are_three_and_a_count() -> None:
-    assert checkpoint.some(list("abc")) == "a, b, c"
-    assert checkpoint.some(list("abcde")) == "a, b, c and 2 more"
+    assert checkpoint.shorten(list("abc")) == "a, b, c"
+    assert checkpoint.shorten(list("abcde")) == "a, b, c and 2 more"
 
 
 def test_a_checkpoint_of_megabytes_is_read(tmp_path: Path) -> None:

@@ -148,6 +148,6 @@ def test_networks_and_their_checkpoints(at_home: Path, bent_params) -> None:
 def test_a_missing_dependency_is_one_line(at_home: Path, params_text: str) -> None:
     (at_home / "params.yaml").write_text(params_text)
     (at_home / "dvc.yaml").write_text("stages: {evaluate: {params: [run], deps: [models/lost]}}")
-    said = "models/lost: no such file; the stage that makes it has to run first"
+    said = "models/lost: no such file; run the stage that writes it first"
     with pytest.raises(PoseError, match=said), stage.resume_folder("evaluate"):
         pass
