@@ -280,19 +280,11 @@ def _write_coverage(names: tuple[str, ...], train: Coverage, val: Coverage) -> N
     table = pd.DataFrame({"keypoint": names, **columns}).round(4)
     write_atomic(stage.METRICS / NAME / "keypoints.csv", table.to_csv(index=False).encode())
     lines = table.to_string(index=False)
-<<<<<<< HEAD
     log(f"{NAME}: share of the people with keypoints that have this keypoint\n{lines}")
     if missing := unlabelled_keypoints(names, train.in_crop):
         log(
             f"{NAME}: warning: keypoints that are not labelled in any crop of train and cannot be "
-            f"learnt: {some(missing)}"
-=======
-    log(f"{NAME}: share of the persons with keypoints that have this one\n{lines}")
-    if missing := never(names, train.in_crop):
-        log(
-            f"{NAME}: warning: never labelled in a crop of train, so never learnt: "
-            f"{shorten(missing)}"
->>>>>>> 24bd3cd (coco: plain names and texts, public open_zip and read_member; tests of images and boxes mirrored)
+            f"learnt: {shorten(missing)}"
         )
 
 

@@ -50,7 +50,7 @@ def machine_advice(error: Exception) -> str | None:
     text = next(iter(str(error).splitlines()), "")
     no_room = "No space left" in text or "disk is full" in text  # the second is sqlite's text
     if no_room or getattr(error, "errno", None) in DISK_FULL:
-        return f"the disk is full ({text}); make room and rerun"
+        return f"the disk is full ({text}); free some disk space and rerun"
     if isinstance(error, sqlite3.Error):
         advice = "check room and rights of .dvc/tmp and its cache, then rerun"
         return f"DVC's own state: {text}; {advice}"

@@ -53,47 +53,6 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
     _die_with_dvc()
     with exit_codes(name):
         main(load_params(Path("params.yaml"), definition(name).get("params", [])))
-<<<<<<< HEAD
-=======
-    except PoseError as error:
-        sys.exit(f"{name}: {error}")
-    except Stopped as stopped:
-        log(f"{name}: {stopped}")
-        sys.exit(128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        sys.exit(f"{name}: interrupted; rerun to resume")
-    except (OSError, MemoryError, BrokenExecutor, RuntimeError, sqlite3.Error) as error:
-        if (advice := machine_trouble(error)) is None:
-            raise
-        sys.exit(f"{name}: {advice}")
-
-
-def machine_trouble(error: Exception) -> str | None:
-    """One line for a fault of the machine and what to do; None for a mistake of ours."""
-    text = next(iter(str(error).splitlines()), "")
-    number = getattr(error, "errno", None)
-    if number in FULL or "No space left" in text or "disk is full" in text:  # the last is sqlite's
-        return f"the disk is full ({text}); free some disk space and rerun to resume"
-    if isinstance(error, sqlite3.Error):
-        return (
-            f"DVC's own state: {text}; check room and rights of .dvc/tmp and its cache, then rerun"
-        )
-    if isinstance(error, OSError):
-        return f"{text or type(error).__name__}; check that path and its rights, then rerun"
-    if isinstance(error, MemoryError):
-        return "out of memory; set POSE_WORKERS lower or close other programs, then rerun"
-    if is_torch_memory(error):
-        said = text.split(". ")[0]
-        return f"out of memory ({said}); set evaluate.batch_size (predict: --batch-size) lower"
-    if isinstance(error, BrokenExecutor) or "DataLoader worker" in text:
-        return "a helper process was killed (out of memory?); set POSE_WORKERS lower and rerun"
-    return None
-
-
-def is_torch_memory(error: Exception) -> bool:
-    """Whether torch found no memory, on the host or a device; this module does without torch."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
->>>>>>> 24bd3cd (coco: plain names and texts, public open_zip and read_member; tests of images and boxes mirrored)
 
 
 def definition(name: str) -> dict[str, Any]:

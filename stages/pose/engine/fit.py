@@ -175,7 +175,7 @@ def fit(
         if stopping and not last:
             raise Stopped(
                 f"stopped by SIGTERM after step {state.step} of {schedule.steps}, which is saved; "
-                "rerun to resume from there"
+                "rerun to continue from there"
             )
     bar.close()
 

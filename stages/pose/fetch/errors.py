@@ -57,11 +57,11 @@ def describe_error(error: BaseException, missing_bytes: int | None = None) -> st
         error = error.__cause__ or error.__context__ or error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         missing = "" if missing_bytes is None else f", {missing_bytes:,} bytes are missing"
-        return f"the disk is full{missing}; free some disk space and rerun to resume"
+        return f"the disk is full{missing}; free some disk space and rerun to continue"
     reason = first_line(error)
     if isinstance(error, OSError) and error.filename:
         return f"{reason}; check that path and rerun"
-    return f"{reason}; check the network and the proxy, then rerun to resume"
+    return f"{reason}; check the network and the proxy, then rerun to continue"
 
 
 def first_line(error: BaseException) -> str:

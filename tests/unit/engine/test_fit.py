@@ -242,7 +242,7 @@ def test_it_stops_when_asked_and_goes_on_to_the_bit(
     path, (unbroken, asked, resumed) = tmp_path / "x.pt", [fresh(tiny_model_spec) for _ in "abc"]
     train(unbroken)
     answers = iter([False, False, False, False, True])
-    with pytest.raises(Stopped, match=r"after step 5 of 11, which is saved; rerun to resume"):
+    with pytest.raises(Stopped, match=r"after step 5 of 11, which is saved; rerun to continue"):
         train(
             asked,
             save=lambda s: checkpoint.save_training_state(path, s.to_dict()),

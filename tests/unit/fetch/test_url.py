@@ -138,7 +138,7 @@ def test_repeated_closes_without_progress_fail(
     server.cuts = [200_000] + [0] * 100
     text = failure(fetch, server, tmp_path)
     assert "x.pth?v=1: connection closed early; check the network" in text
-    assert text.endswith("rerun to resume")
+    assert text.endswith("rerun to continue")
     assert len(server.asked) == 1 + 5
     assert slept == [2, 4, 8, 16]
     (partial,) = tmp_path.iterdir()
