@@ -114,7 +114,7 @@ def report(root: Path, split: str, scratch: Path) -> list[str]:
     kinds = "reference | ours, for a CPU | ours, for a GPU | floor"
     lines = [
         "Milliseconds a sample; in brackets: times as fast as the reference, and the share "
-        "of the floor's speed. For a GPU, colours and the hole are left to it (recolour.py).",
+        "of the floor's speed. For a GPU, colours and the hole are left to it (augment_device.py).",
         "",
         f"| input | {kinds} |",
         "|---" * 5 + "|",

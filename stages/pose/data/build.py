@@ -1,4 +1,4 @@
-"""Codec, samples and loader of a run, from its parameters."""
+"""Builds the codec, the training samples and the data loader from params.yaml."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from pose.data.samples import StepBatches, TrainingSamples, batch_loader
 
 
 def codec(params: Params, skeleton: Skeleton) -> UdpCodec:
-    """The codec of params for the keypoints of `skeleton`."""
+    """The codec of params.codec, with the flip pairs of `skeleton`."""
     return build_codec(params.codec, skeleton.flip_indices)
 
 
 def check_augment(augment: Augment, skeleton: Skeleton) -> None:
-    """Raises PoseError if half bodies or least counts do not fit the keypoints of `skeleton`."""
-    count, halves = skeleton.num_keypoints, augment.half_body_prob > 0
-    if halves and not skeleton.upper_body and not skeleton.lower_body:
+    """Raises PoseError if half bodies or minimum counts do not fit the keypoints of `skeleton`."""
+    count, use_half_body = skeleton.num_keypoints, augment.half_body_prob > 0
+    if use_half_body and not skeleton.upper_body and not skeleton.lower_body:
         raise PoseError(
             f"params.yaml: augment.half_body_prob = {augment.half_body_prob}, but these {count} "
-            "keypoints have no half bodies; name them in keypoints.upper_body and "
+            "keypoints have no half bodies; list their names in keypoints.upper_body and "
             "keypoints.lower_body, or set augment.half_body_prob: 0"
         )
-    for key in ("min_keypoints", *(["half_body_min_keypoints"] if halves else [])):
+    for key in ("min_keypoints", *(["half_body_min_keypoints"] if use_half_body else [])):
         if getattr(augment, key) > count:
             raise PoseError(
                 f"params.yaml: augment.{key} = {getattr(augment, key)}, but there are only {count} "
@@ -49,7 +49,7 @@ def training_samples(
     min_keypoints: int,
     seed: tuple[int, ...],
 ) -> TrainingSamples:
-    """Augmented samples of `rows`, drawn from `seed`."""
+    """Augmented samples of the given rows of the table; all random draws follow from seed."""
     check_augment(params.augment, skeleton)
     return TrainingSamples(
         table,
@@ -64,13 +64,16 @@ def training_samples(
 
 
 def loader(samples: TrainingSamples, batch_size: int, start: int, stop: int) -> Iterable[Any]:
-    """This process's share of the batches of steps start .. stop - 1."""
-    place = (distributed.rank(), distributed.world_size())
-    batches = StepBatches(len(samples), batch_size, samples.seed, start, stop, *place)
+    """This process's share of the batches of steps start .. stop - 1.
+
+    batch_size counts the samples of all processes together.
+    """
+    rank, world_size = distributed.rank(), distributed.world_size()
+    batches = StepBatches(len(samples), batch_size, samples.seed, start, stop, rank, world_size)
     workers = loader_workers() if torch.cuda.is_available() else 1
     return batch_loader(samples, batches, workers)
 
 
 def loader_workers() -> int:
-    """Helper processes of this process's loader."""
+    """Worker processes per data loader: this process's share of the machine's, at most 8."""
     return max(1, min(8, stage.workers() // distributed.local_world_size()))

@@ -1,7 +1,8 @@
-"""Samples and loaders over the crop cache.
+"""Datasets, batch samplers and data loaders of the crop cache.
 
-A training sample is a function of (seed, stream, epoch, row) alone, so neither worker count nor a
-resumed run changes the data. Images stay uint8, targets stay (K, 3), until they reach the device.
+A training sample depends only on (seed, stream, epoch, index), so that neither the number of
+workers nor resuming changes the data. Images are uint8 and targets (K, 3) until they are on the
+device.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from pose.common.processes import die_with
 from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data.augment import (
-    SAME_COLOURS,
-    Occlusion,
-    blurred,
+    NO_JITTER,
+    BlurDropout,
+    apply_blurs,
+    apply_colour_jitter,
     draw_affine,
-    draw_colours,
-    drop_,
-    move_keypoints,
-    recolour,
+    draw_colour_jitter,
+    fill_hole_,
+    transform_keypoints,
 )
-from pose.data.augment_device import packed
+from pose.data.augment_device import pack
 
 MAX_REDRAWS = 20
 
@@ -43,8 +44,9 @@ MAX_REDRAWS = 20
 class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
     """(epoch, i) -> augmented image (h, w, 3) uint8 BGR and target (K, 3) of rows[i].
 
-    deferred: colours and hole are left to the device; a third array says which (recolour.py). What
-    is blurred has its colours before, so it is done here as ever: the law stays the same.
+    deferred: colour jitter and dropout are left to the device, and a third array has their
+    parameters (augment_device.pack). Jitter comes before blur, so that blurred samples still get
+    their jitter here.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
     ) -> None:
         self.table, self.rows, self.augment, self.skeleton = table, rows, augment, skeleton
         self.codec, self.min_keypoints, self.seed = codec, min_keypoints, seed
-        self.occlusion = Occlusion(augment)
+        self.blur_dropout = BlurDropout(augment)
         self.deferred = deferred
 
     def __len__(self) -> int:
@@ -73,13 +75,13 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
         for attempt in range(MAX_REDRAWS):
             if attempt:
                 row = int(self.rows[rng.integers(len(self.rows))])  # Sapiens: another random person
-            affine, target = self._draw(rng, row)
+            affine, target = self._affine_and_target(rng, row)
             if target[:, 2].sum() >= self.min_keypoints:
                 break
-        image, later = self._picture(rng, row, affine)
-        return (image, target, later) if self.deferred else (image, target)
+        image, parameters = self._image_and_parameters(rng, row, affine)
+        return (image, target, parameters) if self.deferred else (image, target)
 
-    def _draw(
+    def _affine_and_target(
         self, rng: np.random.Generator, row: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         table = self.table
@@ -94,30 +96,32 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
             (width, height),
             self.codec.input_size,
         )
-        points, visibility = move_keypoints(affine, keypoints, flipped, self.codec.flip_indices)
+        points, visibility = transform_keypoints(
+            affine, keypoints, flipped, self.codec.flip_indices
+        )
         return affine, self.codec.encode(points, np.minimum(visibility, 1.0))
 
-    def _picture(
+    def _image_and_parameters(
         self, rng: np.random.Generator, row: int, affine: NDArray[np.float64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-        """Image, and what the device is to do with it: nothing, unless deferred."""
+        """Image, and the parameters (1032,) of the augmentation that the device is to do."""
         input_wh = self.codec.input_size
         from_crop = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
         image = geometry.warp(self.table.crop(row), from_crop, input_wh)
-        colours = draw_colours(rng, self.augment)
-        blurs, hole = self.occlusion.draw(rng, input_wh)
+        jitter = draw_colour_jitter(rng, self.augment)
+        blurs, hole = self.blur_dropout.draw(rng, input_wh)
         if self.deferred and not blurs:
-            return image, packed(colours, hole)
-        image = blurred(recolour(image, colours), blurs)
-        drop_(image, hole)
-        return image, packed(SAME_COLOURS, hole)
+            return image, pack(jitter, hole)
+        image = apply_blurs(apply_colour_jitter(image, jitter), blurs)
+        fill_hole_(image, hole)
+        return image, pack(NO_JITTER, hole)
 
 
 class TestSamples(Dataset[dict[str, Any]]):
-    """i -> unaugmented image of rows[i], its cached target, and the box it shows.
+    """i -> image (h, w, 3) uint8 BGR, target (K, 3), center, scale (2,) and row of rows[i].
 
-    With scales other than 1 also `scaled` (S, h, w, 3), the images of the box so many times as
-    large, in their order.
+    There is no augmentation. With scales other than 1, `scaled` (S, h, w, 3) has the images of the
+    box enlarged by each of these scales, in their order.
     """
 
     __test__ = False  # not a pytest class
@@ -141,7 +145,7 @@ class TestSamples(Dataset[dict[str, Any]]):
         row = int(self.rows[index])
         center, scale = self.box(row)
         crop, corner = self.table.crop(row), geometry.translate(self.table.crop_xy[row])
-        found = {
+        sample = {
             "image": self._image(crop, corner, center, scale),
             "target": self.table.target[row].copy(),
             "center": center,
@@ -150,8 +154,8 @@ class TestSamples(Dataset[dict[str, Any]]):
         }
         if self.zooms:
             images = [self._image(crop, corner, center, scale * zoom) for zoom in self.zooms]
-            found["scaled"] = np.stack(images)
-        return found
+            sample["scaled"] = np.stack(images)
+        return sample
 
     def _image(
         self,
@@ -164,16 +168,17 @@ class TestSamples(Dataset[dict[str, Any]]):
         return geometry.warp(crop, geometry.compose(affine, corner), self.codec.input_size)
 
     def box(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Centre and padded, aspect-fixed size of a row's box, image pixels."""
+        """Center (2,) and scale (2,) of a row's padded box in the input's aspect, image pixels."""
         bbox = self.table.bbox_xywh[row]
         return geometry.bbox_to_center_scale(bbox, self.bbox_padding, self.codec.input_size)
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, i) for steps start .. stop - 1; each epoch shuffles anew, drops its tail.
+    """Batches of (epoch, i) for steps start .. stop - 1.
 
-    Any step's batch is computable on its own, which is all that resuming needs. Of several
-    processes each takes its slice of the batch, in order, which must divide evenly.
+    Each epoch has its own shuffle and drops its last incomplete batch. The batch of a step does not
+    depend on earlier steps, so that a resumed run continues with the same data. Each process gets
+    the slice of its rank; batch_size must be divisible by world_size.
     """
 
     def __init__(
@@ -207,19 +212,19 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
 
 
 def steps_per_epoch(count: int, batch_size: int, key: str = "train.batch_size") -> int:
-    """Whole batches in `count` samples. Raises PoseError, naming the param, if there is none."""
+    """Complete batches in `count` samples. Raises PoseError with the name of the param if none."""
     if count < batch_size:
         raise PoseError(
-            f"{key} = {batch_size}, but the cache holds only {count} such persons; "
+            f"params.yaml: {key} = {batch_size}, but the cache has only {count} such people; "
             "lower it or add data"
         )
     return count // batch_size
 
 
 def test_batches(count: int, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
-    """Indices of each batch of process `rank`: every world_size-th, the tail included.
+    """Indices of the batches of process `rank`: every world_size-th batch, the last one included.
 
-    Whole batches move between processes, so each is computed as one process would.
+    The batches are those of a single process, so that results do not depend on world_size.
     """
     starts = range(rank * batch_size, count, world_size * batch_size)
     return [list(range(start, min(start + batch_size, count))) for start in starts]
@@ -234,7 +239,7 @@ def test_loader(
     rank: int = 0,  # noqa: PT028  # not a pytest function
     world_size: int = 1,  # noqa: PT028
 ) -> DataLoader:
-    """The batches of test_batches, in order."""
+    """Data loader of test_batches, without worker processes."""
     return batch_loader(samples, test_batches(len(samples), batch_size, rank, world_size), 0)
 
 
@@ -244,27 +249,29 @@ test_loader.__test__ = False  # type: ignore[attr-defined]  # not a pytest funct
 def batch_loader(
     samples: TrainingSamples | TestSamples, batches: Iterable[list[Any]], workers: int
 ) -> DataLoader:
-    """The samples of these batches, in order, made by so many helper processes; 0: by this one.
+    """Data loader of the given batches of keys, in order; workers = 0 loads in this process.
 
-    A training batch is [images (B, h, w, 3) uint8, targets (B, K, 3) float32], and deferred work.
+    A training batch is [images (B, h, w, 3) uint8, targets (B, K, 3) float32]; if the samples are
+    deferred, parameters (B, 1032) int16 follow.
     """
     return DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
-        worker_init_fn=partial(_begin_worker, os.getpid()),
+        worker_init_fn=partial(_init_worker, os.getpid()),
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # else the global one moves, and a resumed run differs
+        generator=torch.Generator(),  # so that the global one does not advance
     )
 
 
-def _begin_worker(trainer: int, _: int) -> None:
-    """A worker ends with its trainer; one core's worth of work needs no thread pools.
+def _init_worker(trainer_pid: int, _: int) -> None:
+    """Make a worker single-threaded, and end when its trainer does.
 
-    SIGTERM often goes to all processes at once: the trainer ends its step first, with its workers.
+    SIGTERM is ignored, because it is often sent to all processes at once: the trainer still needs
+    its workers to finish the step.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    die_with(trainer)
+    die_with(trainer_pid)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from pose.codecs.udp import UdpCodec
 from pose.common.errors import PoseError, Stopped
 from pose.common.log import StepClock, log
 from pose.common.params import Train
-from pose.data.augment_device import recolour_batch
+from pose.data.augment_device import augment_batch
 from pose.engine import parallel
 from pose.engine.bad_steps import BadSteps, masked_step_
 from pose.engine.ema import WeightEma
@@ -320,7 +320,7 @@ def supervised_step(
 def to_device(batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images and targets of a loader's batch on the device, deferred augmentation applied."""
     images, targets, *later = (tensor.to(device, non_blocking=True) for tensor in batch)
-    return (recolour_batch(images, later[0]) if later else images), targets
+    return (augment_batch(images, later[0]) if later else images), targets
 
 
 def supervised_loss(

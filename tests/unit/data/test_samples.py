@@ -1,4 +1,4 @@
-"""Samples depend on (seed, epoch, row) alone, and show what their targets say."""
+"""Samples depend only on (seed, epoch, index), and their images agree with their targets."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def equal(a, b) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_a_sample_is_a_function_of_seed_epoch_and_row(crop_table: CropTable) -> None:
+def test_sample_depends_only_on_seed_epoch_and_index(crop_table: CropTable) -> None:
     samples = samples_of(crop_table)
     first = samples[2, 1]
-    samples[0, 0], samples[5, 3]  # others in between change nothing
+    samples[0, 0], samples[5, 3]  # samples drawn in between have no effect
     assert equal(samples[2, 1], first)
     assert equal(samples_of(crop_table)[2, 1], first)
     for other in (samples[3, 1], samples[2, 2], samples_of(crop_table, seed=8)[2, 1]):
@@ -79,23 +79,25 @@ def test_a_sample_is_a_function_of_seed_epoch_and_row(crop_table: CropTable) -> 
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_worker_count_changes_nothing(crop_table: CropTable, workers: int) -> None:
+def test_batches_do_not_depend_on_the_number_of_workers(
+    crop_table: CropTable, workers: int
+) -> None:
     samples = samples_of(crop_table)
 
     def load(count: int) -> list:
         return list(batch_loader(samples, StepBatches(5, 2, (7,), 1, 6), count))
 
-    alone, helped = load(0), load(workers)
-    assert len(alone) == len(helped) == 5
-    for a, b in zip(alone, helped, strict=True):
+    expected, batches = load(0), load(workers)
+    assert len(expected) == len(batches) == 5
+    for a, b in zip(expected, batches, strict=True):
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])
-    assert alone[0][0].shape == (2, 64, 48, 3)
+    assert expected[0][0].shape == (2, 64, 48, 3)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_loading_leaves_torchs_randomness_alone(crop_table: CropTable, workers: int) -> None:
-    """Else a resumed run, which opens its loader once more, would draw other drop paths."""
+def test_loading_does_not_advance_torchs_generator(crop_table: CropTable, workers: int) -> None:
+    """Otherwise a resumed run, which creates a second loader, would have other drop paths."""
     before = torch.get_rng_state()
     list(batch_loader(samples_of(crop_table), StepBatches(5, 2, (7,), 0, 2), workers))
     assert torch.equal(torch.get_rng_state(), before)
@@ -103,7 +105,7 @@ def test_loading_leaves_torchs_randomness_alone(crop_table: CropTable, workers: 
 
 @pytest.fixture
 def dotted(tmp_path: Path, crop_settings: CropSettings) -> CropTable:
-    """Seventeen persons with one labelled keypoint each, a dot on black; the last has neither."""
+    """17 people with one labelled keypoint each, a dot on black, and one person without either."""
     (tmp_path / "train").mkdir()
     folder = tmp_path / "dots"
     folder.mkdir()
@@ -126,7 +128,7 @@ def dotted(tmp_path: Path, crop_settings: CropSettings) -> CropTable:
     table = CropTable(folder)
     assert all(
         (table.crop_xy[row] > 0).all() for row in range(len(table))
-    )  # the offset is put to use
+    )  # so that tests cover the crop offset
     return table
 
 
@@ -137,8 +139,8 @@ def centroid(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("flip_prob", [0.0, 1.0])
-def test_pixels_and_targets_agree_end_to_end(dotted: CropTable, flip_prob: float) -> None:
-    """Through cache, crop offset, JPEG and warp: the dot lies where its own channel says."""
+def test_pixels_agree_with_targets(dotted: CropTable, flip_prob: float) -> None:
+    """Through cache, crop offset, JPEG and warp: the dot is at its channel's target."""
     augment = changed(BOXES, flip_prob=flip_prob, half_body_prob=0.0, scale_factor=0.1)
     samples = samples_of(dotted, augment=augment)
     channels = []
@@ -152,7 +154,7 @@ def test_pixels_and_targets_agree_end_to_end(dotted: CropTable, flip_prob: float
     assert channels == (mirrored if flip_prob else list(range(17)))
 
 
-def test_test_samples_show_the_canonical_target(dotted: CropTable) -> None:
+def test_test_samples_agree_with_the_cached_target(dotted: CropTable) -> None:
     samples = TestSamples(dotted, dotted.labelled(), 1.25, CODEC)
     for k in range(0, 17, 4):
         sample = samples[k]
@@ -164,7 +166,7 @@ def test_test_samples_show_the_canonical_target(dotted: CropTable) -> None:
         assert sample["row"] == k
 
 
-def test_test_loader_keeps_order_and_tail(crop_table: CropTable) -> None:
+def test_test_loader_has_the_order_and_the_last_batch(crop_table: CropTable) -> None:
     loader = test_loader(TestSamples(crop_table, crop_table.labelled(), 1.25, CODEC), 2)
     batches = list(loader)
     assert [batch["row"].tolist() for batch in batches] == [[0, 2], [3, 4], [5]]
@@ -172,7 +174,7 @@ def test_test_loader_keeps_order_and_tail(crop_table: CropTable) -> None:
     assert batches[0]["center"].dtype == torch.float64
 
 
-def test_scaled_images_are_those_of_a_larger_and_a_smaller_box(crop_table: CropTable) -> None:
+def test_scaled_images_equal_those_of_rescaled_boxes(crop_table: CropTable) -> None:
     rows = crop_table.labelled()
     sample = TestSamples(crop_table, rows, 1.25, CODEC, (0.8, 1.0, 1.2))[1]
     assert sample["scaled"].shape == (2, 64, 48, 3)
@@ -183,24 +185,24 @@ def test_scaled_images_are_those_of_a_larger_and_a_smaller_box(crop_table: CropT
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_batch_loader_makes_the_batches_asked_for(crop_table: CropTable, workers: int) -> None:
+def test_batch_loader_loads_the_given_batches(crop_table: CropTable, workers: int) -> None:
     samples = TestSamples(crop_table, crop_table.labelled(), 1.25, CODEC)
     state = torch.get_rng_state()
     batches = list(batch_loader(samples, [[3, 4], [0]], workers))
     assert [batch["row"].tolist() for batch in batches] == [[4, 5], [0]]
-    assert torch.equal(torch.get_rng_state(), state)  # training goes on as if nothing was
+    assert torch.equal(torch.get_rng_state(), state)  # training is not affected
 
 
 def test_samples_with_few_keypoints_are_redrawn(crop_table: CropTable) -> None:
     counts = [int((crop_table.keypoints[row][:, 2] > 0).sum()) for row in crop_table.labelled()]
     assert counts == [17, 17, 8, 17, 12]
-    free = [samples_of(crop_table, 0)[e, 2][1][:, 2].sum() for e in range(20)]
-    held = [samples_of(crop_table, 9)[e, 2][1][:, 2].sum() for e in range(20)]
-    assert max(free) <= 8
-    assert min(held) >= 9
+    any_count = [samples_of(crop_table, 0)[e, 2][1][:, 2].sum() for e in range(20)]
+    at_least_9 = [samples_of(crop_table, 9)[e, 2][1][:, 2].sum() for e in range(20)]
+    assert max(any_count) <= 8
+    assert min(at_least_9) >= 9
 
 
-def test_a_redrawn_sample_shows_the_person_of_its_target(dotted: CropTable) -> None:
+def test_redrawn_image_and_target_are_of_one_person(dotted: CropTable) -> None:
     augment = changed(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
     rows = np.arange(18)
     samples = TrainingSamples(dotted, rows, augment, COCO_17, CODEC, 1, (7,))
@@ -216,8 +218,8 @@ def test_two_samples_of_one_person_differ(crop_table: CropTable) -> None:
     assert not equal(samples[0, 0], samples[0, 1])
 
 
-def test_redrawing_gives_up_on_a_hopeless_cache(dotted: CropTable) -> None:
-    """No person has 18 keypoints; the last one drawn serves, picture and target."""
+def test_redrawing_ends_after_max_redraws(dotted: CropTable) -> None:
+    """Nobody has 18 keypoints, so the last person drawn is used, image and target."""
     augment = changed(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
     samples = TrainingSamples(dotted, np.arange(17), augment, COCO_17, CODEC, 18, (7,))
     for epoch in range(5):
@@ -228,18 +230,18 @@ def test_redrawing_gives_up_on_a_hopeless_cache(dotted: CropTable) -> None:
 
 
 @pytest.mark.parametrize(("count", "batch", "steps"), [(4, 4, 1), (9, 4, 2), (8, 1, 8)])
-def test_whole_batches_of_an_epoch(count: int, batch: int, steps: int) -> None:
+def test_steps_per_epoch(count: int, batch: int, steps: int) -> None:
     assert steps_per_epoch(count, batch) == steps
 
 
-def test_too_few_samples() -> None:
-    with pytest.raises(PoseError, match=r"train\.batch_size = 4, but the cache holds only 3 such"):
+def test_too_few_samples_for_a_batch() -> None:
+    with pytest.raises(PoseError, match=r"train\.batch_size = 4, but the cache has only 3 such"):
         steps_per_epoch(3, 4)
     with pytest.raises(PoseError, match=r"ssl\.batch_size = 4, but"):
         steps_per_epoch(3, 4, "ssl.batch_size")
 
 
-def test_each_epoch_is_a_fresh_shuffle_without_its_tail() -> None:
+def test_each_epoch_has_its_own_shuffle_without_the_last_batch() -> None:
     batches = list(StepBatches(11, 3, (0,), 0, 9))
     for epoch in range(3):
         part = batches[3 * epoch : 3 * epoch + 3]
@@ -252,19 +254,18 @@ def test_each_epoch_is_a_fresh_shuffle_without_its_tail() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 8, 9])
-def test_batches_from_a_step_are_the_tail(start: int) -> None:
+def test_batches_from_a_later_start_are_the_same(start: int) -> None:
     whole = list(StepBatches(11, 3, (0,), 0, 9))
     tail = StepBatches(11, 3, (0,), start, 9)
     assert list(tail) == whole[start:]
     assert len(tail) == 9 - start
 
 
-def test_streams_differ() -> None:
+def test_seeds_give_different_batches() -> None:
     assert list(StepBatches(50, 3, (0, 1), 0, 2)) != list(StepBatches(50, 3, (0, 2), 0, 2))
 
 
-def test_rendered_targets_are_the_samples_of_a_batch(crop_table: CropTable) -> None:
-    """What the collate hands on is what codec renders: weights of 0 leave maps empty."""
+def test_heatmaps_of_a_batch_are_empty_where_weights_are_zero(crop_table: CropTable) -> None:
     loader = batch_loader(samples_of(crop_table), StepBatches(5, 5, (7,), 0, 1), 0)
     ((_, targets),) = loader
     maps = gaussian.render_heatmaps(targets, CODEC.heatmap_size, CODEC.sigma)
@@ -272,7 +273,7 @@ def test_rendered_targets_are_the_samples_of_a_batch(crop_table: CropTable) -> N
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
-def test_processes_share_each_steps_batch(world_size: int) -> None:
+def test_processes_split_each_batch(world_size: int) -> None:
     whole = list(StepBatches(20, 6, (0,), 2, 7))
     shares = [list(StepBatches(20, 6, (0,), 2, 7, rank, world_size)) for rank in range(world_size)]
     assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == whole
@@ -281,9 +282,9 @@ def test_processes_share_each_steps_batch(world_size: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 4, 9, 12])
 @pytest.mark.parametrize("world_size", [1, 2, 5])
-def test_processes_share_the_test_batches(count: int, world_size: int) -> None:
-    """Each batch of one process goes whole to one of them, the tail once."""
-    alone = test_batches(count, 4, 0, 1)
-    assert list(chain(*alone)) == list(range(count))
+def test_processes_split_the_test_batches(count: int, world_size: int) -> None:
+    """Each batch of a single process is in exactly one process, the last batch included."""
+    single = test_batches(count, 4, 0, 1)
+    assert list(chain(*single)) == list(range(count))
     shares = [test_batches(count, 4, rank, world_size) for rank in range(world_size)]
-    assert sorted(chain(*shares)) == alone
+    assert sorted(chain(*shares)) == single
