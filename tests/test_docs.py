@@ -82,3 +82,13 @@ def test_the_rerun_table_equals_dvc_yaml() -> None:
         watching = [name for name in chain if f"stages/pose/{room}" in chain[name]["deps"]]
         expected = {"all": list(chain), "none": []}.get(names[0], names)
         assert watching == expected, room
+
+
+def test_the_examples_of_keys_equal_dvc_yaml() -> None:
+    chain = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| ([^|;]+?)(?:;[^|]*)? \|$", text, re.M)
+    assert len(rows) == 3
+    for section, key, stages in rows:
+        declared = {section, f"{section}.{key}"}
+        assert [n for n in chain if declared & {*chain[n]["params"]}] == stages.split(", ")
