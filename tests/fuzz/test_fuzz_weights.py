@@ -185,7 +185,7 @@ def test_nested_keys(bounded: Path) -> None:
         key = (key, key)
     path = bounded / "x.pth"
     torch.save({key: 1}, path)
-    assert "holds no tensors" in refused(read_weights, path)
+    assert "contains no tensors" in refused(read_weights, path)
 
 
 class Trap:

@@ -130,7 +130,7 @@ def test_a_head_of_coco_is_refused(own: Project) -> None:
     head = str(own.root.parent / "coco.safetensors")
     own.set(**{"weights.source": "file", "weights.file": head, "weights.head": "keep"})
     own.must_stage("fetch_weights")
-    expected = "its head makes 17 maps, the keypoints here need 5"
+    expected = "its head has 17 maps, the keypoints here need 5"
     assert_refused(own.stage("train_phase1"), "train_phase1", expected)
     own.set(**{"keypoints.names": NAMES})
     assert_refused(own.stage("fetch_weights"), "fetch_weights", head, expected)

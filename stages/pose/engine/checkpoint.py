@@ -13,7 +13,7 @@ import torch
 from pose.common.errors import PoseError
 from pose.common.files import replacing, sync
 from pose.common.log import log
-from pose.models.checkpoint import UNREADABLE, _reason, _require_checksums
+from pose.models.checkpoint import UNREADABLE, require_zip_checksums, unreadable_reason
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ def read_training_state(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        _require_checksums(path)
+        require_zip_checksums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
-        raise PoseError(f"{path}: damaged ({_reason(path, error)})") from None
+        raise PoseError(f"{path}: damaged ({unreadable_reason(path, error)})") from None

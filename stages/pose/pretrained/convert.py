@@ -104,7 +104,7 @@ def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, Loa
     for part, note in zip(("backbone.", "head."), report.notes, strict=True):
         _require_part(part, expected, kept, note)
     if not keep_head:
-        report.notes.append("the model's head starts fresh")
+        report.notes.append("the model's head is newly initialised")
     require_finite(kept)
     report.loaded = sorted(kept)
     return kept, report

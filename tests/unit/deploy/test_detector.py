@@ -102,4 +102,4 @@ def test_persons_above_the_score_alone(light: Light) -> None:
 def test_weights_of_another_model(light: Light) -> None:
     url = put_weights({"other": torch.ones(1)})
     line = failure(Detector, "light", url, 0.5, torch.device("cpu"))
-    assert f"{weights_path(url)}: lacks tensors scale" in line
+    assert f"{weights_path(url)}: missing tensors scale" in line

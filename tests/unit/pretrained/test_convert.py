@@ -77,7 +77,7 @@ def test_sapiens_clean_pretraining_file(spec: ModelSpec, ours: State) -> None:
     assert report.notes == [
         "backbone in the file: model.embed_dim 16, depth 2, patch_size 8",
         "head in the file: none",
-        "the model's head starts fresh",
+        "the model's head is newly initialised",
     ]
 
 
@@ -173,7 +173,7 @@ def test_vitpose_without_a_prefix_before_its_backbone(classic: ModelSpec) -> Non
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite(spec: ModelSpec, ours: State, value: float) -> None:
     ours = {**ours, "backbone.norm.bias": torch.full((16,), value)}
-    with pytest.raises(PoseError, match=r"not finite in backbone\.norm\.bias"):
+    with pytest.raises(PoseError, match=r"NaN or Inf in backbone\.norm\.bias"):
         convert(ours, build_on_meta(spec), keep_head=False)
 
 
@@ -423,21 +423,21 @@ SIZES = " (backbone in the file: model.embed_dim 16, depth 2, patch_size 8)"
 def test_a_missing_backbone_tensor(spec: ModelSpec, ours: State) -> None:
     source = {n: t for n, t in sapiens_clean(ours).items() if not n.startswith("layers.1.attn")}
     assert refused(source, spec) == (
-        "lacks tensors backbone.blocks.1.attn.proj.bias, backbone.blocks.1.attn.proj.weight, "
-        "backbone.blocks.1.attn.qkv.bias and 1 more; is params.yaml's model right?" + SIZES
+        "missing tensors backbone.blocks.1.attn.proj.bias, backbone.blocks.1.attn.proj.weight, "
+        "backbone.blocks.1.attn.qkv.bias and 1 more; check model in params.yaml" + SIZES
     )
 
 
 def test_an_unexpected_backbone_tensor(spec: ModelSpec, ours: State) -> None:
     source = {**sapiens_clean(ours), "layers.0.gamma_1": torch.ones(16)}
     assert refused(source, spec) == (
-        "has unexpected tensors backbone.layers.0.gamma_1; is params.yaml's model right?" + SIZES
+        "unexpected tensors backbone.layers.0.gamma_1; check model in params.yaml" + SIZES
     )
 
 
 BENT: dict[str, tuple[Callable[[ModelSpec], ModelSpec], str]] = {
-    "deeper model": (lambda s: replace(s, depth=3), "lacks tensors backbone.blocks.2."),
-    "flatter model": (lambda s: replace(s, depth=1), "has unexpected tensors backbone.blocks.1."),
+    "deeper model": (lambda s: replace(s, depth=3), "missing tensors backbone.blocks.2."),
+    "flatter model": (lambda s: replace(s, depth=1), "unexpected tensors backbone.blocks.1."),
     "wider model": (lambda s: replace(s, embed_dim=24), "the model of params.yaml needs"),
     "larger patch": (lambda s: replace(s, patch_size=13, input_wh=(39, 52)), "needs [16, 3, 13,"),
     "smaller patch": (lambda s: replace(s, patch_size=4, input_wh=(12, 16)), "needs [16, 3, 4, 4]"),
@@ -455,7 +455,7 @@ def test_another_size_names_what_the_file_holds(classic: ModelSpec, layout, case
 
 def test_a_file_of_something_else(spec: ModelSpec) -> None:
     message = refused({"conv1.weight": torch.ones(3), "fc.bias": torch.ones(2)}, spec)
-    assert message.startswith("lacks tensors backbone.blocks.0.")
+    assert message.startswith("missing tensors backbone.blocks.0.")
     assert message.endswith(" (backbone in the file: none)")
 
 
@@ -506,7 +506,7 @@ def test_keeping_a_head_of_another_kind(spec: ModelSpec, kind: str, wanted: str)
 
 def test_keeping_a_head_that_is_not_there(spec: ModelSpec, ours: State) -> None:
     message = refused(sapiens_clean(ours), spec, keep_head=True)
-    assert message.startswith("lacks tensors head.conv_layers.0.bias, ")
+    assert message.startswith("missing tensors head.conv_layers.0.bias, ")
     assert message.endswith(" (head in the file: none)")
 
 

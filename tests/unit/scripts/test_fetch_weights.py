@@ -129,11 +129,15 @@ def spoil_other(path: Path) -> None:
         (Path.unlink, {}, "x.pth: no such checkpoint"),
         (None, {"file": "."}, ".: no such checkpoint"),
         (None, {"sha256": "0" * 64}, f"weights.sha256 says {'0' * 64}"),
-        (spoil_cut, {}, "x.pth: not a readable checkpoint (it is cut off or damaged)"),
-        (spoil_trap, {}, "x.pth: holds an object of type posix.mkdir, which is not unpickled"),
-        (spoil_web_page, {}, "x.pth: not a readable checkpoint (it is a web page); fetch it again"),
-        (spoil_other, {}, "x.pth: lacks tensors backbone.blocks.0.attn.proj.bias, "),
-        (None, {"head": "keep"}, "x.pth: lacks tensors head.conv_layers.0.bias, "),
+        (spoil_cut, {}, "x.pth: not a readable checkpoint (it is truncated or damaged)"),
+        (spoil_trap, {}, "x.pth: contains an object of type posix.mkdir, which is not unpickled"),
+        (
+            spoil_web_page,
+            {},
+            "x.pth: not a readable checkpoint (it is a web page); download it again",
+        ),
+        (spoil_other, {}, "x.pth: missing tensors backbone.blocks.0.attn.proj.bias, "),
+        (None, {"head": "keep"}, "x.pth: missing tensors head.conv_layers.0.bias, "),
     ],
 )
 def test_a_mistake_is_told_in_one_line(
