@@ -1,4 +1,4 @@
-"""Alternating measurements: seconds, matrix products' peak, memory of a step, and its profile."""
+"""Alternating measurements: seconds, peak of matrix products, memory and profile of a step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sides import Case, Side, Work
+from contenders import Case, Contender, Work
 
 MATMUL = {"cpu": [1024, 2048], "cuda": [4096, 8192]}  # square products for the peak
-KINDS = {  # parts of operators' names; what is left is element by element
+KINDS = {  # parts of operator names; the rest is elementwise
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "convolutions": ("convolution", "cudnn"),
     "attention": ("scaled_dot_product", "flash_attention", "efficient_attention"),
@@ -23,7 +23,7 @@ KINDS = {  # parts of operators' names; what is left is element by element
 
 @dataclass(frozen=True)
 class Seconds:
-    """Alternating measurements, a list entry a pair; no second entry without a peer."""
+    """Alternating measurements, one entry per pair; theirs is empty without transformers."""
 
     ours: list[float]
     theirs: list[float]
@@ -31,19 +31,19 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Result:
-    """What a case gave."""
+    """All measurements of one case."""
 
     case: Case
     train: Seconds
-    wall: Seconds  # of the same steps, by the clock on the wall
+    wall: Seconds  # wall-clock time of the same steps
     predict: Seconds
-    peak: list[float]  # FLOP/s of matrix products, one a pair
-    memory: dict[str, int | None]  # bytes that a step takes on top of weights and optimiser
+    peak: list[float]  # FLOP/s of matrix products, one per pair
+    memory: dict[str, int | None]  # bytes that a step adds to weights and optimiser
     profiles: dict[str, dict[str, float]]  # share of the step by kind
 
 
 def clock(device: torch.device) -> float:
-    """Seconds: on a GPU the wall's after its work, else the process's own on all threads."""
+    """Seconds: on a GPU wall-clock time after synchronisation, else CPU time of all threads."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()
@@ -51,14 +51,14 @@ def clock(device: torch.device) -> float:
 
 
 def timed(work: Work, device: torch.device) -> tuple[float, float]:
-    """Seconds by clock() and by the wall."""
+    """Seconds by clock() and wall-clock seconds."""
     start, wall = clock(device), time.perf_counter()
     work()
     return clock(device) - start, time.perf_counter() - wall
 
 
 def matmul_rate(device: torch.device, amp: str) -> float:
-    """Best FLOP/s of square matrix products of the step's type."""
+    """Best FLOP/s of square matrix products in the data type of the step."""
     dtype = torch.float32 if amp == "none" else torch.bfloat16
     best = 0.0
     for size in MATMUL[device.type]:
@@ -68,31 +68,31 @@ def matmul_rate(device: torch.device, amp: str) -> float:
     return best
 
 
-def measure(case: Case, sides: dict[str, Side]) -> Result:
-    """Alternate the sides, which of them goes first too; first each works once unmeasured."""
+def measure(case: Case, contenders: dict[str, Contender]) -> Result:
+    """Alternate the contenders and who goes first, after one unmeasured run of each."""
     device = case.setting.device
-    memory = {name: memory_of(side.step, device) for name, side in sides.items()}
-    for side in sides.values():
-        side.predict()
+    memory = {name: memory_of(contender.step, device) for name, contender in contenders.items()}
+    for contender in contenders.values():
+        contender.predict()
     train, wall, predict = ({name: [] for name in ("ours", "theirs")} for _ in range(3))
     peak = []
     for pair in range(case.setting.pairs):
         peak.append(matmul_rate(device, case.setting.amp))
-        for name in sorted(sides, reverse=pair % 2 == 1):
-            seconds, on_the_wall = timed(sides[name].step, device)
+        for name in sorted(contenders, reverse=pair % 2 == 1):
+            seconds, wall_seconds = timed(contenders[name].step, device)
             train[name].append(seconds)
-            wall[name].append(on_the_wall)
-            predict[name].append(timed(sides[name].predict, device)[0])
+            wall[name].append(wall_seconds)
+            predict[name].append(timed(contenders[name].predict, device)[0])
         print(f"{case.name}: pair {pair + 1} of {case.setting.pairs}", file=sys.stderr)
-    profiles = {name: profiled(side.step, device) for name, side in sides.items()}
+    profiles = {name: profiled(contender.step, device) for name, contender in contenders.items()}
     times = (Seconds(**one) for one in (train, wall, predict))
     return Result(case, *times, peak, memory, profiles)
 
 
 def memory_of(step: Work, device: torch.device) -> int | None:
-    """Bytes by which a step rises over what lies there already: the second step, measured.
+    """Bytes that a step adds at its peak to what was allocated before; measures the second step.
 
-    On the CPU the peak of the process, which Linux alone lets us reset; None elsewhere.
+    On a CPU the peak of the process, which only Linux can reset; None on other systems.
     """
     step()
     if device.type == "cuda":
@@ -110,13 +110,13 @@ def memory_of(step: Work, device: torch.device) -> int | None:
 
 
 def process_bytes(key: str) -> int:
-    """VmRSS: now; VmHWM: the most since the last reset."""
+    """VmRSS: resident bytes now; VmHWM: their peak since the last reset."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
 def profiled(step: Work, device: torch.device) -> dict[str, float]:
-    """Share of a step's operator time by kind, the optimiser's apart."""
+    """Share of a step's operator time per kind of operator, with the optimiser separate."""
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     with profile(activities=activities) as found:

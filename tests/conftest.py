@@ -20,7 +20,7 @@ from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, plan_shards, write_shard
 from pose.models.vit import ModelSpec
 from sections import DEFAULT, changed
-from tiny import SPLIT, TinyCoco, person, picture
+from tiny_coco import SPLIT, TinyCoco, person, picture
 
 ROOT = Path(__file__).resolve().parents[1]
 

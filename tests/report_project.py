@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from ruamel.yaml import YAML
 
-from mice import LIMBS, write_mice
+from own_keypoints_data import LIMBS, write_mice
 from pose.coco.annotations import read_annotations
 from pose.coco.images import Images
 from pose.common.files import write_atomic, write_json

@@ -1,5 +1,5 @@
 """The fixture of all fuzz tests."""
 
-from fuzz.spoil import bounded
+from fuzz.corrupt import bounded
 
 __all__ = ["bounded"]

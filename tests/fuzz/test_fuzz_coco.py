@@ -16,7 +16,7 @@ import pytest
 from hypothesis import strategies as st
 
 from build_cache import ground_truth
-from fuzz.spoil import fuzz, inputs, refused, refused_or_fine, spoilt_bytes, spoilt_json
+from fuzz.corrupt import corrupted_bytes, corrupted_json, fuzz, inputs, refused, refused_or_fine
 from pose.coco.annotations import Person, read_annotations
 from pose.coco.category import Category
 from pose.coco.detections import read_detections
@@ -29,7 +29,7 @@ from pose.crops.splits import training_persons
 from pose.evaluation.coco_metrics import coco_eval
 from pose.fetch.checksums import ZipChecksums
 from sections import DEFAULT, changed
-from tiny import SPLIT, TinyCoco, picture
+from tiny_coco import SPLIT, TinyCoco, picture
 
 HALF = changed(DEFAULT.data, labelled_fraction=0.5, unlabelled=("boxes", "rest"))
 
@@ -76,7 +76,7 @@ def test_annotation_values(
         with refused_or_fine():
             use_annotations(tiny_coco.root, crop_settings)
 
-    fuzz(examples, spoilt_json(tiny_coco.raw), check)
+    fuzz(examples, corrupted_json(tiny_coco.raw), check)
 
 
 @inputs(10, 1500)
@@ -88,7 +88,7 @@ def test_annotation_bytes(
         with refused_or_fine():
             use_annotations(tiny_coco.root, crop_settings)
 
-    fuzz(examples, spoilt_bytes(tiny_coco.json_path.read_bytes()), check)
+    fuzz(examples, corrupted_bytes(tiny_coco.json_path.read_bytes()), check)
 
 
 HOSTILE = {
@@ -136,13 +136,13 @@ def test_detections(
             for row in range(len(table)):
                 table.crop(row)
 
-    fuzz(examples, spoilt_json(good) | spoilt_bytes_of_json(good), check)
+    fuzz(examples, corrupted_json(good) | corrupted_bytes_of_json(good), check)
 
 
 @st.composite
-def spoilt_bytes_of_json(draw: st.DrawFn, value: Any) -> Any:
+def corrupted_bytes_of_json(draw: st.DrawFn, value: Any) -> Any:
     """What still is JSON of spoilt text; else some text."""
-    content = draw(spoilt_bytes(json.dumps(value).encode()))
+    content = draw(corrupted_bytes(json.dumps(value).encode()))
     try:
         return json.loads(content)
     except ValueError:
@@ -171,7 +171,7 @@ def test_zips(bounded: Path, tiny_coco: TinyCoco, examples: int) -> None:
                     decode_image(images.read(name), (160, 120))
         ZipChecksums(SPLIT, 0, None).mismatch(paths[which])
 
-    spoilers = [st.tuples(st.just(i), spoilt_bytes(c[-900:])) for i, c in enumerate(contents)]
+    spoilers = [st.tuples(st.just(i), corrupted_bytes(c[-900:])) for i, c in enumerate(contents)]
     whole = st.one_of(*spoilers).map(lambda s: (s[0], contents[s[0]][:-900] + s[1]))
     fuzz(examples, whole, check)
 
@@ -243,7 +243,7 @@ def test_pictures(bounded: Path, kind: str, examples: int) -> None:
             image = decode_image(content, (60, 40))
             assert image.shape == (40, 60, 3)
 
-    fuzz(examples, spoilt_bytes(encoded(kind)), check)
+    fuzz(examples, corrupted_bytes(encoded(kind)), check)
 
 
 def test_a_png_whose_chunk_claims_two_gigabytes(bounded: Path) -> None:

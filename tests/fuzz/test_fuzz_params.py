@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from fuzz.spoil import fuzz, inputs, refused, refused_or_fine, spoilt_bytes, spoilt_json
+from fuzz.corrupt import corrupted_bytes, corrupted_json, fuzz, inputs, refused, refused_or_fine
 from pose.common import params
 from pose.common.errors import PoseError
 from pose.common.params import load_params
@@ -24,7 +24,7 @@ def test_bytes_of_params(bounded: Path, params_text: str, examples: int) -> None
         with refused_or_fine():
             load_params(path)
 
-    fuzz(examples, spoilt_bytes(plain), check)
+    fuzz(examples, corrupted_bytes(plain), check)
 
 
 @inputs(25, 4000)
@@ -35,7 +35,7 @@ def test_values_of_params(bounded: Path, params_text: str, examples: int) -> Non
         with refused_or_fine():
             params._validate(value, "params.yaml")  # the reader of YAML is slow
 
-    fuzz(examples, spoilt_json(raw), check)
+    fuzz(examples, corrupted_json(raw), check)
 
 
 HOSTILE = {

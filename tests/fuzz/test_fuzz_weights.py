@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from hypothesis import strategies as st
 
-from fuzz.spoil import fuzz, inputs, refused, refused_or_fine, spoilt_bytes, spoilt_json
+from fuzz.corrupt import corrupted_bytes, corrupted_json, fuzz, inputs, refused, refused_or_fine
 from layouts import hugging_face, random_state, sapiens_clean, sapiens_pose, vitpose
 from pose.engine.checkpoint import read_training_state
 from pose.models.checkpoint import read_provenance, read_weights
@@ -78,7 +78,7 @@ def test_bytes_of_checkpoints(bounded: Path, spec: ModelSpec, name: str, example
     # where the structure is: the beginning and the end
     parts = [(good[:3000], b"", good[3000:]), (good[-3000:], good[:-3000], b"")]
     spoilt = [
-        spoilt_bytes(part).map(lambda new, a=before, b=after: a + new + b)
+        corrupted_bytes(part).map(lambda new, a=before, b=after: a + new + b)
         for part, before, after in parts
     ]
     fuzz(examples, st.one_of(*spoilt), check)
@@ -99,7 +99,7 @@ def test_headers_of_safetensors(bounded: Path, spec: ModelSpec, examples: int) -
         with refused_or_fine():
             read_provenance(path)
 
-    fuzz(examples, spoilt_json(header), check)
+    fuzz(examples, corrupted_json(header), check)
 
 
 DTYPES = [

@@ -27,7 +27,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> First
 
 def _reproduced(folder: Path) -> list[object]:
     project = new_project(folder)
-    project.warm = False
+    project.preloaded = False
     project.notes = folder
     output = project.must("dvc", "repro")
     changed = project.changed()

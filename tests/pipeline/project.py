@@ -18,7 +18,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.warm import python_folder
+from pipeline.preloaded_python import python_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDING = ROOT / "tests" / "recording"
@@ -61,19 +61,19 @@ Finished = subprocess.CompletedProcess[str]
 class Project:
     """A folder that holds a clone; commands run in it with the tests' own Python first on PATH.
 
-    warm: stages run in a fork of a Python that has torch imported, see warm.py.
+    preloaded: stages run in a fork of a Python that has torch imported, see preloaded_python.py.
     """
 
     root: Path
     workers: int = 1
     processes: int = 1
-    warm: bool = True
+    preloaded: bool = True
     notes: Path | None = None  # a folder for what stages read and write, see tests/recording
 
-    def start(self, *command: str, warm: bool = False) -> subprocess.Popen[str]:
+    def start(self, *command: str, preloaded: bool = False) -> subprocess.Popen[str]:
         """The command, begun; `python` and `dvc` are those of the tests' environment."""
         environment = self._environment()
-        if warm:
+        if preloaded:
             environment["PATH"] = python_folder() + os.pathsep + environment["PATH"]
         return subprocess.Popen(
             command,
@@ -86,7 +86,7 @@ class Project:
 
     def run(self, *command: str) -> Finished:
         """The command, ended, however it ended."""
-        process = self.start(*command, warm=self.warm)
+        process = self.start(*command, preloaded=self.preloaded)
         stdout, stderr = process.communicate()
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.project import Finished, Project, assert_refused
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 MADE = ("data/coco", "data/cache", "data/weights", "metrics")
 

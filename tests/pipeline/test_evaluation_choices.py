@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.project import Project, wait_for
 from pose.crop_table import CropTable
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 RESULTS = ("data/predictions", "metrics/evaluate")
 Rows = dict[tuple[str, str, str], dict[str, str]]

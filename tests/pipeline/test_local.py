@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.project import STAGES, Project, ran
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 
 def use_own(project: Project, root: Path) -> None:

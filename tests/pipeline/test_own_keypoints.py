@@ -14,7 +14,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mice import NAMES, save_mice, write_mice
+from own_keypoints_data import NAMES, save_mice, write_mice
 from pipeline.project import STAGES, Project, assert_refused, new_project, ran
 from pose.crop_table import CropTable
 

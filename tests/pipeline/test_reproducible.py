@@ -12,7 +12,7 @@ def test_another_folder_and_more_workers_give_the_same_lock(
     first_run: FirstRun, tmp_path: Path
 ) -> None:
     clone = first_run.project.clone(tmp_path)
-    clone.workers, clone.warm = 2, False
+    clone.workers, clone.preloaded = 2, False
     assert sorted(ran(clone.must("dvc", "repro", "--force"))) == sorted(STAGES)
     assert clone.content("dvc.lock") == first_run.project.content("dvc.lock")
     assert clone.changed() == set()  # the metrics too

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.project import Finished, FirstRun, Project, assert_refused, wait_for
 from pose.engine.checkpoint import previous, read_training_state
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 OFTEN = {"train.checkpoint_steps": 5, "train.log_steps": 3}
 SECOND = "models/ssl_second.safetensors"

@@ -1,4 +1,4 @@
-"""benchmarks/train.py, as far as a small CPU can tell: its parts, and a run of a shrunken model."""
+"""benchmarks/train.py on a CPU: its parts, and a run of a shrunken model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import apply
-import sides
-import telling
+import contenders
+import results
 import timing
 import train
 from pose.common.errors import PoseError
@@ -33,7 +33,7 @@ def shrunken(**model: object) -> Params:
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The benchmark is on a tiny model and writes here."""
+    """The benchmark uses a tiny model and writes this page."""
     rates = tmp_path / "achieved.csv"
     rates.write_text(plan.ACHIEVED.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(train, "PAGE", tmp_path / "train.md")
@@ -50,18 +50,18 @@ def run(page: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("amp", ["none", "bf16"])
-def test_a_run_writes_its_part_and_its_rate(page: Path, monkeypatch, amp: str) -> None:
-    """The peer is a second model of ours: transformers is not installed here."""
-    monkeypatch.setattr(train, "their_side", train.our_side)
-    said = run(page, monkeypatch, "--amp", amp, "--batch", "2", "--pairs", "2")
+def test_a_run_writes_its_section_and_its_rate(page: Path, monkeypatch, amp: str) -> None:
+    """Theirs is a second model of ours, because transformers is not installed here."""
+    monkeypatch.setattr(train, "theirs", train.ours)
+    text = run(page, monkeypatch, "--amp", amp, "--batch", "2", "--pairs", "2")
     label = {"none": "float32", "bf16": "bf16"}[amp]
-    assert said.count("\n## ") == 1
-    assert f"`python benchmarks/train.py --amp {amp} --batch 2 --pairs 2`" in said
-    assert "### vitpose_b_coco_256x192: 64 x 48 (h x w), batch 2\n" in said
+    assert text.count("\n## ") == 1
+    assert f"`python benchmarks/train.py --amp {amp} --batch 2 --pairs 2`" in text
+    assert "### vitpose_b_coco_256x192: 64 x 48 (h x w), batch 2\n" in text
     for row in ("training step, theirs over ours", "roofline share", "flip test, img/s"):
-        assert f"\n| {row} | " in said
-    assert "| matrix products | " in said
-    assert "| share of the profiled step | ours | theirs |" in said
+        assert f"\n| {row} | " in text
+    assert "| matrix products | " in text
+    assert "| share of the profiled step | ours | theirs |" in text
     rates = plan.read_rates(train.RATES)
     assert len(rates) == len({(rate.device, rate.amp) for rate in rates})
     mine = [rate for rate in rates if rate.device.startswith("CPU") and rate.amp == amp]
@@ -78,49 +78,51 @@ def test_without_transformers_ours_is_measured_alone(
     monkeypatch.setitem(sys.modules, "transformers", None)
     wide = shrunken(deconv_channels=[256, 256])  # the only ones that transformers has
     monkeypatch.setattr(apply, "resolve", lambda name: wide)
-    said = run(page, monkeypatch, "--batch", "1", "--pairs", "1")
-    assert "no peer. `--help` tells" in capsys.readouterr().out
-    assert "theirs" not in said
-    assert "| training, img/s | " in said
+    text = run(page, monkeypatch, "--batch", "1", "--pairs", "1")
+    assert "only ours is measured; `--help` says" in capsys.readouterr().out
+    assert "theirs" not in text
+    assert "| training, img/s | " in text
 
 
 def test_a_gpu_must_be_there(monkeypatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     monkeypatch.setattr(sys, "argv", ["train.py", "--device", "cuda"])
-    with pytest.raises(PoseError, match="--device cuda: torch sees no GPU here"):
+    with pytest.raises(PoseError, match="--device cuda: torch finds no GPU"):
         train.main()
 
 
 def test_a_batch_for_a_gpu_is_what_fits(monkeypatch) -> None:
-    """SHARE of the free memory, less the training state, in samples."""
+    """MEMORY_SHARE of the free memory, less the training state, in samples."""
     params = shrunken()
     spec = build.model_spec(params, 17)
     held = count.count_held(spec, "none")
     state = 16 * count.count_parameters(count.build_on_meta(spec)) + held.fixed
-    setting = sides.Setting(torch.device("cuda"), "none", 1, None)
-    for fits, expected in ((7.5, 7), (1e6, train.LARGEST)):
-        free = (state + fits * held.sample) / train.SHARE
+    setting = contenders.Setting(torch.device("cuda"), "none", 1, None)
+    for fits, expected in ((7.5, 7), (1e6, train.MAX_BATCH)):
+        free = (state + fits * held.sample) / train.MEMORY_SHARE
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=free: (n, n))
         assert train.chosen_batch(params, setting) == expected
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (state, state))
-    with pytest.raises(PoseError, match="holds no sample"):
+    with pytest.raises(PoseError, match="does not fit one sample"):
         train.chosen_batch(params, setting)
 
 
-def test_the_peer_needs_its_own_head() -> None:
-    assert sides.their_model(shrunken(head="sapiens", deconv_channels=[256, 256])) is None
+def test_transformers_has_only_the_classic_head() -> None:
+    assert (
+        contenders.huggingface_vitpose(shrunken(head="sapiens", deconv_channels=[256, 256])) is None
+    )
 
 
 def test_ratios_are_theirs_over_ours() -> None:
-    assert telling.ratios(timing.Seconds([2.0, 4.0], [3.0, 4.0])) == [1.5, 1.0]
-    assert telling.spread([1.5, 1.0, 1.1]) == "1.10 (1.00 to 1.50)"
+    assert results.ratios(timing.Seconds([2.0, 4.0], [3.0, 4.0])) == [1.5, 1.0]
+    assert results.median_range([1.5, 1.0, 1.1]) == "1.10 (1.00 to 1.50)"
 
 
-def test_a_part_replaces_the_one_of_its_title() -> None:
+def test_a_section_replaces_the_one_of_the_same_title() -> None:
     page = "# Training speed\n\nhead\n"
     for part in ("## a, bf16\n\none\n", "## b, bf16\n\ntwo\n", "## a, bf16\n\nthree\n"):
-        page = telling.with_section(page, part)
+        page = results.with_section(page, part)
     assert page == "# Training speed\n\nhead\n\n## b, bf16\n\ntwo\n\n## a, bf16\n\nthree\n"
 
 
@@ -129,17 +131,17 @@ def test_rates_are_written_as_they_are_read(tmp_path: Path) -> None:
         *plan.read_rates(plan.ACHIEVED),
         plan.Rate("CPU, x", None, "none", 0.05, "measured: y"),
     ]
-    telling.write_rates(tmp_path / "rates.csv", rates)
+    results.write_rates(tmp_path / "rates.csv", rates)
     assert plan.read_rates(tmp_path / "rates.csv") == rates
     new = plan.Rate("NVIDIA H200", 141, "bf16", 450, "measured: z")
-    changed = telling.with_rate(rates, new)
+    changed = results.with_rate(rates, new)
     assert [rate for rate in changed if rate not in rates] == [new]
     assert len(changed) == len(rates)
 
 
 @pytest.fixture
-def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """torch.cuda's answers for a GPU that is not there; the calls in order."""
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fakes torch.cuda's functions; returns their calls in order."""
     calls: list[str] = []
     answers = {
         "synchronize": None,
@@ -151,18 +153,18 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     }
     for name, answer in answers.items():
 
-        def told(device: object, name: str = name, answer: object = answer) -> object:
+        def fake(device: object, name: str = name, answer: object = answer) -> object:
             calls.append(name)
             return answer
 
-        monkeypatch.setattr(torch.cuda, name, told)
+        monkeypatch.setattr(torch.cuda, name, fake)
     return calls
 
 
-def test_a_gpu_is_waited_for_and_its_peak_read(pretended_gpu: list[str]) -> None:
+def test_a_gpu_is_waited_for_and_its_peak_read(fake_gpu: list[str]) -> None:
     device = torch.device("cuda")
-    assert timing.memory_of(lambda: pretended_gpu.append("step"), device) == 250
-    assert pretended_gpu == [
+    assert timing.memory_of(lambda: fake_gpu.append("step"), device) == 250
+    assert fake_gpu == [
         "step",
         "synchronize",
         "reset_peak_memory_stats",
@@ -170,21 +172,21 @@ def test_a_gpu_is_waited_for_and_its_peak_read(pretended_gpu: list[str]) -> None
         "step",
         "max_memory_allocated",
     ]
-    pretended_gpu.clear()
-    seconds, wall = timing.timed(lambda: pretended_gpu.append("step"), device)
-    assert pretended_gpu == ["synchronize", "step", "synchronize"]
+    fake_gpu.clear()
+    seconds, wall = timing.timed(lambda: fake_gpu.append("step"), device)
+    assert fake_gpu == ["synchronize", "step", "synchronize"]
     assert wall >= 0
     assert seconds >= 0
 
 
-def test_a_gpu_is_told_by_its_name(pretended_gpu: list[str]) -> None:
+def test_a_gpu_is_named_as_torch_does(fake_gpu: list[str]) -> None:
     """Its row has the data sheet's gigabytes; the rate is the median pair's."""
-    setting = sides.Setting(torch.device("cuda"), "bf16", 3, 4)
-    assert telling.title(setting) == "GPU x, bf16"
-    case = sides.Case("some recipe", shrunken(), 4, setting)
+    setting = contenders.Setting(torch.device("cuda"), "bf16", 3, 4)
+    assert results.title(setting) == "GPU x, bf16"
+    case = contenders.Case("some recipe", shrunken(), 4, setting)
     flops = 4 * count.count_flops(build.model_spec(case.params, 17)).training
     seconds = timing.Seconds([flops / 1e12, flops / 2e12, flops / 9e12], [])
     result = timing.Result(case, seconds, seconds, seconds, [4e12], {"ours": 250}, {"ours": {}})
     expected = plan.Rate("GPU x", 80, "bf16", 2.0, "measured: some recipe, batch 4")
-    assert telling.rate_of(result) == expected
-    assert "| roofline share | 0.50 (0.25 to 2.25) |" in list(telling.case_lines(result))
+    assert results.rate_of(result) == expected
+    assert "| roofline share | 0.50 (0.25 to 2.25) |" in list(results.case_lines(result))

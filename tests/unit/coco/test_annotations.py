@@ -14,7 +14,7 @@ import pytest
 from pose.coco.annotations import by_image, is_unannotated, read_annotations, read_unannotated
 from pose.coco.images import BadImageError, Images, decode_image
 from pose.common.errors import PoseError
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 NAME = f"person_keypoints_{SPLIT}.json"
 KEYPOINTS = [10.0, 20.0, 2] * 17

@@ -20,7 +20,7 @@ from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, write_shard
 from pose.data.samples import TestSamples
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 IMAGES = [
     {"id": 1, "file_name": "1.jpg", "width": 160, "height": 120},

@@ -16,7 +16,7 @@ import pytest
 
 from pose.coco.images import BadImageError, Images, decode_image
 from pose.common.errors import PoseError
-from tiny import SPLIT, TinyCoco, picture
+from tiny_coco import SPLIT, TinyCoco, picture
 
 
 def test_a_byte_flipped_inside_a_zip(tiny_coco: TinyCoco, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, context_box, plan_shards, psnr_db, write_shard
 from pose.data.augment import draw_affine
 from sections import changed
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 NO_KEYPOINTS = np.zeros((17, 3), np.float32)
 

@@ -9,7 +9,7 @@ from pose.common.errors import PoseError
 from pose.common.params import Data
 from pose.crops.splits import training_persons
 from sections import DEFAULT, changed
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 ALL = ("rest", "boxes")
 

@@ -8,24 +8,24 @@ from typing import Any
 
 import pytest
 
-from handed_out import about
 from loopback import failure
 from pose.deploy.manifest import describe, read_manifest
 from pose.models.vit import PIXEL_MEAN, PIXEL_STD
+from tiny_model import tiny_manifest
 
 
 def written(folder: Path, **changes: Any) -> Path:
     path = folder / "pose.json"
-    path.write_text(json.dumps(describe(about()) | changes), encoding="utf-8")
+    path.write_text(json.dumps(describe(tiny_manifest()) | changes), encoding="utf-8")
     return path
 
 
 def test_there_and_back(tmp_path: Path) -> None:
-    assert read_manifest(written(tmp_path, versions={"torch": "0"})) == about()
+    assert read_manifest(written(tmp_path, versions={"torch": "0"})) == tiny_manifest()
 
 
 def test_it_tells_other_programs_what_they_need() -> None:
-    found = describe(about())
+    found = describe(tiny_manifest())
     assert found["input"]["size"] == [24, 32]
     assert found["input"]["colour_order"] == "RGB"
     assert (found["input"]["mean"], found["input"]["std"]) == ([*PIXEL_MEAN], [*PIXEL_STD])

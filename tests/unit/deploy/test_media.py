@@ -11,7 +11,7 @@ import pytest
 
 from pose.coco.images import BadImageError
 from pose.deploy.media import Video, list_inputs, read_picture, video_writer
-from tiny import picture
+from tiny_coco import picture
 
 FPS, FRAMES = 12.5, 5
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from handed_out import about, picture_model
 from loopback import failure
 from pose.coco.boxes import clip_bbox
 from pose.codecs.geometry import bbox_to_center_scale
@@ -24,14 +23,15 @@ from pose.deploy.predictor import Predictor, cut, to_results
 from pose.evaluation.coco_metrics import to_results as evaluated
 from pose.evaluation.predict import predict
 from pose.models.checkpoint import save_weights
-from tiny import TinyCoco
+from tiny_coco import TinyCoco
+from tiny_model import random_model, tiny_manifest
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def predictor() -> Predictor:
-    return Predictor(picture_model(), about(), True, 32, CPU)
+    return Predictor(random_model(), tiny_manifest(), True, 32, CPU)
 
 
 class Lossless(CropTable):
@@ -186,10 +186,10 @@ def test_weights_beside_their_manifest_are_enough(tmp_path: Path, predictor: Pre
 
 
 def test_combined_maps_are_decoded_too() -> None:
-    law = about(maps_per_keypoint=3)
+    law = tiny_manifest(maps_per_keypoint=3)
     codec = UdpCodec("combined", (24, 32), (12, 16), 1.5, 0.0546875, law.codec.flip_indices)
     law = replace(law, codec=codec)
-    keypoints, _ = Predictor(picture_model(law), law, True, 32, CPU)(_noise(50, 50), [[0, 0, 9, 9]])
+    keypoints, _ = Predictor(random_model(law), law, True, 32, CPU)(_noise(50, 50), [[0, 0, 9, 9]])
     assert keypoints.shape == (1, 17, 2)
 
 

@@ -26,7 +26,7 @@ from pose.evaluation.coco_metrics import coco_eval, to_results
 from pose.evaluation.predict import Predictions, predict
 from pose.models.vit import ModelSpec, PoseModel
 from sections import DEFAULT, changed
-from tiny import TinyCoco
+from tiny_coco import TinyCoco
 
 STEPS, PER_EPOCH = 8, 2
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, write_shard
 from pose.evaluation import coco_metrics
 from pose.evaluation.predict import Predictions
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 oks = partial(coco_metrics.oks, sigmas=COCO_OKS_SIGMAS)
 oks_nms = partial(coco_metrics.oks_nms, sigmas=COCO_OKS_SIGMAS)

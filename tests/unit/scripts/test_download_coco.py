@@ -19,7 +19,7 @@ from loopback import Handler, Server, failure, serve, sha256
 from pose.common import stage
 from pose.common.params import load_params
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED, Checksum, ZipChecksums
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 Run = Callable[..., None]
 BOXES = json.dumps([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]).encode()

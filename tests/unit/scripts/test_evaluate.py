@@ -22,7 +22,7 @@ from pose.crops.shards import CropSettings
 from pose.data.samples import TestSamples
 from pose.evaluation.coco_metrics import STATS
 from pose.evaluation.predict import Found, Predictions, nobody
-from tiny import SPLIT
+from tiny_coco import SPLIT
 
 KEYS = [(tta, decoder) for tta in ("none", "flip") for decoder in ("argmax", "dark")]
 

@@ -14,7 +14,6 @@ import torch
 from huggingface_hub import ModelCard
 
 import export
-from handed_out import about, picture_model
 from loopback import failure
 from pose.common import stage
 from pose.deploy import export as deploy_export
@@ -23,8 +22,9 @@ from pose.deploy.export import replacing_folder, verify
 from pose.deploy.manifest import read_manifest
 from pose.deploy.predictor import Predictor
 from pose.models.checkpoint import read_weights, save_weights
+from tiny_model import random_model, tiny_manifest
 
-LAW = about()
+LAW = tiny_manifest()
 SCORES = {"AP": 0.5, "AP50": 0.75, "AP75": 0.25, "AR": 0.625, "boxes": "ground truth"}
 
 
@@ -35,7 +35,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = root / "models/ssl.safetensors"
     start = {"source": "facebook/sapiens/x.pth", "revision": "abc", "licence": "that of the file"}
     weights.parent.mkdir()
-    save_weights(weights, picture_model(LAW).state_dict(), start)
+    save_weights(weights, random_model(LAW).state_dict(), start)
     (root / "metrics/evaluate").mkdir(parents=True)
     (root / "metrics/evaluate/metrics.json").write_text(json.dumps(SCORES))
     out = root / "exported"
@@ -54,7 +54,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_files_are_there_and_old_ones_gone(exported: Path) -> None:
     names = {"README.md", "model.onnx", "model.pt2", "model.safetensors", "pose.json"}
     assert {path.name for path in exported.iterdir()} == names
-    expected, found = picture_model(LAW).state_dict(), read_weights(exported / "model.safetensors")
+    expected, found = random_model(LAW).state_dict(), read_weights(exported / "model.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
@@ -94,7 +94,7 @@ def test_the_program_is_the_model(exported: Path) -> None:
     program = torch.export.load(exported / "model.pt2").module()
     images = torch.randn(4, 3, 32, 24)
     with torch.no_grad():
-        torch.testing.assert_close(program(images), picture_model(LAW)(images))
+        torch.testing.assert_close(program(images), random_model(LAW)(images))
 
 
 def test_the_differences_are_told_and_a_large_one_stops(
@@ -103,9 +103,9 @@ def test_the_differences_are_told_and_a_large_one_stops(
     found = json.loads((exported / "pose.json").read_text())["largest_difference_to_torch"]
     assert set(found) == {"model.onnx", "model.pt2"}
     assert max(found.values()) < 1e-4
-    same = SimpleNamespace(module=lambda: picture_model(LAW))
+    same = SimpleNamespace(module=lambda: random_model(LAW))
     monkeypatch.setattr(torch.export, "load", lambda path: same)
-    other = picture_model(LAW)
+    other = random_model(LAW)
     other.head.final_layer.bias.data[3] += 2e-4
     files = exported / "model.onnx", exported / "model.pt2"
     line = failure(verify, other, torch.randn(2, 3, 32, 24), *files)

@@ -33,7 +33,7 @@ from pose.crops.shards import CropSettings
 from pose.engine import checkpoint as engine_checkpoint
 from pose.models import checkpoint
 from pose.report import tables
-from tiny import SPLIT, TinyCoco
+from tiny_coco import SPLIT, TinyCoco
 
 
 def stage_ended(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> str:

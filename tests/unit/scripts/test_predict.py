@@ -12,14 +12,14 @@ import pytest
 from pycocotools.coco import COCO
 
 import predict
-from handed_out import about, picture_model
 from loopback import failure
 from pose.common.files import write_json
 from pose.deploy import detector, manifest
 from pose.deploy.manifest import describe
 from pose.deploy.results import numbers, overlay_paths
 from pose.models.checkpoint import save_weights
-from tiny import TinyCoco, picture
+from tiny_coco import TinyCoco, picture
+from tiny_model import random_model, tiny_manifest
 
 FPS = 12.5
 
@@ -28,8 +28,8 @@ FPS = 12.5
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights beside their pose.json, as export leaves them."""
     folder = tmp_path_factory.mktemp("exported")
-    save_weights(folder / "model.safetensors", picture_model().state_dict(), {})
-    write_json(folder / "pose.json", describe(about()))
+    save_weights(folder / "model.safetensors", random_model().state_dict(), {})
+    write_json(folder / "pose.json", describe(tiny_manifest()))
     return folder / "model.safetensors"
 
 
@@ -192,7 +192,7 @@ def test_without_a_network_a_line_tells_what_to_do(
 def test_no_detector_for_mice(model: Path, tmp_path: Path, run) -> None:
     mice = tmp_path / "mice"
     mice.mkdir()
-    write_json(mice / "pose.json", describe(about()) | {"category": "mouse"})
+    write_json(mice / "pose.json", describe(tiny_manifest()) | {"category": "mouse"})
     (mice / "model.safetensors").write_bytes(model.read_bytes())
     cv2.imwrite(str(tmp_path / "a.png"), picture(0, 60, 80))
     line = failure(run, tmp_path / "a.png", "--model", mice / "model.safetensors")

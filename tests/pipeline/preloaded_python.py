@@ -1,11 +1,12 @@
-"""A Python that has the heavy libraries imported already: tests' stages start in no time.
+"""A Python server with the heavy libraries imported, which forks to run stages: they start at once.
 
-    python tests/pipeline/warm.py SOCKET                      # the server
-    python -S tests/pipeline/warm.py SOCKET stages/x.py ...   # a stage, run in a fork of it
+    python tests/pipeline/preloaded_python.py SOCKET                     # the server
+    python -S tests/pipeline/preloaded_python.py SOCKET stages/x.py ...  # run a stage in a fork
 
-Only other people's libraries are imported beforehand: the stage and all of pose/ are loaded from
-the project that asks. Environment, folder, arguments, streams and exit code are the asker's. What
-is no stage script goes to the plain Python, and so do tests that kill processes.
+Only third-party libraries are preloaded; the stage and pose/ are imported from the project that
+sends the request. The fork takes environment, folder, arguments and streams from the client and
+returns its exit code. Commands other than stage scripts, and tests that kill processes, use the
+plain Python.
 """
 
 from __future__ import annotations
@@ -63,27 +64,27 @@ def ask(path: str, command: list[str]) -> int:
 
 @functools.cache
 def python_folder() -> str:
-    """A folder whose `python` asks this process's server, which is begun with it."""
-    folder = Path(tempfile.mkdtemp(prefix="warm-"))
+    """A folder with a `python` that runs stages through a server, which it starts."""
+    folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
     path = folder / "socket"
     server = subprocess.Popen([sys.executable, __file__, str(path)])
     atexit.register(shutil.rmtree, folder)
     atexit.register(server.kill)
     script = folder / "python"
-    plain, asking = shlex.quote(sys.executable), shlex.join([__file__, str(path)])
+    plain, client = shlex.quote(sys.executable), shlex.join([__file__, str(path)])
     script.write_text(
-        f'#!/bin/sh\ncase "$1" in stages/*.py) exec {plain} -S {asking} "$@" ;; esac\n'
+        f'#!/bin/sh\ncase "$1" in stages/*.py) exec {plain} -S {client} "$@" ;; esac\n'
         f'exec {plain} "$@"\n'
     )
     script.chmod(0o755)
     while not path.exists():
-        assert server.poll() is None, "the warm Python did not start"
+        assert server.poll() is None, "the preloaded Python did not start"
         time.sleep(0.05)
     return str(folder)
 
 
 def serve(path: str) -> dict[str, Any]:
-    """Answer requests; returns only in a fork, with the request that it shall run."""
+    """Answer requests. Returns only in a fork, with the request that the fork has to run."""
     import importlib
 
     for name in LIBRARIES:
@@ -92,33 +93,33 @@ def serve(path: str) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        listener.settimeout(5)  # seconds between looks whether the tests are still there
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who only pass on
+        listener.settimeout(5)  # seconds between checks that the tests still run
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # intermediate forks are not waited for
         while os.getppid() == tests:
             with contextlib.suppress(TimeoutError):
-                asker, _ = listener.accept()
+                client, _ = listener.accept()
                 if os.fork() == 0:
                     listener.close()
-                    return passed_on(asker)
-                asker.close()
+                    return fork_and_wait(client)
+                client.close()
     sys.exit()
 
 
-def passed_on(asker: socket.socket) -> dict[str, Any]:
-    """The request, in a further fork; this process waits for that and tells its exit code."""
+def fork_and_wait(client: socket.socket) -> dict[str, Any]:
+    """The request, in a further fork; this process waits for the fork and sends its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _, streams, _, _ = socket.recv_fds(asker, 1, 3)
-    with asker.makefile() as lines:
+    _, streams, _, _ = socket.recv_fds(client, 1, 3)
+    with client.makefile() as lines:
         request = json.loads(lines.readline())
     pid = os.fork()
     if pid == 0:
-        asker.close()
+        client.close()
         return request | {"streams": streams}
     for stream in streams:
         os.close(stream)
-    asker.sendall(f"{pid}\n".encode())
+    client.sendall(f"{pid}\n".encode())
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    asker.sendall(f"{code if code >= 0 else 128 - code}\n".encode())
+    client.sendall(f"{code if code >= 0 else 128 - code}\n".encode())
     os._exit(0)
 
 

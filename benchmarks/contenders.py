@@ -1,4 +1,4 @@
-"""The two that are compared: the engine's step, and transformers' ViTPose in a plain loop."""
+"""The two contenders: the engine's training step, and transformers' ViTPose in a plain loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Work = Callable[[], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all measurements of a run share."""
+    """Settings that all measurements of a run share."""
 
     device: torch.device
     amp: str
@@ -33,7 +33,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Case:
-    """One model: its params, batch and what it trains on."""
+    """One model: its params, batch size and setting."""
 
     name: str
     params: Params
@@ -42,23 +42,21 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two: a training step and a flip-test prediction of a batch."""
+class Contender:
+    """A training step, and a prediction with flip test, of one batch."""
 
     step: Work
     predict: Work
 
 
-def our_side(case: Case) -> Side:
-    """The engine's step; see the head of this file."""
+def ours(case: Case) -> Contender:
+    """The engine's supervised step and its prediction."""
     params, device = case.params, case.setting.device
-    model, codec = (
-        models_build.build_model(params, COCO_17).to(device),
-        build.codec(params, COCO_17),
-    )
-    law = params.train
-    optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
-    set_lr(optimizer, law.lr)
+    model = models_build.build_model(params, COCO_17).to(device)
+    codec = build.codec(params, COCO_17)
+    train = params.train
+    optimizer = build_adamw(model, train.weight_decay, train.layer_decay, train.betas)
+    set_lr(optimizer, train.lr)
     run = supervised_step(model, codec, device, case.setting.amp)
     images, targets = samples(case)
 
@@ -66,7 +64,7 @@ def our_side(case: Case) -> Side:
         model.train()
         optimizer.zero_grad(set_to_none=True)
         run((images, targets), 0)
-        nn.utils.clip_grad_norm_(model.parameters(), law.clip_grad_norm)
+        nn.utils.clip_grad_norm_(model.parameters(), train.clip_grad_norm)
         optimizer.step()
 
     @torch.no_grad()
@@ -75,11 +73,11 @@ def our_side(case: Case) -> Side:
         with autocast(device, case.setting.amp):
             predict_maps(model, codec, normalise(images), flip=True)
 
-    return Side(step, predict)
+    return Contender(step, predict)
 
 
 def samples(case: Case) -> tuple[Tensor, Tensor]:
-    """Images (B, h, w, 3) uint8 and targets (B, K, 3) on the device, drawn from a seed."""
+    """Random images (B, h, w, 3) uint8 and targets (B, K, 3) on the device, from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     width, height = case.params.codec.input_size
     shape = (case.batch, height, width, 3)
@@ -90,9 +88,9 @@ def samples(case: Case) -> tuple[Tensor, Tensor]:
     return images.to(case.setting.device), targets.to(case.setting.device)
 
 
-def their_side(case: Case) -> Side | None:
+def theirs(case: Case) -> Contender | None:
     """transformers' model in a plain loop; None without transformers or for another head."""
-    model = their_model(case.params)
+    model = huggingface_vitpose(case.params)
     if model is None:
         return None
     device, amp = case.setting.device, case.setting.amp
@@ -118,29 +116,29 @@ def their_side(case: Case) -> Side | None:
             plain, mirrored = model(images).heatmaps, model(images.flip(3)).heatmaps
             (plain + codec.flip_back(mirrored)) / 2
 
-    return Side(step, predict)
+    return Contender(step, predict)
 
 
-def their_model(params: Params) -> nn.Module | None:
-    """VitPoseForPoseEstimation of the same sizes, random weights."""
-    law = params.model
-    if law.head != "classic" or law.deconv_channels != (256, 256):
+def huggingface_vitpose(params: Params) -> nn.Module | None:
+    """VitPoseForPoseEstimation of the same sizes with random weights; None as for `theirs`."""
+    settings = params.model
+    if settings.head != "classic" or settings.deconv_channels != (256, 256):
         return None
     try:
         from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
     except ImportError:
-        print("transformers is not installed: no peer. `--help` tells how to put it beside")
+        print("transformers is not installed: only ours is measured; `--help` says how to add it")
         return None
     backbone = VitPoseBackboneConfig(
         image_size=params.codec.input_size[::-1],
-        patch_size=(law.patch_size, law.patch_size),
-        hidden_size=law.embed_dim,
-        num_hidden_layers=law.depth,
-        num_attention_heads=law.num_heads,
-        out_indices=[law.depth],
+        patch_size=(settings.patch_size, settings.patch_size),
+        hidden_size=settings.embed_dim,
+        num_hidden_layers=settings.depth,
+        num_attention_heads=settings.num_heads,
+        out_indices=[settings.depth],
     )
     config = VitPoseConfig(backbone_config=backbone, use_simple_decoder=False, num_labels=17)
     model = VitPoseForPoseEstimation(config)
-    if law.grad_checkpointing:
+    if settings.grad_checkpointing:
         model.gradient_checkpointing_enable()
     return model

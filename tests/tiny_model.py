@@ -11,7 +11,7 @@ from pose.deploy.manifest import Manifest
 from pose.models.vit import ModelSpec, PoseModel
 
 
-def about(maps_per_keypoint: int = 1) -> Manifest:
+def tiny_manifest(maps_per_keypoint: int = 1) -> Manifest:
     """Of a model of milliseconds: input 24 x 32, maps of 12 x 16 cells."""
     return Manifest(
         model=ModelSpec((24, 32), 8, 2, 16, 1, 2, 0.0, "sapiens", (8, 8), (8,), False,
@@ -29,9 +29,9 @@ def about(maps_per_keypoint: int = 1) -> Manifest:
     )  # fmt: skip
 
 
-def picture_model(law: Manifest | None = None) -> PoseModel:
+def random_model(law: Manifest | None = None) -> PoseModel:
     """Random weights, large enough that the maps have peaks of about 1."""
     torch.manual_seed(0)
-    model = PoseModel((law or about()).model).eval()
+    model = PoseModel((law or tiny_manifest()).model).eval()
     torch.nn.init.normal_(model.head.final_layer.weight)
     return model

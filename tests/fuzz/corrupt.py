@@ -125,7 +125,7 @@ def _peak() -> int:
 
 
 @st.composite
-def spoilt_bytes(draw: st.DrawFn, content: bytes) -> bytes:
+def corrupted_bytes(draw: st.DrawFn, content: bytes) -> bytes:
     """The content cut, with bits flipped, with pieces lost, doubled or overwritten."""
     out = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
@@ -172,7 +172,7 @@ JUNK = st.recursive(
 
 
 @st.composite
-def spoilt_json(draw: st.DrawFn, value: Any) -> Any:
+def corrupted_json(draw: st.DrawFn, value: Any) -> Any:
     """A copy with a few nodes replaced by junk, removed, or doubled."""
     holder = [copy.deepcopy(value)]
     for _ in range(draw(st.integers(1, 3))):
@@ -180,7 +180,7 @@ def spoilt_json(draw: st.DrawFn, value: Any) -> Any:
         if container is None:
             holder[0] = draw(JUNK)
         else:
-            _spoil_node(draw, container, key)
+            _corrupt_node(draw, container, key)
     return holder[0]
 
 
@@ -196,7 +196,7 @@ def _place(draw: st.DrawFn, value: Any) -> tuple[Any, Any]:
     return container, key
 
 
-def _spoil_node(draw: st.DrawFn, container: Any, key: Any) -> None:
+def _corrupt_node(draw: st.DrawFn, container: Any, key: Any) -> None:
     kind = draw(st.sampled_from(["junk", "junk", "junk", "lose", "double"]))
     if kind == "junk":
         container[key] = draw(JUNK)
