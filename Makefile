@@ -1,39 +1,48 @@
 # Works without an active environment, in paths with spaces, with pip alone.
 PYTHON ?= python3
 BIN := .venv/bin
+SYSTEM_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test test-long coverage mutants check lock seeds pr-report reproduce
-.PHONY: verify-metrics demo-exp baseline unit
-setup: .venv/ready
+.PHONY: setup dev repro test unit test-long coverage mutants check lock setup-matrix seeds
+.PHONY: pr-report reproduce verify-metrics demo-exp baseline remake
 
-.venv/ready: requirements.txt
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.txt
+# A stamp is made again if its lock is newer, or if the environment's Python does not run.
+setup: .venv/ready      ## the environment: what the chain needs
+dev: .venv/ready-dev    ## the environment, and what tests and linters need
+
+# The system's Python, also where the environment's own is broken.
+ENVIRONMENT = PATH="$(SYSTEM_PATH)" $(PYTHON) tools/setup_environment.py
+RUNS = $(shell $(1)/bin/python -c '' 2>/dev/null || echo remake)
+.venv/ready: requirements.txt $(call RUNS,.venv)
+	$(ENVIRONMENT) .venv requirements.txt
+	touch $@
+
+.venv/ready-dev: requirements-dev.txt .venv/ready
+	$(ENVIRONMENT) .venv requirements-dev.txt
 	touch $@
 
 repro: setup            ## rebuild everything that changed, end to end
 	$(BIN)/python tools/repair_lock.py
 	$(BIN)/python -m dvc repro
 
-test: setup             ## the whole test suite
+test: dev               ## the whole test suite
 	$(BIN)/python -m pytest
 
-unit: setup             ## unit, property and golden tests; ROOM=codecs: the unit tests of one room
+unit: dev               ## unit, property and golden tests; ROOM=codecs: the unit tests of one room
 	$(BIN)/python -m pytest $(if $(ROOM),tests/unit/$(ROOM),tests/unit tests/property tests/golden)
 
-test-long: setup        ## what takes minutes to hours a test: a storm of kills, long fuzzing
+test-long: dev          ## what takes minutes to hours a test: a storm of kills, long fuzzing
 	$(BIN)/python -m pytest -m long -n 2
 
-coverage: setup         ## lines and branches of stages/pose that tests without processes reach
+coverage: dev           ## lines and branches of stages/pose that tests without processes reach
 	$(BIN)/python -m pytest tests/unit tests/property tests/golden tests/fuzz --cov=stages/pose \
 		--cov-branch --cov-report=term --cov-fail-under=90
 
-mutants: setup          ## a sample of small changes to the code, each of which a test has to notice
+mutants: dev            ## a sample of small changes to the code, each of which a test has to notice
 	$(BIN)/python tests/mutate.py 150
 
-check: setup            ## linters and types
+check: dev              ## linters and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
@@ -49,9 +58,8 @@ export BASE
 pr-report: $(REVIEW)/ready  ## what this branch changes against BASE, into pr_report/; as CI does
 	$(REVIEW)/bin/python tools/pr_report.py --base "$$BASE"
 
-.venv-review/ready: tools/requirements.txt
-	$(PYTHON) -m venv .venv-review
-	.venv-review/bin/python -m pip install --disable-pip-version-check --require-hashes -r tools/requirements.txt
+.venv-review/ready: tools/requirements.txt $(call RUNS,.venv-review)
+	$(ENVIRONMENT) .venv-review tools/requirements.txt
 	touch $@
 
 verify-metrics: setup   ## are metrics/ still those of the last commit, to another CPU's rounding?
@@ -69,11 +77,11 @@ demo-exp: setup         ## two learning rates, shortened, and their table (docs/
 	$(BIN)/python -m dvc exp show --no-pager --only-changed --drop '.*' \
 		--keep 'Experiment|AP$$|train[.]lr$$|phase2[.]epochs$$' --sort-by AP --sort-order desc
 
-COMPILE := uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --quiet
-lock: setup             ## requirements.in -> requirements.txt, and the same of tools/
-	$(BIN)/python -m $(COMPILE) --output-file requirements.txt requirements.in
-	$(BIN)/python -m $(COMPILE) --no-annotate --constraint requirements.txt \
-		--output-file tools/requirements.txt tools/requirements.in
+lock: dev               ## requirements.in -> requirements.txt, the same for -dev and of tools/
+	$(BIN)/python tools/lock.py
+
+setup-matrix: dev       ## old and new pips install exactly what the locks pin; one row for each
+	$(BIN)/python tools/setup_matrix.py
 
 baseline:               ## accept this run: the report's deltas are to it from now on
 	mkdir -p metrics/baseline
