@@ -21,9 +21,9 @@ from pathlib import Path
 
 OLDEST, NEWEST = (3, 10), (3, 13)
 AGAIN = "then run the same command again"
-INSTALL = "-m pip install --disable-pip-version-check --require-hashes --no-deps".split()
+PIP = ["-m", "pip", "install", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
 # For releases without a wheel: built with the pinned setuptools, not with the newest one.
-BUILD = "--no-build-isolation --use-pep517".split()
+BUILD = ["--no-build-isolation", "--use-pep517"]
 BUILD_TOOLS = re.compile(r"^(?:setuptools|wheel)==.*\n(?:[ \t]+--hash=.*\n)*", re.M)
 FULL = re.compile(r"No space left on device|Disk quota exceeded")
 NO_ANSWER = re.compile(
@@ -77,9 +77,10 @@ def works(python: Path) -> bool:
     """Whether that Python is one of ours, in an environment of its own, and starts its pip."""
     versions = f"{OLDEST} <= sys.version_info[:2] <= {NEWEST} and sys.prefix != sys.base_prefix"
     code = f"import sys, pip._internal.commands.install; sys.exit(not ({versions}))"
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
-        done = subprocess.run([str(python), "-c", code], check=False, **silent)
+        done = subprocess.run(
+            [str(python), "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
     except OSError:  # not there, or a link to a Python that is gone
         return False
     return done.returncode == 0
@@ -92,8 +93,8 @@ def install(python: Path, lock: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tools = Path(scratch) / "build_tools.txt"
         tools.write_text("".join(BUILD_TOOLS.findall(text)), encoding="utf-8")
-        steps = [[*INSTALL, "-r", str(tools)]] if tools.stat().st_size else []
-        for step in [*steps, [*INSTALL, *BUILD, "-r", str(lock)]]:
+        steps = [[*PIP, "-r", str(tools)]] if tools.stat().st_size else []
+        for step in [*steps, [*PIP, *BUILD, "-r", str(lock)]]:
             status, errors = run([str(python), *step])
             if status:
                 raise SetupError(explain(errors, status, python.parent.parent, "pip"))
@@ -144,8 +145,9 @@ def run(command: "list[str]") -> "tuple[int, str]":
     """Exit status and stderr of a command, which both go to the terminal as they come."""
     lines = []
     with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
+        assert child.stderr
         try:
-            for line in iter(child.stderr.readline, b""):
+            for line in child.stderr:
                 os.write(2, line)
                 lines.append(line.decode("utf-8", "replace"))
         except KeyboardInterrupt:
@@ -173,7 +175,7 @@ def explain(errors: str, status: int, folder: Path, name: str) -> str:
         return f"no answer from the package index ({words}); check the network, {AGAIN}"
     if "DO NOT MATCH THE HASHES" in errors:
         return (
-            f"a file is not the one that the lock names, see above; it was not installed; {AGAIN}"
+            f"a file is not the one that the lock names, see above; it is not installed"
         )
     found = [line for line in errors.splitlines() if re.match(r"ERROR|Error|\w+Error:", line)]
     words = found[-1].strip() if found else f"status {status}"
