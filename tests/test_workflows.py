@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PINNED = re.compile(r"- uses: actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
 WRITES = {"pr_comment.yml": {"pull-requests": "write", "actions": "read"}}  # the others only read
-PR, COMMENT = "pr.yml", "pr_comment.yml"
+PR, COMMENT, TESTS = "pr.yml", "pr_comment.yml", "tests.yml"
+MINUTES = {TESTS: 120}  # it trains; the others compare files
 
 
 def read(name: str) -> dict[str, Any]:
@@ -29,7 +30,7 @@ NAMES = [path.name for path in WORKFLOWS]
 
 
 def test_there_are_workflows() -> None:
-    assert {PR, COMMENT} <= set(NAMES)
+    assert set(NAMES) == {PR, COMMENT, TESTS}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,7 +39,7 @@ def test_rights_are_the_least(name: str) -> None:
     assert workflow["permissions"] in ({}, {"contents": "read"})
     for job in workflow["jobs"].values():
         assert job.get("permissions", {}) == WRITES.get(name, {})
-        assert job["timeout-minutes"] <= 15
+        assert job["timeout-minutes"] <= MINUTES.get(name, 15)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=NAMES)
@@ -75,9 +76,44 @@ def test_the_review_is_a_make_target() -> None:
     assert re.search(r"^pr-report:", makefile, re.M)
 
 
+def test_the_tests_run_on_each_python_and_each_week() -> None:
+    workflow = read(TESTS)
+    assert set(workflow["on"]) == {"push", "pull_request", "schedule", "workflow_dispatch"}
+    assert workflow["on"]["push"] == {"branches": ["main"]}
+    assert len(workflow["on"]["schedule"]) == 1
+    (job,) = workflow["jobs"].values()
+    assert job["strategy"]["matrix"] == {"python": ["3.10", "3.11", "3.12", "3.13"]}
+    assert job["strategy"]["fail-fast"] is False
+    assert [step["run"] for step in steps(TESTS) if "run" in step][-1] == ".ci/run"
+
+
+def test_the_tests_cannot_write_and_are_kept_no_secret() -> None:
+    text = (ROOT / ".github" / "workflows" / TESTS).read_text(encoding="utf-8")
+    assert "secrets." not in text
+    (checkout,) = [step for step in steps(TESTS) if "checkout" in step.get("uses", "")]
+    assert checkout["with"] == {"persist-credentials": False}
+
+
+def test_the_pip_cache_is_keyed_by_the_locks() -> None:
+    (python,) = [step for step in steps(TESTS) if "setup-python" in step.get("uses", "")]
+    assert python["with"]["cache"] == "pip"
+    locks = {path.name for path in ROOT.glob(python["with"]["cache-dependency-path"])}
+    assert locks == {"requirements.txt", "requirements-dev.txt"}
+
+
+def test_a_clean_checkout_is_set_up_checked_and_tested() -> None:
+    lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("make ")] == [
+        "make setup",
+        "make check",
+        "make test",
+    ]
+
+
 def test_the_review_environment_has_the_projects_versions() -> None:
     def pins(name: str) -> set[str]:
-        return set(re.findall(r"^[\w.-]+==\S+", (ROOT / name).read_text(encoding="utf-8"), re.M))
+        text = (ROOT / name).read_text(encoding="utf-8")
+        return set(re.findall(r"^[\w.-]+(?:\[[\w,]+\])?==\S+", text, re.M))
 
     assert pins("tools/requirements.txt") <= pins("requirements.txt")
     wanted = (ROOT / "tools/requirements.in").read_text(encoding="utf-8").splitlines()

@@ -9,12 +9,16 @@ import base64
 import hashlib
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from locks import Pin
+
+Hashes = Mapping[tuple[str, str], str]
 DATE = (2020, 1, 1, 0, 0, 0)  # the same bytes each time
 
 
@@ -63,6 +67,25 @@ def write_wheel(folder: Path, release: Release, files: Iterable[tuple[str, bytes
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name, DATE), content)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_index(folder: Path, releases: Iterable[Release]) -> dict[tuple[str, str], str]:
+    """sha256 by name and version of the hollow wheels in the folder; a newer one beside each."""
+    folder.mkdir()
+    hashes: dict[tuple[str, str], str] = {}
+    for found in releases:
+        hashes[canonicalize_name(found.name), found.version] = write_wheel(folder, found)
+        write_wheel(folder, found.newer())
+    return hashes
+
+
+def write_hollow_lock(path: Path, pins: Iterable[Pin], hashes: Hashes) -> None:
+    """The lock with the hollow wheels' sha256 added; the real ones stay, for what is real."""
+    lines = []
+    for pin in pins:
+        own = hashes.get((pin.name, pin.version))
+        lines.append(Pin(pin.requirement, (*([own] if own else []), *pin.hashes)).line())
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _digest(content: bytes) -> str:

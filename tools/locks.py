@@ -35,9 +35,8 @@ class Pin:
 
     def line(self) -> str:
         """As it stands in a lock."""
-        return " \\\n    ".join(
-            [str(self.requirement), *(f"--hash=sha256:{h}" for h in self.hashes)]
-        )
+        hashes = [f"--hash=sha256:{digest}" for digest in self.hashes]
+        return " \\\n    ".join([str(self.requirement), *hashes])
 
 
 def read_pins(text: str) -> list[Pin]:

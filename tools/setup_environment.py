@@ -174,9 +174,7 @@ def explain(errors: str, status: int, folder: Path, name: str) -> str:
         words = silence[-1].strip()
         return f"no answer from the package index ({words}); check the network, {AGAIN}"
     if "DO NOT MATCH THE HASHES" in errors:
-        return (
-            f"a file is not the one that the lock names, see above; it is not installed"
-        )
+        return "a file is not the one that the lock names, see above; it is not installed"
     found = [line for line in errors.splitlines() if re.match(r"ERROR|Error|\w+Error:", line)]
     words = found[-1].strip() if found else f"status {status}"
     return f"{name} failed ({words}); {room(folder)}; see above, {AGAIN}"
