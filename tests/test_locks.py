@@ -7,11 +7,12 @@ setup-matrix` tries the same with old and new pips.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -40,42 +41,53 @@ ENVIRONMENTS = [
     for python in PYTHONS
     for machine in ("x86_64", "aarch64")
 ]
-WITHOUT_PIN = {"pip"}  # what an environment brings
 
 
 def read(name: str) -> list[Pin]:
     return read_lock(ROOT / name)
 
 
-def installed(pin: Pin) -> importlib.metadata.Distribution | None:
-    """The distribution, if it is there in the pinned version."""
+def installed(name: str, version: str) -> importlib.metadata.Distribution | None:
+    """The distribution, if it is there in that version."""
     try:
-        found = importlib.metadata.distribution(pin.name)
+        found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-    return found if found.version == pin.version else None
+    return found if found.version == version else None
 
 
-def asked(pin: Pin, environment: dict[str, str]) -> Iterator[Requirement]:
-    """What the pinned package, with its extras, asks for in that environment."""
-    found = installed(pin)
-    for text in found.requires or [] if found else []:
-        wanted = Requirement(text)
-        extras = {*pin.requirement.extras, ""}
-        marker = wanted.marker
-        if marker is None or any(marker.evaluate(environment | {"extra": e}) for e in extras):
-            yield wanted
+@functools.cache
+def requirements(name: str, version: str) -> list[Requirement]:
+    """What the release asks for, if it is installed here."""
+    found = installed(name, version)
+    return [Requirement(text) for text in found.requires or []] if found else []
+
+
+@functools.cache
+def asked(name: str, version: str, extras: frozenset[str], index: int) -> list[Requirement]:
+    """What the release, with these extras, asks for in that one of the environments."""
+    wanted, environment = requirements(name, version), ENVIRONMENTS[index]
+    return [
+        one
+        for one in wanted
+        if one.marker is None
+        or any(one.marker.evaluate(environment | {"extra": extra}) for extra in {*extras, ""})
+    ]
 
 
 def missing(pins: list[Pin], known: Iterable[Pin] = ()) -> set[str]:
     """Requirements of the pinned packages that no line of the lock, or of a known one, meets."""
     found = set()
-    for environment in ENVIRONMENTS:
-        lines = [pin for pin in (*pins, *known) if pin.applies(environment)]
-        for pin in pins:
-            if pin.applies(environment):
-                wanted = asked(pin, environment)
-                found |= {f"{pin.name}: {w}" for w in wanted if not any(meets(p, w) for p in lines)}
+    for index, environment in enumerate(ENVIRONMENTS):
+        lines: dict[str, list[Pin]] = {}
+        for pin in {
+            pin.line(): pin for pin in (*pins, *known) if pin.applies(environment)
+        }.values():
+            lines.setdefault(pin.name, []).append(pin)
+        for pin in (pin for pin in pins if pin in lines.get(pin.name, [])):
+            for one in asked(pin.name, pin.version, frozenset(pin.requirement.extras), index):
+                if not any(meets(line, one) for line in lines.get(canonicalize_name(one.name), [])):
+                    found.add(f"{pin.name}: {one}")
     return found
 
 
@@ -92,7 +104,7 @@ def meets(pin: Pin, wanted: Requirement) -> bool:
 def test_what_is_pinned_for_this_python_is_installed(name: str) -> None:
     """Else the tests below would read nothing."""
     here = [pin for pin in read(name) if pin.applies()]
-    assert [pin.line() for pin in here if not installed(pin)] == []
+    assert [pin.line() for pin in here if not installed(pin.name, pin.version)] == []
     assert len(here) > 20
 
 
@@ -206,7 +218,7 @@ def test_what_runs_imports_nothing_of_the_tests(folder: str) -> None:
 
 def release(pin: Pin) -> Release:
     """The installed release, with the tags of any wheel."""
-    found = installed(pin)
+    found = installed(pin.name, pin.version)
     assert found, pin.line()
     extras = tuple(found.metadata.get_all("Provides-Extra") or ())
     python = found.metadata.get("Requires-Python", "")

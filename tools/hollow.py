@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -56,7 +57,7 @@ class Release:
 def write_wheel(folder: Path, release: Release, files: Iterable[tuple[str, bytes]] = ()) -> str:
     """sha256 of the wheel that it writes into the folder."""
     info = f"{release.stem}.dist-info"
-    tags = "".join(f"Tag: {tag}\n" for tag in release.tags.split("."))
+    tags = "".join(f"Tag: {'-'.join(tag)}\n" for tag in single_tags(release.tags))
     wheel = f"Wheel-Version: 1.0\nGenerator: hollow\nRoot-Is-Purelib: true\n{tags}"
     members = [*files, (f"{info}/METADATA", release.metadata.encode())]
     members += [(f"{info}/WHEEL", wheel.encode())]
@@ -67,6 +68,11 @@ def write_wheel(folder: Path, release: Release, files: Iterable[tuple[str, bytes
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name, DATE), content)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def single_tags(tags: str) -> Iterable[tuple[str, ...]]:
+    """py2.py3-none-any as py2-none-any and py3-none-any, each in its three parts."""
+    return itertools.product(*(part.split(".") for part in tags.split("-")))
 
 
 def write_index(folder: Path, releases: Iterable[Release]) -> dict[tuple[str, str], str]:

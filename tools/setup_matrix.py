@@ -208,7 +208,7 @@ def compare(pins: Iterable[Pin], python: str, folder: Path) -> str:
     odd += sorted(found.keys() - wanted.keys() - {"pip", "setuptools"})
     checked = run([python, "-m", "pip", "check"], folder, offline(folder))
     if odd or checked.returncode:
-        return f"FAILED: {', '.join(odd) or first_error(checked.stdout)}"
+        return f"FAILED: {', '.join(odd) or first_error(checked.stdout + checked.stderr)}"
     return f"{len(wanted)} as pinned"
 
 
