@@ -45,13 +45,18 @@ from pose.common.script import exit_codes
 from pose.common.skeleton import Skeleton, oks_sigmas
 from pose.crop_table import CropTable
 from pose.data import build as data_build
-from pose.data.samples import TestSamples, TrainingSamples, test_loader
+from pose.data.samples import TestSamples, TrainingSamples, batch_loader, test_batches
 from pose.engine import train as engine_train
 from pose.engine.ema import WeightEma
 from pose.engine.fit import ONE_BATCH, StepLoss, TrainState, fit, supervised_step
 from pose.engine.optim import build_adamw
 from pose.evaluation.coco_metrics import coco_eval, to_results
-from pose.evaluation.predict import Ensemble, predict
+from pose.evaluation.predict import (
+    Ensemble,
+    codec_decoders,
+    concat_predictions,
+    predict_batches,
+)
 from pose.models import build as models_build
 from pose.models.checkpoint import load_model
 from pose.models.vit import PoseModel
@@ -259,11 +264,13 @@ def evaluate(
     network.eval()
     codec, table = data_build.codec(params, skeleton), CropTable(stage.CACHE / "val")
     samples = TestSamples(table, table.labelled(), params.augment.bbox_padding, codec)
-    batches = test_loader(samples, params.evaluate.batch_size)
+    loader = batch_loader(samples, test_batches(len(samples), params.evaluate.batch_size, 0, 1), 0)
     blur = Blur(params.codec.blur_kernel_size, params.codec.blur_border)
-    found = predict(network, codec, batches, device, "none", blur)[True, codec.refinement]
+    decoders = {codec.refinement: codec_decoders(codec, blur)[codec.refinement]}
+    parts = predict_batches(network, codec, loader, device, "none", decoders, ["flip"])
+    found = concat_predictions([part["flip", codec.refinement] for part in parts])
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
-    areas = np.array([np.prod(samples.box(int(row))[1]) for row in found.rows])
+    areas = samples.padded_areas(found.rows)
     truth, law = read_json(stage.CACHE / "ground_truth.json"), params.evaluate
     thresholds = law.keypoint_score_thr, law.oks_nms_thr
     category = truth["categories"][0]["id"]

@@ -30,7 +30,7 @@ from pose import distributed
 from pose.analysis import breakdown
 from pose.analysis.error_diagnosis import MATCH_OKS, error_table
 from pose.analysis.matching import assign, keypoint_similarity, match_results, partners, person_oks
-from pose.analysis.predict_resumable import predict_kept
+from pose.analysis.predict_resumable import predict_resumable
 from pose.codecs import geometry
 from pose.codecs.gaussian import Blur
 from pose.common import stage
@@ -43,7 +43,7 @@ from pose.crop_table import CropTable
 from pose.data import build
 from pose.data.samples import TestSamples
 from pose.evaluation.coco_metrics import STATS, coco_eval, rescore, to_results
-from pose.evaluation.predict import Ensemble, Found, Predictions
+from pose.evaluation.predict import Ensemble, Predictions, PredictionsByView
 from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model
 
@@ -170,7 +170,7 @@ def _predictions(
     val: Val,
     device: torch.device,
     kept: Path,
-) -> Found:
+) -> PredictionsByView:
     """Everyone's predictions by the mean of these checkpoints; finished batches are in `kept`."""
 
     def network() -> nn.Module:
@@ -179,7 +179,7 @@ def _predictions(
             load_model(member, path)
         return (members[0] if len(members) == 1 else Ensemble(members)).to(device).eval()
 
-    return predict_kept(
+    return predict_resumable(
         kept,
         f"{NAME}: {name}",
         network,
@@ -194,14 +194,14 @@ def _predictions(
 
 
 def _results(params: Params, val: Val, found: Predictions) -> list[dict[str, Any]]:
-    areas = np.array([np.prod(val.samples.box(int(row))[1]) for row in found.rows])
+    areas = val.samples.padded_areas(found.rows)
     law = params.evaluate
     thresholds = law.keypoint_score_thr, law.oks_nms_thr
     category_id = val.truth["categories"][0]["id"]
     return to_results(val.samples.table, found, areas, *thresholds, val.sigmas, category_id)
 
 
-def _scores(params: Params, val: Val, name: str, found: Found) -> list[dict[str, Any]]:
+def _scores(params: Params, val: Val, name: str, found: PredictionsByView) -> list[dict[str, Any]]:
     """A row of the ablation for each (tta, decoder); none without a ground truth."""
     rows = []
     for (tta, decoder), predictions in found.items() if val.scored else ():

@@ -27,7 +27,6 @@ from pose.common.files import digest, read_json, write_atomic, write_json
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.script import exit_codes
-from pose.deploy import manifest
 from pose.deploy.export import (
     DATASETS,
     OPSET,
@@ -38,7 +37,14 @@ from pose.deploy.export import (
     verify,
     write_onnx,
 )
-from pose.deploy.manifest import FILE, Manifest, describe
+from pose.deploy.manifest import (
+    FILE,
+    Manifest,
+    build_manifest,
+    describe,
+    project_params,
+    project_weights,
+)
 from pose.deploy.predictor import INPUT, ONNX, OUTPUT, SAFETENSORS, torch_network
 from pose.models.checkpoint import read_provenance
 
@@ -51,10 +57,10 @@ EXAMPLES = 3  # images that the graphs are compared on
 
 
 def main(name: str, out: Path) -> None:
-    params = manifest.params()
-    path, about = manifest.weights(name), manifest.manifest(params)
-    model = torch_network(about, path, torch.device("cpu"))
-    w, h = about.codec.input_size
+    params = project_params()
+    path, manifest = project_weights(name), build_manifest(params)
+    model = torch_network(manifest, path, torch.device("cpu"))
+    w, h = manifest.codec.input_size
     images = torch.randn(EXAMPLES, 3, h, w, generator=torch.Generator().manual_seed(0))
     with replacing_folder(out, FILE) as folder:
         program = trace(model, images)
@@ -65,8 +71,10 @@ def main(name: str, out: Path) -> None:
             log(f"{NAME}: {file} differs from torch by {difference:.1e} at most")
         shutil.copyfile(path, folder / SAFETENSORS)
         facts = _facts(name, path, differences)
-        write_json(folder / FILE, describe(about) | facts)
-        write_atomic(folder / "README.md", _card(out.resolve().name, params, about, facts).encode())
+        write_json(folder / FILE, describe(manifest) | facts)
+        write_atomic(
+            folder / "README.md", _card(out.resolve().name, params, manifest, facts).encode()
+        )
     log(f"{NAME}: {out} holds {name}")
 
 
@@ -80,7 +88,7 @@ def _facts(name: str, path: Path, differences: dict[str, float]) -> dict[str, An
     }
 
 
-def _card(title: str, params: Params, about: Manifest, facts: dict[str, Any]) -> str:
+def _card(title: str, params: Params, manifest: Manifest, facts: dict[str, Any]) -> str:
     licence_id, terms = licence(facts["trained"]["start"])
     dataset = DATASETS[params.data.source]
     scores = _scores(facts["trained"]["model"], params.evaluate.asked_models[-1])
@@ -91,7 +99,7 @@ def _card(title: str, params: Params, about: Manifest, facts: dict[str, Any]) ->
     return environment.get_template(TEMPLATE).render(
         front_matter=front_matter(title, licence_id, params.data.source, scores),
         title=title,
-        about=about,
+        manifest=manifest,
         dataset=dataset,
         source=params.data.source,
         scores=scores,

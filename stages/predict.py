@@ -32,10 +32,9 @@ from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.log import log
 from pose.common.script import exit_codes
-from pose.deploy import manifest
 from pose.deploy.boxes import BoxFile, whole_image
 from pose.deploy.detector import DETECTORS, Detector, weights_path, weights_url
-from pose.deploy.manifest import FILE
+from pose.deploy.manifest import FILE, build_manifest, project_params, project_weights
 from pose.deploy.media import Video, is_video, list_inputs, read_picture, video_writer
 from pose.deploy.predictor import Predictor, torch_network
 from pose.deploy.results import Album, FindBoxes, numbers, overlay_paths
@@ -83,11 +82,11 @@ def _predictor(arguments: argparse.Namespace, device: torch.device) -> Predictor
     path, size = arguments.model, arguments.batch_size
     if path is not None and (path.is_dir() or (path.parent / FILE).is_file()):
         return Predictor.load(path, arguments.flip, size, device)
-    params = manifest.params()
-    about = manifest.manifest(params)
-    network = torch_network(about, path or manifest.weights("ssl"), device)
-    flip = about.flip_test if arguments.flip is None else arguments.flip
-    return Predictor(network, about, flip, size, device, params.train.amp)
+    params = project_params()
+    manifest = build_manifest(params)
+    network = torch_network(manifest, path or project_weights("ssl"), device)
+    flip = manifest.flip_test if arguments.flip is None else arguments.flip
+    return Predictor(network, manifest, flip, size, device, params.train.amp)
 
 
 def _box_source(
@@ -96,12 +95,12 @@ def _box_source(
     if arguments.whole_image:
         return lambda image, *names: whole_image(image)
     if arguments.boxes:
-        file = BoxFile(arguments.boxes, predictor.about.category_id)
+        file = BoxFile(arguments.boxes, predictor.manifest.category_id)
         return lambda image, *names: file(*names)
-    if predictor.about.category != "person":
+    if predictor.manifest.category != "person":
         raise PoseError(
-            f"the model is of category {predictor.about.category!r}, the detector finds persons; "
-            "give --boxes FILE or --whole-image"
+            f"the model is of category {predictor.manifest.category!r}, the detector finds "
+            "persons; give --boxes FILE or --whole-image"
         )
     url = weights_url(arguments.detector)
     try:

@@ -13,7 +13,7 @@ import torch
 from pipeline.project import FirstRun
 from pose.common import stage
 from pose.crop_table import CropTable
-from pose.deploy import manifest
+from pose.deploy.manifest import build_manifest, project_params, project_weights
 from pose.deploy.predictor import Predictor, torch_network
 
 CPU = torch.device("cpu")
@@ -38,10 +38,10 @@ def val_pictures(root: Path) -> dict[int, np.ndarray]:
 
 def test_the_same_poses_but_for_the_crops_jpeg(root: Path, first_run: FirstRun) -> None:
     """This model has learnt next to nothing: near-flat maps turn grey levels into pixels."""
-    params = manifest.params()
-    about = manifest.manifest(params)
-    network = torch_network(about, manifest.weights("ssl"), CPU)
-    predictor = Predictor(network, about, about.flip_test, 32, CPU)
+    params = project_params()
+    manifest = build_manifest(params)
+    network = torch_network(manifest, project_weights("ssl"), CPU)
+    predictor = Predictor(network, manifest, manifest.flip_test, 32, CPU)
     table, pictures = CropTable(root / "data/cache/val"), val_pictures(root)
     evaluated = first_run.project.json("data/predictions/persons.json")
     assert len(evaluated) >= 4
@@ -55,10 +55,10 @@ def test_the_same_poses_but_for_the_crops_jpeg(root: Path, first_run: FirstRun) 
 
 
 def test_the_manifest_is_of_params_and_cache(root: Path) -> None:
-    params = manifest.params()
-    about = manifest.manifest(params)
-    assert about.codec.input_size == params.codec.input_size
-    assert (about.category, about.category_id) == ("person", 1)
-    assert about.model.num_keypoints == about.skeleton.num_keypoints == 17
-    assert about.bbox_padding == params.augment.bbox_padding
-    assert about.flip_test == params.evaluate.flip_test
+    params = project_params()
+    manifest = build_manifest(params)
+    assert manifest.codec.input_size == params.codec.input_size
+    assert (manifest.category, manifest.category_id) == ("person", 1)
+    assert manifest.model.num_keypoints == manifest.skeleton.num_keypoints == 17
+    assert manifest.bbox_padding == params.augment.bbox_padding
+    assert manifest.flip_test == params.evaluate.flip_test

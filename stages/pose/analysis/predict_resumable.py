@@ -1,4 +1,4 @@
-"""Predictions kept batch by batch on the disk, so that a killed evaluation goes on behind them."""
+"""Predictions stored batch by batch, so that a killed evaluation resumes at the next batch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from pose.common.files import replacing
 from pose.common.log import log
 from pose.data.samples import TestSamples, batch_loader, test_batches
 from pose.evaluation.predict import (
-    Found,
     Predictions,
+    PredictionsByView,
+    codec_decoders,
+    concat_predictions,
+    empty_predictions,
     gather_predictions,
-    joined,
-    nobody,
-    predict_each,
+    predict_batches,
 )
 
 
-def predict_kept(
+def predict_resumable(
     folder: Path,
     name: str,
     network: Callable[[], nn.Module],
@@ -38,57 +39,60 @@ def predict_kept(
     amp: str,
     blur: Blur,
     workers: int,
-) -> Found:
+) -> PredictionsByView:
     """Predictions of all samples by (tta, decoder), in all processes.
 
-    This process's batches that folder holds are read from it, the others are predicted, by the
-    network in eval mode on the device, and written to it: folder must speak of this network and
-    these samples. Raises PoseError, naming the network, for keypoints that are not finite.
+    Batches of this process that are stored in folder are read, the others are predicted and stored.
+    The folder must belong to this network and these samples. network() is called only if a batch is
+    left to predict, and gives a module in eval mode on the device. Raises PoseError, naming the
+    network, for keypoints that are not finite.
     """
-    mine = test_batches(len(samples), batch_size, distributed.rank(), distributed.world_size())
-    files = {folder / f"{batch[0]:08d}.npz": batch for batch in mine}
-    todo = {path: batch for path, batch in files.items() if not path.exists()}
-    if len(todo) < len(mine):
-        log(f"{name}: {len(mine) - len(todo)} of {len(mine)} batches were predicted before")
-    codec = samples.codec
-    if todo:
-        loader = batch_loader(samples, list(todo.values()), workers)
+    own = test_batches(len(samples), batch_size, distributed.rank(), distributed.world_size())
+    files = {folder / f"{batch[0]:08d}.npz": batch for batch in own}
+    missing = {path: batch for path, batch in files.items() if not path.exists()}
+    if len(missing) < len(own):
+        log(f"{name}: {len(own) - len(missing)} of {len(own)} batches were predicted before")
+    codec, decoders = samples.codec, codec_decoders(samples.codec, blur)
+    if missing:
+        loader = batch_loader(samples, list(missing.values()), workers)
         bar = tqdm(loader, name, disable=None if distributed.is_first() else True)
-        each = predict_each(network(), codec, bar, device, amp, blur, ttas, samples.zooms)
-        for path, found in zip(todo, each, strict=True):
-            _require_finite(found, name)
-            save_predictions(path, found)
+        each = predict_batches(network(), codec, bar, device, amp, decoders, ttas, samples.zooms)
+        for path, predictions in zip(missing, each, strict=True):
+            _require_finite(predictions, name)
+            save_predictions(path, predictions)
     parts = [load_predictions(path) for path in files]
-    none = nobody(len(codec.flip_indices))
-    keys = [(tta, decoder) for tta in ttas for decoder in ("argmax", codec.refinement)]
-    own = {key: joined([none, *(part[key] for part in parts)]) for key in keys}
-    return gather_predictions(own, len(samples), batch_size)
+    none = empty_predictions(len(codec.flip_indices))
+    joined = {
+        key: concat_predictions([none, *(part[key] for part in parts)])
+        for key in ((tta, decoder) for tta in ttas for decoder in decoders)
+    }
+    return gather_predictions(joined, len(samples), batch_size)
 
 
-def _require_finite(found: Found, name: str) -> None:
-    for one in found.values():
-        numbers = np.concatenate([one.keypoints.reshape(len(one.rows), -1), one.scores], axis=1)
+def _require_finite(predictions: PredictionsByView, name: str) -> None:
+    for poses in predictions.values():
+        numbers = np.concatenate([poses.keypoints.reshape(len(poses.rows), -1), poses.scores], 1)
         bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
         if len(bad):
             raise PoseError(
-                f"{name}: the pose in row {one.rows[bad[0]]} of the cache is not of finite numbers "
-                f"({len(bad)} of {len(one.rows)} in its batch); has the training diverged?"
+                f"{name}: the pose in row {poses.rows[bad[0]]} of the cache is not finite "
+                f"({len(bad)} of {len(poses.rows)} in its batch); has the training diverged?"
             )
 
 
-def save_predictions(path: Path, found: Found) -> None:
-    """Write them (beside, then moved) for load_predictions, bit for bit."""
+def save_predictions(path: Path, predictions: PredictionsByView) -> None:
+    """Write a .npz file, atomically, that load_predictions reads back bit by bit."""
     arrays = {
-        f"{tta} {decoder} {field.name}": getattr(one, field.name)
-        for (tta, decoder), one in found.items()
+        f"{tta} {decoder} {field.name}": getattr(poses, field.name)
+        for (tta, decoder), poses in predictions.items()
         for field in fields(Predictions)
     }
     with replacing(path) as beside, beside.open("wb") as stream:
         np.savez(stream, **arrays)
 
 
-def load_predictions(path: Path) -> Found:
-    """What save_predictions has written."""
+def load_predictions(path: Path) -> PredictionsByView:
+    """The predictions in a file of save_predictions."""
     with np.load(path, allow_pickle=False) as arrays:
         keys = dict.fromkeys((name.split()[0], name.split()[1]) for name in arrays.files)
         return {

@@ -37,6 +37,12 @@ def bbox_to_center_scale(
     return center, fix_aspect(np.array([w, h]) * padding, input_wh)
 
 
+def padded_areas(boxes_xywh: Array, padding: float, input_wh: tuple[int, int]) -> Array:
+    """Areas (N,), square pixels, of boxes (N, 4) padded and aspect-fixed as above; for OKS-NMS."""
+    sizes = [bbox_to_center_scale(box, padding, input_wh)[1] for box in boxes_xywh]
+    return np.array([np.prod(size) for size in sizes])
+
+
 def udp_affine(
     center: Array, scale: Array, rotation_deg: float, input_wh: tuple[int, int]
 ) -> Array:

@@ -172,6 +172,11 @@ class TestSamples(Dataset[dict[str, Any]]):
         bbox = self.table.bbox_xywh[row]
         return geometry.bbox_to_center_scale(bbox, self.bbox_padding, self.codec.input_size)
 
+    def padded_areas(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Areas (N,) of these rows' padded boxes, square pixels, as OKS-NMS takes them."""
+        boxes = self.table.bbox_xywh[rows]
+        return geometry.padded_areas(boxes, self.bbox_padding, self.codec.input_size)
+
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, i) for steps start .. stop - 1.
@@ -231,19 +236,6 @@ def test_batches(count: int, batch_size: int, rank: int, world_size: int) -> lis
 
 
 test_batches.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
-
-
-def test_loader(
-    samples: TestSamples,
-    batch_size: int,
-    rank: int = 0,  # noqa: PT028  # not a pytest function
-    world_size: int = 1,  # noqa: PT028
-) -> DataLoader:
-    """Data loader of test_batches, without worker processes."""
-    return batch_loader(samples, test_batches(len(samples), batch_size, rank, world_size), 0)
-
-
-test_loader.__test__ = False  # type: ignore[attr-defined]  # not a pytest function
 
 
 def batch_loader(

@@ -1,4 +1,4 @@
-"""pose.json: what the use of a trained model needs besides its weights."""
+"""pose.json: what it takes to use a trained model besides its weights."""
 
 from __future__ import annotations
 
@@ -21,43 +21,12 @@ from pose.data import build
 from pose.models.build import model_spec
 from pose.models.vit import PIXEL_MEAN, PIXEL_STD, ModelSpec
 
-
-def params() -> Params:
-    """The whole of params.yaml."""
-    return load_params(stage.ROOT / "params.yaml")
-
-
-def weights(name: str) -> Path:
-    """Of phase1, phase2 or ssl."""
-    return stage.ROOT / stage.MODELS / f"{name}.safetensors"
-
-
-def manifest(params: Params) -> Manifest:
-    """Of params and the keypoints in data/cache."""
-    skeleton = TypeAdapter(Skeleton).validate_python(read_json(stage.ROOT / stage.SKELETON))
-    truth = read_json(stage.ROOT / stage.CACHE / "ground_truth.json")
-    sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
-    return Manifest(
-        model=model_spec(params, skeleton.num_keypoints),
-        codec=build.codec(params, skeleton),
-        blur=Blur(params.codec.blur_kernel_size, params.codec.blur_border),
-        skeleton=skeleton,
-        oks_sigmas=tuple(sigmas.tolist()),
-        category_id=truth["categories"][0]["id"],
-        category=truth["categories"][0]["name"],
-        bbox_padding=params.augment.bbox_padding,
-        flip_test=params.evaluate.flip_test,
-        keypoint_score_thr=params.evaluate.keypoint_score_thr,
-        oks_nms_thr=params.evaluate.oks_nms_thr,
-    )
-
-
 FILE = "pose.json"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A model's sizes, codec, keypoints, and how it is tested; names and units of params.yaml."""
+    """A model's sizes, codec, keypoints and test settings; names and units of params.yaml."""
 
     model: ModelSpec
     codec: UdpCodec
@@ -76,18 +45,48 @@ class Manifest:
         return np.array(self.oks_sigmas)
 
 
-def describe(about: Manifest) -> dict[str, Any]:
-    """JSON of a manifest, with what other programs need to feed the network first."""
+def project_params() -> Params:
+    """All of the project's params.yaml."""
+    return load_params(stage.ROOT / "params.yaml")
+
+
+def project_weights(name: str) -> Path:
+    """Path of the weights of phase1, phase2 or ssl."""
+    return stage.ROOT / stage.MODELS / f"{name}.safetensors"
+
+
+def build_manifest(params: Params) -> Manifest:
+    """The manifest of params and of the keypoints and category in data/cache."""
+    skeleton = TypeAdapter(Skeleton).validate_python(read_json(stage.ROOT / stage.SKELETON))
+    truth = read_json(stage.ROOT / stage.CACHE / "ground_truth.json")
+    sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
+    return Manifest(
+        model=model_spec(params, skeleton.num_keypoints),
+        codec=build.codec(params, skeleton),
+        blur=Blur(params.codec.blur_kernel_size, params.codec.blur_border),
+        skeleton=skeleton,
+        oks_sigmas=tuple(sigmas.tolist()),
+        category_id=truth["categories"][0]["id"],
+        category=truth["categories"][0]["name"],
+        bbox_padding=params.augment.bbox_padding,
+        flip_test=params.evaluate.flip_test,
+        keypoint_score_thr=params.evaluate.keypoint_score_thr,
+        oks_nms_thr=params.evaluate.oks_nms_thr,
+    )
+
+
+def describe(manifest: Manifest) -> dict[str, Any]:
+    """The content of pose.json: how to make the network's input, and the manifest."""
     return {
-        "input": _input(about),
-        **TypeAdapter(Manifest).dump_python(about, mode="json"),
+        "input": _input(manifest),
+        **TypeAdapter(Manifest).dump_python(manifest, mode="json"),
     }
 
 
-def _input(about: Manifest) -> dict[str, Any]:
-    """How pixels enter the network: (value - mean) / std, in this order of colours."""
+def _input(manifest: Manifest) -> dict[str, Any]:
+    """How to make the input: (value - mean) / std of RGB pixels, in the manifest's size."""
     return {
-        "size": list(about.codec.input_size),  # w, h
+        "size": list(manifest.codec.input_size),  # w, h
         "layout": "batch, colour, y, x; float32",
         "colour_order": "RGB",
         "value_range": [0, 255],
@@ -97,22 +96,27 @@ def _input(about: Manifest) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a pose.json. Raises PoseError, one line, if it cannot serve."""
+    """Read a pose.json. Raises PoseError, one line, if a key is wrong or keypoint counts differ."""
     raw = read_json(path)
     try:
-        about = TypeAdapter(Manifest).validate_python(raw)
+        manifest = TypeAdapter(Manifest).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise PoseError(f"{path}: {key}: {first['msg'].lower()}; export the model again") from None
-    counts = {about.skeleton.num_keypoints, about.model.num_keypoints, len(about.oks_sigmas)}
+    counts = {
+        manifest.skeleton.num_keypoints,
+        manifest.model.num_keypoints,
+        len(manifest.oks_sigmas),
+    }
     if len(counts) > 1:
         raise PoseError(
-            f"{path}: skeleton, model and oks_sigmas are of {sorted(counts)} keypoints; export the "
+            f"{path}: skeleton, model and oks_sigmas have {sorted(counts)} keypoints; export the "
             "model again"
         )
-    if raw.get("input") != _input(about):
+    if raw.get("input") != _input(manifest):
         raise PoseError(
-            f"{path}: input = {raw.get('input')}, expected {_input(about)}; export the model again"
+            f"{path}: input = {raw.get('input')}, expected {_input(manifest)}; "
+            "export the model again"
         )
-    return about
+    return manifest

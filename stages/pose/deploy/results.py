@@ -42,7 +42,7 @@ class Album:
         image_id = len(self.images) + 1 if number is None else number
         entry = {"id": image_id, "file_name": names[0], "width": width, "height": height}
         self.images.append(entry)
-        category_id = self.predictor.about.category_id
+        category_id = self.predictor.manifest.category_id
         self.results += to_results(image_id, category_id, *poses, totals[kept])
         return draw_poses(image, self.predictor, *poses)
 
@@ -59,10 +59,10 @@ def draw_poses(
     drawn = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
     thickness = max(1, round(min(drawn.shape[:2]) / 240))
     inside = ((keypoints >= 0) & (keypoints < drawn.shape[1::-1])).all(axis=2)
-    shown = inside & (scores > predictor.about.keypoint_score_thr)
+    shown = inside & (scores > predictor.manifest.keypoint_score_thr)
     for points, visible in zip(keypoints[::-1], shown[::-1], strict=True):
         points = np.where(visible[:, None], points, 0)  # DARK may throw one out of any range
-        drawn = draw_pose(drawn, predictor.about.skeleton, points, visible, thickness)
+        drawn = draw_pose(drawn, predictor.manifest.skeleton, points, visible, thickness)
     return drawn
 
 

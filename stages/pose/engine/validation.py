@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from pose import distributed
-from pose.codecs import geometry
 from pose.codecs.gaussian import argmax_decode
 from pose.codecs.udp import UdpCodec
 from pose.common import stage
@@ -24,18 +22,23 @@ from pose.common.log import log
 from pose.common.params import Train
 from pose.common.skeleton import Skeleton, oks_sigmas
 from pose.crop_table import CropTable
-from pose.data.samples import TestSamples, test_batches
+from pose.data.samples import TestSamples, batch_loader, test_batches
 from pose.draw import draw_heatmap, draw_pose, encode_jpeg, enlarge, grid
 from pose.engine.fit import Row, TrainState, model_weights
 from pose.engine.optim import Schedule
 from pose.evaluation.coco_metrics import coco_eval, to_results
-from pose.evaluation.predict import Predictions, gather_predictions
+from pose.evaluation.predict import (
+    Predictions,
+    concat_predictions,
+    gather_predictions,
+    predict_batches,
+)
 from pose.models.build import autocast
 from pose.models.vit import PoseModel, normalise
 
 PICTURE_PEOPLE = 6  # per picture
 PANEL = 144  # pixels, height of each of their four views
-PEAKS = (False, "argmax")  # of plain images, as inference.predict names it
+TTA = "none"  # test-time augmentation: the plain image
 
 
 class Validation:
@@ -94,7 +97,7 @@ class Validation:
         if not distributed.is_first():
             return distributed.from_first(0.0)
         table, rows = self.samples.table, self.samples.rows
-        areas = np.array([np.prod(self.samples.box(int(row))[1]) for row in found.rows])
+        areas = self.samples.padded_areas(found.rows)
         truth = read_json(stage.CACHE / "ground_truth.json")
         truth = restrict_to_images(truth, set(table.image_id[rows].tolist()))
         sigmas = oks_sigmas(self.skeleton.names, None)
@@ -174,27 +177,17 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-@torch.no_grad()
 def predict_peaks(model: PoseModel, samples: TestSamples, batch_size: int, amp: str) -> Predictions:
-    """Highest cells of the samples, each once and in order, in all processes.
+    """Argmax of the plain images' heatmaps, per sample once and in order, in all processes.
 
-    Each process takes its batches, and one more if others have one: FSDP's forward needs them all.
+    A process with fewer batches than others repeats a sample: FSDP's forward needs all processes.
     """
     rank, world = distributed.rank(), distributed.world_size()
     own, longest = (test_batches(len(samples), batch_size, who, world) for who in (rank, 0))
-    batches = [*own, *[[0]] * (len(longest) - len(own))]
-    loader = DataLoader(samples, batch_sampler=batches, generator=torch.Generator())
+    loader = batch_loader(samples, [*own, *[[0]] * (len(longest) - len(own))], 0)
     device, codec = next(model.parameters()).device, samples.codec
-    parts = []
-    for batch in loader:
-        with autocast(device, amp):
-            maps = model(normalise(batch["image"].to(device)))
-        peaks, heights = argmax_decode(codec.heights(maps.float()))
-        cells = peaks.cpu().numpy().astype(np.float64)
-        box = batch["center"].numpy(), batch["scale"].numpy()
-        keypoints = geometry.heatmap_to_image(cells, *box, codec.heatmap_size)
-        scores = heights.cpu().numpy().astype(np.float64)
-        parts.append((keypoints, scores, batch["row"].numpy()))
-    columns = zip(*parts[: len(own)], strict=True)
-    found = {PEAKS: Predictions(*(np.concatenate(column) for column in columns))} if own else {}
-    return gather_predictions(found, len(samples), batch_size)[PEAKS]
+    decoders = {"argmax": lambda maps: argmax_decode(codec.heights(maps))}  # never blurred
+    each = list(predict_batches(model, codec, loader, device, amp, decoders, [TTA]))[: len(own)]
+    parts = [part[TTA, "argmax"] for part in each]
+    found = {(TTA, "argmax"): concat_predictions(parts)} if parts else {}
+    return gather_predictions(found, len(samples), batch_size)[TTA, "argmax"]

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from pose import distributed
-from pose.analysis.predict_resumable import load_predictions, predict_kept
+from pose.analysis.predict_resumable import load_predictions, predict_resumable
 from pose.codecs.gaussian import Blur
 from pose.common.errors import PoseError
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings
 from pose.data.samples import TestSamples, test_batches
-from pose.evaluation.predict import Found
+from pose.evaluation.predict import PredictionsByView
 
 TTAS = ("none", "flip", "multiscale")
 
@@ -45,14 +45,14 @@ def samples(crop_table: CropTable, crop_settings: CropSettings) -> TestSamples:
     )
 
 
-def run(folder: Path, samples: TestSamples, network: torch.nn.Module) -> Found:
-    return predict_kept(
+def run(folder: Path, samples: TestSamples, network: torch.nn.Module) -> PredictionsByView:
+    return predict_resumable(
         folder, "evaluate: x", lambda: network, samples, 2, TTAS, torch.device("cpu"), "none",
         Blur(11), 0,
     )  # fmt: skip
 
 
-def assert_equal(found: Found, expected: Found) -> None:
+def assert_equal(found: PredictionsByView, expected: PredictionsByView) -> None:
     assert set(found) == {(t, d) for t in TTAS for d in ("argmax", "dark")} == set(expected)
     for key, one in found.items():
         for name, column in vars(one).items():
@@ -95,7 +95,7 @@ def test_nobody_is_predicted(
     folder: Path, crop_table: CropTable, crop_settings: CropSettings
 ) -> None:
     none = TestSamples(crop_table, np.empty(0, np.intp), 1.25, crop_settings.codec)
-    found = predict_kept(
+    found = predict_resumable(
         folder, "x", Maps, none, 2, ("flip",), torch.device("cpu"), "none", Blur(11), 0
     )
     assert found["flip", "dark"].keypoints.shape == (0, 17, 2)
@@ -103,7 +103,7 @@ def test_nobody_is_predicted(
 
 
 def test_diverged_networks_are_named(folder: Path, samples: TestSamples) -> None:
-    with pytest.raises(PoseError, match=r"evaluate: x: the pose in row 0 of the cache is not of"):
+    with pytest.raises(PoseError, match=r"evaluate: x: the pose in row 0 of the cache is not"):
         run(folder, samples, Maps(float("nan")))
     assert not folder.exists()
 

@@ -26,7 +26,6 @@ from pose.data.samples import (
     batch_loader,
     steps_per_epoch,
     test_batches,
-    test_loader,
 )
 from sections import NO_AUGMENT, changed
 
@@ -166,8 +165,9 @@ def test_test_samples_agree_with_the_cached_target(dotted: CropTable) -> None:
         assert sample["row"] == k
 
 
-def test_test_loader_has_the_order_and_the_last_batch(crop_table: CropTable) -> None:
-    loader = test_loader(TestSamples(crop_table, crop_table.labelled(), 1.25, CODEC), 2)
+def test_a_loader_of_test_batches_has_the_order_and_the_last_batch(crop_table: CropTable) -> None:
+    samples = TestSamples(crop_table, crop_table.labelled(), 1.25, CODEC)
+    loader = batch_loader(samples, test_batches(len(samples), 2, 0, 1), 0)
     batches = list(loader)
     assert [batch["row"].tolist() for batch in batches] == [[0, 2], [3, 4], [5]]
     assert batches[2]["image"].shape == (1, 64, 48, 3)

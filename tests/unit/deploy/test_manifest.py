@@ -39,7 +39,7 @@ def test_it_tells_other_programs_what_they_need() -> None:
     [
         ({"bbox_padding": "wide"}, "pose.json: bbox_padding: input should be a valid number"),
         ({"skeleton": {"names": ["a"]}}, "pose.json: skeleton.flip_pairs: field required"),
-        ({"oks_sigmas": [0.1]}, "are of [1, 17] keypoints; export the model again"),
+        ({"oks_sigmas": [0.1]}, "have [1, 17] keypoints; export the model again"),
         ({"input": {"mean": [0, 0, 0]}}, "pose.json: input = {'mean': [0, 0, 0]}, expected"),
     ],
 )

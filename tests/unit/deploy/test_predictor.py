@@ -16,13 +16,13 @@ from pose.codecs.udp import UdpCodec
 from pose.common.files import write_json
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings
-from pose.data.samples import TestSamples, test_loader
+from pose.data.samples import TestSamples, batch_loader
 from pose.deploy.manifest import FILE, describe
 from pose.deploy.media import read_picture
 from pose.deploy.predictor import Predictor, cut, to_results
 from pose.evaluation.coco_metrics import to_results as evaluated
-from pose.evaluation.predict import predict
 from pose.models.checkpoint import save_weights
+from predict_all import predict_all
 from tiny_coco import TinyCoco
 from tiny_model import random_model, tiny_manifest
 
@@ -68,11 +68,12 @@ def test_a_cut_of_the_picture_is_the_loaders_image(
 
 
 def test_pictures_give_what_evaluate_gives(lossless: Lossless, predictor: Predictor) -> None:
-    codec, blur = predictor.about.codec, predictor.about.blur
+    codec = predictor.manifest.codec
     samples = TestSamples(lossless, np.arange(len(lossless)), 1.25, codec)
-    loader = test_loader(samples, 4)
+    loader = batch_loader(samples, [[0, 1, 2, 3], [4, 5]], 0)
     for flip in (False, True):
-        expected = predict(predictor.network, codec, loader, CPU, "none", blur)[flip, "dark"]
+        key = ("flip" if flip else "none", "dark")
+        expected = predict_all(predictor.network, codec, loader)[key]
         for image_id in (1, 2, 3):
             rows = np.flatnonzero(lossless.image_id == image_id)
             boxes = lossless.bbox_xywh[rows]
@@ -151,7 +152,7 @@ def test_ranks_and_results_are_evaluates(lossless: Lossless, predictor: Predicto
     found = Twice()
     found.keypoints, found.scores, found.rows = keypoints, scores, np.arange(4)  # type: ignore[attr-defined]
     areas = np.array([np.prod(predictor.box(box)[1]) for box in boxes])
-    law = predictor.about
+    law = predictor.manifest
     expected = evaluated(
         Table(), found, areas, law.keypoint_score_thr, law.oks_nms_thr, law.sigmas, 1
     )
@@ -174,9 +175,9 @@ def test_poses_a_pixel_apart_are_one_by_the_padded_boxs_area(
 
 def test_weights_beside_their_manifest_are_enough(tmp_path: Path, predictor: Predictor) -> None:
     save_weights(tmp_path / "model.safetensors", predictor.network.state_dict(), {})
-    write_json(tmp_path / FILE, describe(predictor.about))
+    write_json(tmp_path / FILE, describe(predictor.manifest))
     loaded = Predictor.load(tmp_path / "model.safetensors")
-    assert loaded.about == predictor.about
+    assert loaded.manifest == predictor.manifest
     image, boxes = _noise(100, 80), [[10, 5, 60, 70]]
     np.testing.assert_array_equal(loaded(image, boxes)[0], predictor(image, boxes)[0])
     assert not Predictor.load(tmp_path / "model.safetensors", flip=False).flip

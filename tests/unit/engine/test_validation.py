@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from pose.codecs.gaussian import Blur
 from pose.codecs.udp import UdpCodec
 from pose.common import stage
 from pose.common.params import Train, load_params
 from pose.common.skeleton import COCO_17, oks_sigmas
 from pose.crop_table import CropTable
-from pose.data.samples import TestSamples, test_loader
+from pose.data.samples import TestSamples, batch_loader, test_batches
 from pose.engine import validation
 from pose.engine.ema import WeightEma
 from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import Schedule, build_adamw
 from pose.evaluation.coco_metrics import coco_eval, to_results
-from pose.evaluation.predict import Predictions, predict
+from pose.evaluation.predict import Predictions
 from pose.models.vit import ModelSpec, PoseModel
+from predict_all import predict_all
 from sections import DEFAULT, changed
 from tiny_coco import TinyCoco
 
@@ -142,9 +142,10 @@ def test_val_ap_is_cocos_of_the_highest_cells(val, law, codec, spec, monkeypatch
     rows = val.labelled()
     samples = TestSamples(val, rows, 1.25, codec)
     model = fresh(spec).model.eval()
-    found = predict(model, codec, test_loader(samples, 2), CPU, "none", Blur(11, "zero"))
+    batches = test_batches(len(samples), 2, 0, 1)
+    found = predict_all(model, codec, batch_loader(samples, batches, 0))
     ours = validation.predict_peaks(model, samples, 2, "none")
-    theirs = found[False, "argmax"]
+    theirs = found["none", "argmax"]
     for one in ("keypoints", "scores", "rows"):
         np.testing.assert_array_equal(getattr(ours, one), getattr(theirs, one))
 

@@ -11,20 +11,19 @@ import torch
 
 from pose import distributed
 from pose.codecs import gaussian, geometry
-from pose.codecs.gaussian import Blur
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17
 from pose.data.samples import test_batches
 from pose.evaluation.predict import (
     Ensemble,
     Predictions,
-    _views,
+    PredictionsByView,
     gather_predictions,
-    predict,
-    predict_each,
     predict_maps,
+    predict_views,
 )
 from pose.models.vit import ModelSpec, PoseModel
+from predict_all import predict_all
 
 CPU = torch.device("cpu")
 INPUT_WH, MAP_WH, SIGMA = (96, 128), (48, 64), 2.0
@@ -100,8 +99,8 @@ def oracle_batch(seed: int) -> tuple[np.ndarray, Oracle, dict]:
 
 def test_known_heatmaps_give_back_the_image_keypoints() -> None:
     keypoints, oracle, batch = oracle_batch(0)
-    found = predict(oracle, CODEC, [batch], CPU, "none", Blur(11))
-    assert set(found) == {(f, d) for f in (False, True) for d in ("argmax", "dark")}
+    found = predict_all(oracle, CODEC, [batch])
+    assert set(found) == {(f, d) for f in ("none", "flip") for d in ("argmax", "dark")}
     cell = (batch["scale"].numpy() / (np.array(MAP_WH) - 1))[:, None]
     for (_, decoder), predictions in found.items():
         error = np.abs(predictions.keypoints - keypoints)
@@ -122,9 +121,7 @@ def test_batches_are_joined_in_order() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return next(heatmaps)(images)
 
-    found = predict(Turns(), CODEC, [batch for *_, batch in whole], CPU, "none", Blur(11))[
-        True, "dark"
-    ]
+    found = predict_all(Turns(), CODEC, [batch for *_, batch in whole])["flip", "dark"]
     assert found.rows.tolist() == [0, 1, 2, 3, 4, 5]
     expected = np.concatenate([keypoints for keypoints, *_ in whole])
     assert np.abs(found.keypoints - expected).max() < 0.1
@@ -139,15 +136,10 @@ def test_a_batch_changes_no_ones_prediction(model: PoseModel) -> None:
         "scale": torch.full((4, 2), 80.0, dtype=torch.float64),
         "row": torch.arange(4),
     }
-    together = predict(model, CODEC, [batch], CPU, "none", Blur(11))[True, "argmax"]
-    alone = predict(
-        model,
-        CODEC,
-        [{k: v[i : i + 1] for k, v in batch.items()} for i in range(4)],
-        CPU,
-        "none",
-        Blur(11),
-    )[True, "argmax"]
+    together = predict_all(model, CODEC, [batch])["flip", "argmax"]
+    alone = predict_all(
+        model, CODEC, [{k: v[i : i + 1] for k, v in batch.items()} for i in range(4)]
+    )["flip", "argmax"]
     np.testing.assert_allclose(together.keypoints, alone.keypoints, atol=1e-9)
     np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
 
@@ -172,9 +164,7 @@ def test_multiscale_is_the_mean_in_the_boxs_own_cells() -> None:
             return next(both)
 
     batch["scaled"] = batch["image"][:, None].repeat(1, 2, 1, 1, 1)
-    (found,) = predict_each(
-        Turns(), CODEC, [batch], CPU, "none", Blur(11), ("multiscale",), (0.8, 1.25)
-    )
+    found = predict_all(Turns(), CODEC, [batch], ("multiscale",), (0.8, 1.25))
     assert list(found) == [("multiscale", "argmax"), ("multiscale", "dark")]
     error = np.abs(found["multiscale", "dark"].keypoints - keypoints)
     assert error.max() < 0.25
@@ -187,7 +177,7 @@ def test_multiscale_is_mirror_invariant(model: PoseModel) -> None:
     batch = {"image": images[:, 0], "scaled": images[:, 1:]}
     mirrored = {name: some.flip(-2) for name, some in batch.items()}
     one, other = (
-        _views(model, CODEC, some, CPU, ("multiscale",), (0.8, 1.25))["multiscale"]
+        predict_views(model, CODEC, some, CPU, ("multiscale",), (0.8, 1.25))["multiscale"]
         for some in (batch, mirrored)
     )
     torch.testing.assert_close(other, flip_back(one), atol=1e-5, rtol=1e-4)
@@ -198,7 +188,7 @@ def test_where_a_smaller_box_shows_nothing_the_others_count() -> None:
     _, _, batch = oracle_batch(0)
     batch["scaled"] = batch["image"][:, None].repeat(1, 2, 1, 1, 1)
     ones = Oracle(torch.ones(3, 17, 64, 48))
-    maps = _views(ones, CODEC, batch, CPU, ("multiscale",), (0.8, 1.25))["multiscale"]
+    maps = predict_views(ones, CODEC, batch, CPU, ("multiscale",), (0.8, 1.25))["multiscale"]
     torch.testing.assert_close(maps, ones.heatmaps)
 
 
@@ -216,16 +206,16 @@ def test_a_view_is_run_once_and_only_if_asked_for(ttas: tuple[str, ...], views: 
     _, oracle, batch = oracle_batch(0)
     seen = []
     oracle.register_forward_pre_hook(lambda *_: seen.append(1))
-    (found,) = predict_each(oracle, CODEC, [batch], CPU, "none", Blur(11), ttas)
+    found = predict_all(oracle, CODEC, [batch], ttas)
     assert len(seen) == views
     assert list(found) == [(tta, d) for tta in ttas for d in ("argmax", "dark")]
 
 
-def of_samples(indices: list[int]) -> dict[tuple[bool, str], Predictions]:
+def of_samples(indices: list[int]) -> PredictionsByView:
     """Predictions that tell their sample; none if there are no samples."""
     rows = np.array(indices) * 10
     points = np.repeat(np.array(indices, float)[:, None, None], 17, axis=1).repeat(2, axis=2)
-    return {(True, "dark"): Predictions(points, points[..., 0], rows)} if indices else {}
+    return {("flip", "dark"): Predictions(points, points[..., 0], rows)} if indices else {}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])

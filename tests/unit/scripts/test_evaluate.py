@@ -21,7 +21,7 @@ from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings
 from pose.data.samples import TestSamples
 from pose.evaluation.coco_metrics import STATS
-from pose.evaluation.predict import Found, Predictions, nobody
+from pose.evaluation.predict import Predictions, PredictionsByView, empty_predictions
 from tiny_coco import SPLIT
 
 KEYS = [(tta, decoder) for tta in ("none", "flip") for decoder in ("argmax", "dark")]
@@ -54,7 +54,7 @@ def val(tiny_coco, crop_table: CropTable, crop_settings: CropSettings) -> evalua
 
 def written(home: Path, params: Any, val: evaluate.Val, found: Predictions) -> dict[str, Any]:
     """metrics.json after the headline alone was predicted as `found`."""
-    every: Found = {key: found for key in KEYS}
+    every: PredictionsByView = {key: found for key in KEYS}
     rows = evaluate._scores(params, val, "ssl", every)
     headline = evaluate.Headline(found, evaluate._results(params, val, found))
     evaluate._write(params, COCO_17, val, rows, headline)
@@ -92,7 +92,7 @@ def test_no_prediction_is_ap_0_with_a_reason(
     boxes = CropTable(val.persons.folder)  # a detector's, of which none was left
     none = TestSamples(boxes, np.empty(0, np.intp), 1.25, crop_settings.codec)
     empty = evaluate.Val(none, "detections.json", val.persons, val.truth, val.sigmas)
-    metrics = written(at_home, params, empty, nobody(17))
+    metrics = written(at_home, params, empty, empty_predictions(17))
     assert [metrics[name] for name in (*STATS, "PCK")] == [0.0] * 11
     assert metrics["reason"] == "no predictions: there is no box to predict in (detections.json)"
     assert json.loads((at_home / "data/predictions/keypoints.json").read_text()) == []

@@ -17,14 +17,13 @@ import export
 from loopback import failure
 from pose.common import stage
 from pose.deploy import export as deploy_export
-from pose.deploy import manifest
 from pose.deploy.export import replacing_folder, verify
 from pose.deploy.manifest import read_manifest
 from pose.deploy.predictor import Predictor
 from pose.models.checkpoint import read_weights, save_weights
 from tiny_model import random_model, tiny_manifest
 
-LAW = tiny_manifest()
+MANIFEST = tiny_manifest()
 SCORES = {"AP": 0.5, "AP50": 0.75, "AP75": 0.25, "AR": 0.625, "boxes": "ground truth"}
 
 
@@ -35,7 +34,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = root / "models/ssl.safetensors"
     start = {"source": "facebook/sapiens/x.pth", "revision": "abc", "licence": "that of the file"}
     weights.parent.mkdir()
-    save_weights(weights, random_model(LAW).state_dict(), start)
+    save_weights(weights, random_model(MANIFEST).state_dict(), start)
     (root / "metrics/evaluate").mkdir(parents=True)
     (root / "metrics/evaluate/metrics.json").write_text(json.dumps(SCORES))
     out = root / "exported"
@@ -43,8 +42,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "pose.json").write_text("{}")
     (out / "older").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "manifest", lambda params: LAW)
-        patch.setattr(manifest, "weights", lambda name: root / "models" / f"{name}.safetensors")
+        patch.setattr(export, "build_manifest", lambda params: MANIFEST)
+        patch.setattr(
+            export, "project_weights", lambda name: root / "models" / f"{name}.safetensors"
+        )
         patch.setattr(stage, "METRICS", root / "metrics")
         export.main("ssl", out)
     assert sorted(path.name for path in root.iterdir()) == ["exported", "metrics", "models"]
@@ -54,7 +55,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_files_are_there_and_old_ones_gone(exported: Path) -> None:
     names = {"README.md", "model.onnx", "model.pt2", "model.safetensors", "pose.json"}
     assert {path.name for path in exported.iterdir()} == names
-    expected, found = random_model(LAW).state_dict(), read_weights(exported / "model.safetensors")
+    expected, found = (
+        random_model(MANIFEST).state_dict(),
+        read_weights(exported / "model.safetensors"),
+    )
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
@@ -77,7 +81,9 @@ def test_onnx_and_torch_find_the_same_poses(exported: Path) -> None:
     """At the network's output to 1e-4, on batches that the export never saw; and as poses."""
     by_onnx = Predictor.load(exported)
     by_torch = Predictor.load(exported / "model.safetensors")
-    assert by_onnx.about == by_torch.about == LAW == read_manifest(exported / "pose.json")
+    assert (
+        by_onnx.manifest == by_torch.manifest == MANIFEST == read_manifest(exported / "pose.json")
+    )
     images = torch.randn(5, 3, 32, 24)
     with torch.no_grad():
         for some in (images, images[:1], images[:2]):
@@ -94,7 +100,7 @@ def test_the_program_is_the_model(exported: Path) -> None:
     program = torch.export.load(exported / "model.pt2").module()
     images = torch.randn(4, 3, 32, 24)
     with torch.no_grad():
-        torch.testing.assert_close(program(images), random_model(LAW)(images))
+        torch.testing.assert_close(program(images), random_model(MANIFEST)(images))
 
 
 def test_the_differences_are_told_and_a_large_one_stops(
@@ -103,9 +109,9 @@ def test_the_differences_are_told_and_a_large_one_stops(
     found = json.loads((exported / "pose.json").read_text())["largest_difference_to_torch"]
     assert set(found) == {"model.onnx", "model.pt2"}
     assert max(found.values()) < 1e-4
-    same = SimpleNamespace(module=lambda: random_model(LAW))
+    same = SimpleNamespace(module=lambda: random_model(MANIFEST))
     monkeypatch.setattr(torch.export, "load", lambda path: same)
-    other = random_model(LAW)
+    other = random_model(MANIFEST)
     other.head.final_layer.bias.data[3] += 2e-4
     files = exported / "model.onnx", exported / "model.pt2"
     line = failure(verify, other, torch.randn(2, 3, 32, 24), *files)

@@ -237,4 +237,4 @@ def test_ids_are_the_names_numbers_if_all_have_one(names: list[str], expected: l
 
 def test_the_projects_own_model_is_asked_for_its_files(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(manifest.stage, "ROOT", tmp_path)
-    assert "params.yaml: no such file" in failure(manifest.params)
+    assert "params.yaml: no such file" in failure(manifest.project_params)
