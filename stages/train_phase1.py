@@ -17,7 +17,7 @@ from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_start
 
 NAME = "train_phase1"
-STREAM = 1  # keeps the phases' random draws apart
+STREAM = 1  # part of the seed; other phases have other streams
 
 
 def main(params: Params) -> None:

@@ -1,4 +1,4 @@
-"""Stage 1, phase 2: fine-tune everything from phase 1's weights.
+"""Stage 1, phase 2: fine-tune the whole network from phase 1's weights.
 
     python stages/train_phase2.py
 
@@ -15,7 +15,7 @@ from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model
 
 NAME = "train_phase2"
-STREAM = 2  # keeps the phases' random draws apart
+STREAM = 2  # part of the seed; other phases have other streams
 
 
 def main(params: Params) -> None:

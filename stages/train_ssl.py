@@ -1,10 +1,10 @@
-"""Stage 2: multi-path consistency on persons without keypoints, labels in every step.
+"""Stage 2: multi-path consistency on people without keypoints, with labels in every step.
 
     python stages/train_ssl.py
 
-Reads data/cache, models/phase2.safetensors; writes models/ssl.safetensors, its second network
-models/ssl_second.safetensors (the same weights if `ssl.networks` is 1) and metrics/train_ssl.
-About 2 minutes on two cores with the embedded default. See docs/ssl.md.
+Reads data/cache, models/phase2.safetensors; writes models/ssl.safetensors,
+models/ssl_second.safetensors (the second network; the same weights if `ssl.networks` is 1) and
+metrics/train_ssl. About 2 minutes on two cores with the embedded default. See docs/ssl.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data import build as data_build
 from pose.data.samples import TrainingSamples, steps_per_epoch
-from pose.draw import Image, encode_jpeg
+from pose.draw import encode_jpeg
 from pose.engine.ema import WeightEma
 from pose.engine.fit import ONE_BATCH, Gradients, Row, to_device
 from pose.engine.train import (
@@ -44,15 +44,15 @@ from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model, read_provenance
 from pose.models.vit import PoseModel
 from pose.ssl.consistency import Consistency
-from pose.ssl.pictures import no_picture, picture_views
+from pose.ssl.pictures import picture_views, placeholder
 from pose.ssl.students import network_teacher
 
 NAME = "train_ssl"
-STREAM, STREAM_UNLABELLED = 3, 4  # keep the phases' random draws apart
+STREAM, STREAM_UNLABELLED = 3, 4  # part of the seed; other phases have other streams
 SECOND = stage.MODELS / "ssl_second.safetensors"
 PICTURE = "views.jpg"
-EMPTY_STEPS = 500  # a mask empty for so long is worth a warning
-FALLEN = 0.5  # of the first row's peak
+EMPTY_MASK_STEPS = 500  # UnlabelledMonitor warns after so many steps with an empty mask
+MIN_PEAK_RATIO = 0.5  # it warns if the peak value is below this share of the first one
 
 
 def main(params: Params) -> None:
@@ -64,34 +64,36 @@ def main(params: Params) -> None:
     model.to(device)
     if params.ssl.epochs == 0:
         copy_weights(NAME, model, start_weights)
-        return _hand_on_the_rest()
-    labelled, others = samples(params, skeleton)
-    size, law, accumulate = params.train.batch_size, params.ssl, params.train.accumulate
-    distributed.share_of(size, "train.batch_size", accumulate)
-    distributed.share_of(law.batch_size, "ssl.batch_size", accumulate)
+        return write_skipped_outputs()
+    labelled, unlabelled = samples(params, skeleton)
+    batch_size, ssl, accumulate = params.train.batch_size, params.ssl, params.train.accumulate
+    distributed.share_of(batch_size, "train.batch_size", accumulate)
+    distributed.share_of(ssl.batch_size, "ssl.batch_size", accumulate)
     per_epoch = max(
-        steps_per_epoch(len(labelled), size),
-        steps_per_epoch(len(others), law.batch_size, "ssl.batch_size"),
+        steps_per_epoch(len(labelled), batch_size),
+        steps_per_epoch(len(unlabelled), ssl.batch_size, "ssl.batch_size"),
     )
-    schedule = build_schedule(params, law.epochs, per_epoch, law.lr)
+    schedule = build_schedule(params, ssl.epochs, per_epoch, ssl.lr)
     students = [model, *second_networks(params, skeleton, model)]
     gradients = step_gradients(params, device)
     networks = [wrap_model(params, student, device) for student in students]
-    learning = nn.ModuleList(students) if len(students) > 1 else model
-    ema = WeightEma(learning, law.ema_decay) if law.ema_decay else None
+    trainable = nn.ModuleList(students) if len(students) > 1 else model
+    ema = WeightEma(trainable, ssl.ema_decay) if ssl.ema_decay else None
     build = partial(build_consistency, params, skeleton, networks, ema, device, schedule.steps)
 
     def batches(start: int) -> Iterable[Any]:
         return zip(
-            data_build.loader(labelled, size, start, schedule.steps),
-            data_build.loader(others, law.batch_size, start, schedule.steps),
+            data_build.loader(labelled, batch_size, start, schedule.steps),
+            data_build.loader(unlabelled, ssl.batch_size, start, schedule.steps),
             strict=True,
         )
 
-    def finish(live: Any) -> None:
-        chosen = default_collate([others[0, i] for i in range(min(law.pictures, len(others)))])
-        picture = picture_views(build(ONE_BATCH), *to_device(chosen, device), schedule.steps)
-        _log_picture(live, picture)
+    def finish(live: Live | None) -> None:
+        count = min(ssl.pictures, len(unlabelled))
+        shown = default_collate([unlabelled[0, i] for i in range(count)])
+        picture = picture_views(build(ONE_BATCH), *to_device(shown, device), schedule.steps)
+        if live:  # only in the first process
+            live.log_image(PICTURE, np.ascontiguousarray(picture[..., ::-1]))  # BGR to RGB
 
     train(
         NAME,
@@ -102,30 +104,33 @@ def main(params: Params) -> None:
         build(gradients),
         gradients,
         read_provenance(start_weights),
-        trainable=learning,
+        trainable=trainable,
         teacher_ema=ema,
         extra_models={SECOND: students[-1]},
-        on_row=Alarm(),
+        on_row=UnlabelledMonitor(),
         finish=finish,
     )
 
 
 def samples(params: Params, skeleton: Skeleton) -> tuple[TrainingSamples, TrainingSamples]:
-    """Labelled persons, and unlabelled ones, whose targets are empty: nothing to demand of them."""
-    table, more = CropTable(stage.CACHE / "train"), CropTable(stage.CACHE / "unlabelled")
-    few, seed = params.augment.min_keypoints, params.run.seed
-    draw = partial(data_build.training_samples, params, skeleton)
+    """Samples of labelled people, and of unlabelled people, whose target weights are all 0.
+
+    augment.min_keypoints applies only to labelled people.
+    """
+    train, unlabelled = CropTable(stage.CACHE / "train"), CropTable(stage.CACHE / "unlabelled")
+    min_keypoints, seed = params.augment.min_keypoints, params.run.seed
+    build = partial(data_build.training_samples, params, skeleton)
     return (
-        draw(table, table.labelled(), few, (seed, STREAM)),
-        draw(more, np.arange(len(more)), 0, (seed, STREAM_UNLABELLED)),
+        build(train, train.labelled(), min_keypoints, (seed, STREAM)),
+        build(unlabelled, np.arange(len(unlabelled)), 0, (seed, STREAM_UNLABELLED)),
     )
 
 
 def second_networks(params: Params, skeleton: Skeleton, first: PoseModel) -> list[PoseModel]:
-    """None, or the second of two: the first one's backbone under a fresh head.
+    """[] or, with ssl.networks = 2, a network with the first one's backbone and a new head.
 
-    Equal networks would teach each other what they know already; until the second one's peaks
-    reach ssl.min_peak it teaches nothing.
+    Two equal networks would have equal predictions and learn nothing from each other. The first
+    one gets no target from the second until that one's peaks exceed ssl.min_peak.
     """
     if params.ssl.networks == 1:
         return []
@@ -143,75 +148,75 @@ def build_consistency(
     steps: int,
     gradients: Gradients,
 ) -> Consistency:
-    """The step's losses over `steps` steps; networks are the students, wrapped for this run.
+    """The training step of a run of `steps` steps; networks are the wrapped students.
 
-    ema is of the students' weights (ssl.ema_decay); without it the weights themselves teach.
+    ema averages the students' weights (ssl.ema_decay); without it the teachers are the students.
+    With two networks each is the teacher of the other. The unlabelled loss's weight rises linearly
+    over the first ssl.ramp_fraction of the steps.
     """
-    law, amp, codec = params.ssl, params.train.amp, data_build.codec(params, skeleton)
-    ramp_steps = max(1, round(law.ramp_fraction * steps))
+    ssl, amp, codec = params.ssl, params.train.amp, data_build.codec(params, skeleton)
+    ramp_steps = max(1, round(ssl.ramp_fraction * steps))
     return Consistency(
         students=networks,
         teachers=[
             network_teacher(network, codec, device, amp, gradients, ema)
             for network in reversed(networks)
         ],
-        ssl=law,
+        ssl=ssl,
         codec=codec,
         device=device,
         amp=amp,
         seed=(params.run.seed, STREAM_UNLABELLED),
-        weight_at=lambda step: law.unlabelled_weight * min(1.0, (step + 1) / ramp_steps),
+        weight_at=lambda step: ssl.unlabelled_weight * min(1.0, (step + 1) / ramp_steps),
         gradients=gradients,
     )
 
 
-class Alarm:
-    """Warns of a run that learns nothing from its unlabelled persons, or unlearns.
+class UnlabelledMonitor:
+    """Warns if training learns nothing from unlabelled people, or if its peak values fall.
 
-    Called with each logged row. Says each thing once.
+    Called with each logged row; logs each of the two warnings once.
     """
 
     def __init__(self) -> None:
         self.first_peak: float | None = None
-        self.used_at, self.said = 0.0, set[str]()
+        self.last_used_step = 0.0
+        self.warned: set[str] = set()
 
     def __call__(self, row: Row) -> None:
-        if "peak" not in row:  # val_AP's, or no step was a good one
+        if "peak" not in row:  # a row of val_AP, or every step since the last row was skipped
             return
         if self.first_peak is None:
             self.first_peak = row["peak"]
         if row["mask"] > 0:
-            self.used_at = row["step"]
-        if row["step"] - self.used_at >= EMPTY_STEPS:
-            self._say(
-                f"no unlabelled keypoint was sure enough in {EMPTY_STEPS} steps; lower "
-                "ssl.min_peak (multiaugs) or ssl.confidence_thr (ensemble), or train phase 2 longer"
+            self.last_used_step = row["step"]
+        if row["step"] - self.last_used_step >= EMPTY_MASK_STEPS:
+            self._warn_once(
+                "mask",
+                f"no unlabelled keypoint was above the threshold in {EMPTY_MASK_STEPS} steps; "
+                "lower ssl.min_peak (multiaugs) or ssl.confidence_thr (ensemble), or train phase 2 "
+                "longer",
             )
-        if row["peak"] < FALLEN * self.first_peak:
-            self._say(
-                f"the easy view's peaks fell from {self.first_peak:.3f} to {row['peak']:.3f}; "
-                "lower ssl.lr or ssl.unlabelled_weight"
+        if row["peak"] < MIN_PEAK_RATIO * self.first_peak:
+            self._warn_once(
+                "peak",
+                f"the teacher's mean peak value fell from {self.first_peak:.3f} to "
+                f"{row['peak']:.3f}; lower ssl.lr or ssl.unlabelled_weight",
             )
 
-    def _say(self, text: str) -> None:
-        subject = text.split()[0]
-        if subject not in self.said and distributed.is_first():
+    def _warn_once(self, kind: str, text: str) -> None:
+        if kind not in self.warned and distributed.is_first():
             log(f"{NAME}: warning: {text}")
-        self.said.add(subject)
+        self.warned.add(kind)
 
 
-def _log_picture(live: Live | None, picture: Image) -> None:
-    if live:
-        live.log_image(PICTURE, np.ascontiguousarray(picture[..., ::-1]))  # it takes RGB
-
-
-def _hand_on_the_rest() -> None:
-    """What a stage of no epochs also owes to dvc.yaml."""
+def write_skipped_outputs() -> None:
+    """With ssl.epochs = 0, write the other outputs that dvc.yaml declares."""
     if not distributed.is_first():
         return
-    with replacing(SECOND) as beside:
-        shutil.copyfile(model_path(NAME), beside)
-    picture = encode_jpeg(no_picture("ssl.epochs is 0: no views"))
+    with replacing(SECOND) as temporary:
+        shutil.copyfile(model_path(NAME), temporary)
+    picture = encode_jpeg(placeholder("ssl.epochs is 0: no views"))
     write_atomic(stage.METRICS / NAME / "plots" / "images" / PICTURE, picture)
 
 

@@ -1,8 +1,8 @@
-"""The hard views of multi-path consistency: one shared rigid affine, and each path's occlusions.
+"""Strong augmentations of multi-path consistency: one shared affine, and operations per path.
 
-Laws of MultiAugs (arXiv 2402.11566), every size in pixels scaled with the input's width. Slips of
-its released code that we do not follow: H/W swapped in the cut-out boxes, x/y swapped in joint
-occlusion, sizes fixed for 192-pixel inputs, a rotation that shears non-square crops.
+They follow MultiAugs (arXiv 2402.11566), with sizes in pixels scaled to the input's width. Errors
+of its released code that we do not copy: H/W swapped in the cutout boxes, x/y swapped in joint
+occlusion, sizes fixed for inputs 192 pixels wide, a rotation that shears non-square crops.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pose.common.params import Ssl
-from pose.ssl.randaugment import randaugment
+from pose.ssl.randaugment import MAX_MAGNITUDE, randaugment
 
-REFERENCE_WIDTH = 192  # pixels, input width of the paper's sizes
-HALF_BOX = (10, 20)  # pixels at that width: half sides ~ U{10..19}
-JITTER = 10.0  # pixels at that width, standard deviation of a box around its joint
-MIX_BETA, MIX_SHARE = 0.2, 0.25  # mixup: of the other image MIX_SHARE x Beta(0.2, 0.2)
-ABS_CUTOUT = 80.0  # pixels at that width, side of RandAugment's own box at full magnitude
-FULL_MAGNITUDE = 30  # RandAugment's scale
+REFERENCE_WIDTH = 192  # pixels; input width for the paper's sizes
+HALF_BOX = (10, 20)  # pixels at REFERENCE_WIDTH; half sides are uniform in 10..19
+JITTER = 10.0  # pixels at REFERENCE_WIDTH; standard deviation of a box around its keypoint
+MIX_BETA, MIX_SHARE = 0.2, 0.25  # mixup: the other image's share is 0.25 x Beta(0.2, 0.2)
+RANDAUGMENT_BOX = 80.0  # pixels at REFERENCE_WIDTH; largest side of RandAugment's cutout
 
 
 def rigid_theta(rotation_deg: Tensor, scale: Tensor, size_wh: tuple[int, int]) -> Tensor:
-    """(B, 2, 3) output -> input affine in normalised coordinates, rigid in pixels of size_wh.
+    """Affine (B, 2, 3) from output to input, as F.affine_grid takes it, rigid in pixels of size_wh.
 
-    S^-1 (scale R) S with S = diag((W-1)/2, (H-1)/2), for grids with align_corners=True; the same
-    theta then serves image and heatmap exactly (UDP). scale > 1 zooms out.
+    rotation_deg and scale are (B,); scale > 1 zooms out. It is S^-1 (scale R) S with
+    S = diag((W-1)/2, (H-1)/2) for align_corners=True, so that the same theta warps image and
+    heatmap exactly (UDP).
     """
     angle = torch.deg2rad(rotation_deg)
     c, s = scale * torch.cos(angle), scale * torch.sin(angle)
@@ -39,9 +39,9 @@ def rigid_theta(rotation_deg: Tensor, scale: Tensor, size_wh: tuple[int, int]) -
 
 
 def warp_maps(maps: Tensor, theta: Tensor) -> Tensor:
-    """maps (B, C, H, W) resampled through theta (B, 2, 3): bilinear, zeros outside.
+    """Images or heatmaps (B, C, H, W) warped by theta (B, 2, 3): bilinear, zeros outside.
 
-    In float32 under autocast too: coordinates of 8 bits would move a picture by a pixel.
+    In float32 under autocast too: coordinates with 8 bits would be off by a pixel.
     """
     with torch.autocast(maps.device.type, enabled=False):
         grid = F.affine_grid(theta.float(), list(maps.shape), align_corners=True)
@@ -49,30 +49,34 @@ def warp_maps(maps: Tensor, theta: Tensor) -> Tensor:
 
 
 def draw_theta(rng: np.random.Generator, ssl: Ssl, count: int, size_wh: tuple[int, int]) -> Tensor:
-    """One hard affine a sample: normals, turns clipped at two deviations and zooms at one.
+    """A random affine per sample (count, 2, 3), see rigid_theta.
 
-    Each is zoomed; affine_prob of them are turned (MultiAugs, pose_cons.py).
+    Rotations are normal, clipped at two standard deviations; scales are normal, clipped at one.
+    Every sample is scaled; a share of ssl.affine_prob is also rotated (MultiAugs, pose_cons.py).
     """
-    turned = rng.random(count) < ssl.affine_prob
-    turn = np.clip(rng.normal(0, ssl.rotate_deg, count), -2 * ssl.rotate_deg, 2 * ssl.rotate_deg)
-    reach = ssl.scale_factor
-    zoom = np.clip(rng.normal(1, reach, count), 1 - reach, 1 + reach)
-    rotation, scale = (torch.tensor(one, dtype=torch.float32) for one in (turn * turned, zoom))
-    return rigid_theta(rotation, scale, size_wh)
+    is_rotated = rng.random(count) < ssl.affine_prob
+    limit, sigma = 2 * ssl.rotate_deg, ssl.scale_factor
+    rotation_deg = np.clip(rng.normal(0, ssl.rotate_deg, count), -limit, limit) * is_rotated
+    scale = np.clip(rng.normal(1, sigma, count), 1 - sigma, 1 + sigma)
+    return rigid_theta(
+        torch.tensor(rotation_deg, dtype=torch.float32),
+        torch.tensor(scale, dtype=torch.float32),
+        size_wh,
+    )
 
 
 def stays_inside(peaks: Tensor, theta: Tensor, size_wh: tuple[int, int]) -> Tensor:
-    """(B, K) whether what lies at peaks (B, K, 2), cells of maps size_wh, is in the warped maps."""
+    """(B, K) whether peaks (B, K, 2), in cells of maps size_wh, are inside the maps after theta."""
     half = (peaks.new_tensor(size_wh) - 1) / 2
-    turn, shift = theta[:, :, :2], theta[:, None, :, 2]
-    landed = torch.linalg.solve(turn, (peaks / half - 1 - shift).mT).mT  # theta goes backwards
-    return (landed.abs() <= 1 + 1e-5).all(2)
+    matrix, shift = theta[:, :, :2], theta[:, None, :, 2]
+    warped = torch.linalg.solve(matrix, (peaks / half - 1 - shift).mT).mT  # inverse of theta
+    return (warped.abs() <= 1 + 1e-5).all(2)
 
 
 def draw_box(
     rng: np.random.Generator, center_xy: NDArray[np.float64], size_wh: tuple[int, int]
 ) -> tuple[slice, slice]:
-    """Rows and columns of a random box around center_xy, clipped to the image."""
+    """Rows and columns of a box of random size around center_xy, clipped to the image."""
     half = rng.integers(*HALF_BOX, size=2) * size_wh[0] / REFERENCE_WIDTH
     return clipped_box(center_xy, half, size_wh)
 
@@ -80,16 +84,17 @@ def draw_box(
 def clipped_box(
     center_xy: NDArray[np.float64], half: NDArray[np.float64], size_wh: tuple[int, int]
 ) -> tuple[slice, slice]:
-    """Rows and columns within `half` (2,) pixels of center_xy, in the image."""
+    """Rows and columns of the box center_xy +- half (2,: x, y pixels), clipped to the image."""
     first = np.clip(np.rint(center_xy - half), 0, size_wh).astype(int)
     last = np.clip(np.rint(center_xy + half), 0, size_wh).astype(int)
     return slice(first[1], last[1]), slice(first[0], last[0])
 
 
 class HardViews:
-    """The paths' image augmentations on a normalised batch (B, 3, h, w), joints (B, K, 2).
+    """Augmentations of a normalised image batch (B, 3, h, w), drawn from rng.
 
-    usable (B, K) tells which joints the teacher is sure of; only those are cut. Zeros are the
+    keypoints (B, K, 2) are the teacher's, in input pixels. usable (B, K) is true where its peak is
+    above ssl.min_peak; other keypoints are not cut or covered. Boxes are filled with zeros, the
     mean colour. Every method returns a new tensor.
     """
 
@@ -97,68 +102,70 @@ class HardViews:
         self,
         rng: np.random.Generator,
         ssl: Ssl,
-        joints_input: NDArray[np.float64],
+        keypoints: NDArray[np.float64],
         usable: NDArray[np.bool_],
         size_wh: tuple[int, int],
     ) -> None:
         self.rng, self.ssl, self.size_wh = rng, ssl, size_wh
-        self.joints, self.usable = joints_input, usable
+        self.keypoints, self.usable = keypoints, usable
 
-    def along(self, path: str, images: Tensor) -> Tensor:
-        """The view of one of PATHS."""
-        for step in PATHS[path]:
-            images = getattr(self, step)(images)
+    def augment(self, path: str, images: Tensor) -> Tensor:
+        """The images after all operations of one of PATHS."""
+        for operation in PATHS[path]:
+            images = getattr(self, operation)(images)
         return images
 
     def joint_cutout(self, images: Tensor) -> Tensor:
-        """JC: boxes around joints become blank."""
+        """JC: blank boxes around keypoints."""
         out = images.clone()
         for i in range(len(out)):
-            for joint in self._choose(i, self.ssl.joint_cutout):
-                rows, columns = self._joint_box(i, joint)
+            for k in self._choose_keypoints(i, self.ssl.joint_cutout):
+                rows, columns = self._keypoint_box(i, k)
                 out[i, :, rows, columns] = 0
         return out
 
     def joint_occlude(self, images: Tensor) -> Tensor:
-        """JO: patches around another sample's joints cover this sample's joints."""
+        """JO: patches around another sample's keypoints cover this sample's keypoints."""
         out = images.clone()
         for i in range(len(out)):
             other = int(self.rng.integers(len(out)))
-            sources = self._choose(other, self.ssl.joint_occlude)
-            targets = self._choose(i, self.ssl.joint_occlude)
+            sources = self._choose_keypoints(other, self.ssl.joint_occlude)
+            targets = self._choose_keypoints(i, self.ssl.joint_occlude)
             for source, target in zip(sources, targets, strict=False):
-                rows, columns = self._joint_box(i, target)
-                shift = np.rint(self.joints[other, source] - self.joints[i, target]).astype(int)
-                out[i, :, rows, columns] = self._patch(images[other], rows, columns, shift)
+                rows, columns = self._keypoint_box(i, target)
+                shift = np.rint(self.keypoints[other, source] - self.keypoints[i, target])
+                out[i, :, rows, columns] = self._patch(
+                    images[other], rows, columns, shift.astype(int)
+                )
         return out
 
     def cutout(self, images: Tensor) -> Tensor:
-        """CO: boxes anywhere become blank."""
+        """CO: blank boxes at random places."""
         out = images.clone()
         for i in range(len(out)):
             for _ in range(self.ssl.cutout):
-                rows, columns = self._any_box()
+                rows, columns = self._random_box()
                 out[i, :, rows, columns] = 0
         return out
 
     def cutmix(self, images: Tensor) -> Tensor:
-        """CM: boxes anywhere show another sample at the same place."""
+        """CM: boxes at random places show another sample at the same place."""
         out = images.clone()
         partner = self.rng.permutation(len(out))
         for i in range(len(out)):
             for _ in range(self.ssl.cutmix):
-                rows, columns = self._any_box()
+                rows, columns = self._random_box()
                 out[i, :, rows, columns] = images[partner[i], :, rows, columns]
         return out
 
     def mixup(self, images: Tensor) -> Tensor:
-        """MU: another sample shines through everywhere; the target stays the first one's."""
+        """MU: a blend with another sample; the target is still that of the first one."""
         share = MIX_SHARE * self.rng.beta(MIX_BETA, MIX_BETA)
         partner = self.rng.permutation(len(images))
         return (1 - share) * images + share * images[torch.from_numpy(partner).to(images.device)]
 
     def randaugment(self, images: Tensor) -> Tensor:
-        """RA: colours and sharpness as drawn, then one blank box anywhere."""
+        """RA: random changes of colour and sharpness, then one blank box at a random place."""
         ssl = self.ssl
         out = torch.stack(
             [
@@ -166,7 +173,7 @@ class HardViews:
                 for image in images
             ]
         )
-        side = ABS_CUTOUT * ssl.randaugment_magnitude / FULL_MAGNITUDE
+        side = RANDAUGMENT_BOX * ssl.randaugment_magnitude / MAX_MAGNITUDE
         half = self.rng.uniform(0, side / 2, len(out)) * self.size_wh[0] / REFERENCE_WIDTH
         for i in range(len(out)):
             center = self.rng.random(2) * self.size_wh
@@ -174,29 +181,28 @@ class HardViews:
             out[i, :, rows, columns] = 0
         return out
 
-    def _choose(self, i: int, count: int) -> NDArray[np.intp]:
-        """Up to `count` different usable joints of sample i."""
-        able = np.flatnonzero(self.usable[i])
-        return self.rng.permutation(able)[:count]
+    def _choose_keypoints(self, i: int, count: int) -> NDArray[np.intp]:
+        """Indices of at most `count` different usable keypoints of sample i."""
+        return self.rng.permutation(np.flatnonzero(self.usable[i]))[:count]
 
-    def _joint_box(self, i: int, joint: int) -> tuple[slice, slice]:
+    def _keypoint_box(self, i: int, k: int) -> tuple[slice, slice]:
         jitter = self.rng.normal(0, JITTER * self.size_wh[0] / REFERENCE_WIDTH, 2)
-        return draw_box(self.rng, self.joints[i, joint] + jitter, self.size_wh)
+        return draw_box(self.rng, self.keypoints[i, k] + jitter, self.size_wh)
 
-    def _any_box(self) -> tuple[slice, slice]:
+    def _random_box(self) -> tuple[slice, slice]:
         return draw_box(self.rng, self.rng.random(2) * self.size_wh, self.size_wh)
 
     def _patch(
         self, image: Tensor, rows: slice, columns: slice, shift_xy: NDArray[np.int_]
     ) -> Tensor:
-        """The box moved by shift_xy on `image`, edge pixels repeated outside it."""
+        """Pixels of `image` in the box shifted by shift_xy; edge pixels are repeated outside."""
         y = torch.arange(rows.start, rows.stop) + int(shift_xy[1])
         x = torch.arange(columns.start, columns.stop) + int(shift_xy[0])
         y, x = y.clamp(0, self.size_wh[1] - 1), x.clamp(0, self.size_wh[0] - 1)
         return image[:, y[:, None].to(image.device), x[None, :].to(image.device)]
 
 
-PATHS = {  # name in ssl.paths -> methods of HardViews, in turn
+PATHS = {  # name in ssl.paths -> methods of HardViews, in order
     "jc": ("joint_cutout",),
     "jo": ("joint_occlude",),
     "co": ("cutout",),

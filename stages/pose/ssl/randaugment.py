@@ -1,7 +1,7 @@
 """RandAugment's photometric operations on network inputs, drawn from a NumPy generator.
 
-Operations and their strengths are torchvision's (transforms.v2.functional; its RandAugment takes no
-generator and moves pixels as well, which a keypoint target would not follow).
+Operations and their strengths are torchvision's (transforms.v2.functional). Its RandAugment class
+takes no generator, and it has geometric operations, which would also have to move the keypoints.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from pose.models.vit import PIXEL_MEAN, PIXEL_STD
 
-FULL = 30  # magnitude at which an operation is strongest
+MAX_MAGNITUDE = 30  # an operation has its full strength at this magnitude
 Operation = Callable[[Tensor, float], Tensor]  # (image, signed strength -1..1)
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda image, s: image,
@@ -32,13 +32,14 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def randaugment(rng: np.random.Generator, image: Tensor, count: int, magnitude: int) -> Tensor:
-    """`count` random operations on a normalised RGB image (3, h, w), each weaker or stronger.
+    """A normalised RGB image (3, h, w) after `count` random operations.
 
-    They work on grey levels, so the result is rounded to them.
+    magnitude is 0..30; the sign of each strength is random. Operations work on uint8 levels, so
+    the result is rounded to them.
     """
     mean, std = (image.new_tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     levels = (image * std + mean).round().clamp(0, 255).to(torch.uint8)
     for name in rng.choice(list(OPERATIONS), count):
-        strength = magnitude / FULL * rng.choice([-1.0, 1.0])
+        strength = magnitude / MAX_MAGNITUDE * rng.choice([-1.0, 1.0])
         levels = OPERATIONS[str(name)](levels, float(strength))
     return (levels.float() - mean) / std

@@ -1,10 +1,10 @@
-"""Pseudo-labels of unlabelled persons: the easy view's map, or an ensemble with the hard paths.
+"""Targets of unlabelled people: the teacher's heatmaps, or their ensemble with the paths'.
 
-The ensemble keeps what the reports wanted (agreement of views, sharpening, a threshold on
-confidence, KL), in a form that learns: their softmax over all cells is never confident, so their
-loss is 0 (docs/fidelity.md). Here confidence is the ensembled peak's height, sharpening a power
-whose narrowing a blur gives back, and the peak is normalised, so that hard views, which see less,
-cannot fade the maps away.
+The ensemble has the parts that the reports of docs/fidelity.md describe (agreement of views,
+sharpening, a threshold on confidence, KL) in a form that trains: their softmax over all cells is
+never confident, so that their loss is 0. Here confidence is the peak value of the ensemble,
+sharpening is a power followed by a blur that restores the width, and the peak is normalised to 1,
+so that the lower peaks of strongly augmented views do not make the heatmaps fade.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torchvision.transforms.v2 import functional as TF
 from pose.common.params import Ssl
 from pose.engine.losses import keypoint_mse
 
-FLOOR = 1e-4  # peaks below it are nothing to normalise by
+EPS = 1e-4  # lower peaks are not normalised to 1
 
 
 @dataclass(frozen=True)
 class Target:
-    """What every path is drawn to: maps (B, K, H, W), weights and confidence (B, K); no graph."""
+    """Target of every path: maps (B, K, H, W), weights and confidence (B, K), without gradients."""
 
     maps: Tensor
     weights: Tensor
@@ -33,47 +33,49 @@ class Target:
 
 
 @torch.no_grad()
-def easy_target(easy: Tensor, weights: Tensor) -> Target:
-    """The warped easy map as it is; its peak is its confidence."""
-    return Target(easy, weights, easy.amax((2, 3)))
+def teacher_target(teacher_maps: Tensor, weights: Tensor) -> Target:
+    """The teacher's warped heatmaps (B, K, H, W), unchanged; their peak value is the confidence."""
+    return Target(teacher_maps, weights, teacher_maps.amax((2, 3)))
 
 
 @torch.no_grad()
 def ensemble_target(
-    easy: Tensor, hard_mean: Tensor, inside: Tensor, ssl: Ssl, sigma: float
+    teacher_maps: Tensor, paths_mean: Tensor, inside: Tensor, ssl: Ssl, sigma: float
 ) -> Target:
-    """From the warped easy map and the mean of the paths' maps (B, K, H, W), in one frame.
+    """From the teacher's warped heatmaps and the mean of the paths' heatmaps, both (B, K, H, W).
 
-    inside (B, K): the keypoint lies in that frame; sigma, in cells, is that of the labels. Above
-    confidence_thr a keypoint weighs as much as its confidence. Where the paths find nothing at the
-    easy view's peak, that is teacher_weight times the peak: a higher threshold demands that they
-    agree, a lower one also teaches what they could not see.
+    inside (B, K) is whether the keypoint is inside the warped image; sigma, in cells, is that of
+    the labels. The weight of a keypoint is its confidence above ssl.confidence_thr, else 0. Where
+    the paths have no response at the teacher's peak, confidence is teacher_weight times that peak:
+    a higher threshold requires the paths to agree, a lower one also trains on keypoints that they
+    do not find.
     """
     share = ssl.teacher_weight
-    both = (share * easy.float() + (1 - share) * hard_mean.float()).clamp(0, 1)
-    confidence = both.amax((2, 3))
+    ensemble = (share * teacher_maps.float() + (1 - share) * paths_mean.float()).clamp(0, 1)
+    confidence = ensemble.amax((2, 3))
     weights = confidence * (confidence > ssl.confidence_thr) * inside
-    return Target(sharpened(both, ssl.temperature, sigma), weights, confidence)
+    return Target(sharpen(ensemble, ssl.temperature, sigma), weights, confidence)
 
 
-def sharpened(maps: Tensor, temperature: float, sigma: float) -> Tensor:
-    """maps (B, K, H, W) >= 0 to the power of 1 / temperature, peaks at 1, as wide as before.
+def sharpen(maps: Tensor, temperature: float, sigma: float) -> Tensor:
+    """Heatmaps (B, K, H, W) >= 0 to the power of 1 / temperature, with peaks of 1.
 
-    A power narrows a gaussian of `sigma` cells to sigma sqrt(T); a blur of sigma sqrt(1 - T) widens
-    it back. Mirrored edges keep a gaussian whose centre lies on one. Empty maps stay empty.
+    The power narrows a gaussian of `sigma` cells to sigma sqrt(T); a blur of sigma sqrt(1 - T)
+    restores its width. The blur mirrors at the edges, so that a gaussian centred on an edge is
+    unchanged. Empty maps stay empty.
     """
-    raised = (maps / maps.amax((2, 3), keepdim=True).clamp(min=FLOOR)) ** (1 / temperature)
-    width = sigma * math.sqrt(1 - temperature)
-    if width > 0:
-        reach = min(math.ceil(3 * width), min(maps.shape[2:]) - 1)
-        raised = TF.gaussian_blur(raised, [2 * reach + 1] * 2, [width] * 2)
-    return raised / raised.amax((2, 3), keepdim=True).clamp(min=FLOOR)
+    raised = (maps / maps.amax((2, 3), keepdim=True).clamp(min=EPS)) ** (1 / temperature)
+    blur_sigma = sigma * math.sqrt(1 - temperature)
+    if blur_sigma > 0:
+        radius = min(math.ceil(3 * blur_sigma), min(maps.shape[2:]) - 1)
+        raised = TF.gaussian_blur(raised, [2 * radius + 1] * 2, [blur_sigma] * 2)
+    return raised / raised.amax((2, 3), keepdim=True).clamp(min=EPS)
 
 
 def path_loss(heatmaps: Tensor, target: Target, ssl: Ssl) -> Tensor:
-    """Weighted squared error of a path's maps (B, K, H, W), and softmax-KL if it has a weight.
+    """Weighted squared error of a path's heatmaps (B, K, H, W), plus kl_weight times softmax_kl.
 
-    The same mean as the labelled loss's: over all B*K*H*W cells, without the 0.5 of the paper.
+    The mean is over all B*K*H*W cells as in the labelled loss, without the paper's factor of 0.5.
     """
     loss = keypoint_mse(heatmaps, target.maps, target.weights)
     if ssl.kl_weight == 0:
@@ -82,8 +84,8 @@ def path_loss(heatmaps: Tensor, target: Target, ssl: Ssl) -> Tensor:
 
 
 def softmax_kl(heatmaps: Tensor, target: Target, temperature: float) -> Tensor:
-    """Weighted mean over B*K of KL(target || heatmaps), both softmaxed over cells, in float32."""
-    found = F.log_softmax(heatmaps.float().flatten(2) / temperature, 2)
-    wanted = F.log_softmax(target.maps.float().flatten(2) / temperature, 2)
-    divergence = F.kl_div(found, wanted, reduction="none", log_target=True).sum(2)
+    """Weighted mean over B*K of KL(target || heatmaps), after a softmax over cells, in float32."""
+    log_prob = F.log_softmax(heatmaps.float().flatten(2) / temperature, 2)
+    target_log_prob = F.log_softmax(target.maps.float().flatten(2) / temperature, 2)
+    divergence = F.kl_div(log_prob, target_log_prob, reduction="none", log_target=True).sum(2)
     return (divergence * target.weights).mean()

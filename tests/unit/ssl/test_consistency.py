@@ -1,9 +1,8 @@
-"""The step of stage 2: gradients where they belong, one path at a time, whoever teaches."""
+"""Gradients of a step of stage 2, path by path, with each kind of teacher."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -29,32 +28,34 @@ SMALL_WH, SEED, WEIGHT = (12, 16), (3, 4), 0.7
 CODEC = UdpCodec("gaussian", (24, 32), SMALL_WH, 1.0, 0.0546875, COCO_17.flip_indices)
 
 
-def setup(ssl: ModelSpec) -> tuple[PoseModel, list]:
+def setup(spec: ModelSpec) -> tuple[PoseModel, list]:
     torch.manual_seed(0)
-    model = PoseModel(ssl)
+    model = PoseModel(spec)
     torch.nn.init.normal_(model.head.final_layer.weight)
     targets = torch.rand(2, 17, 3) * torch.tensor([11, 15, 1.0])
     targets[..., 2] = 1
     labelled = [torch.randint(0, 256, (2, 32, 24, 3), dtype=torch.uint8), targets]
-    others = [torch.randint(0, 256, (2, 32, 24, 3), dtype=torch.uint8), torch.zeros(2, 17, 3)]
-    return model, [labelled, others]
+    unlabelled = [torch.randint(0, 256, (2, 32, 24, 3), dtype=torch.uint8), torch.zeros(2, 17, 3)]
+    return model, [labelled, unlabelled]
 
 
 MULTIAUGS, ENSEMBLE = "multiaugs", "ensemble"
 
 
-def paths(cut: int, occlude: int, out: int, mix: int, min_peak: float, *names: str) -> Ssl:
-    """Counts of boxes by path; without names joco and jccm."""
+def paths(
+    joint_cutout: int, joint_occlude: int, cutout: int, cutmix: int, min_peak: float, *names: str
+) -> Ssl:
+    """ssl section with these counts of boxes; names are the paths, joco and jccm by default."""
     return changed(
         DEFAULT.ssl,
         paths=names or ("joco", "jccm"),
         rotate_deg=20.0,
         scale_factor=0.15,
         affine_prob=1.0,
-        joint_cutout=cut,
-        joint_occlude=occlude,
-        cutout=out,
-        cutmix=mix,
+        joint_cutout=joint_cutout,
+        joint_occlude=joint_occlude,
+        cutout=cutout,
+        cutmix=cutmix,
         randaugment_ops=2,
         randaugment_magnitude=20,
         min_peak=min_peak,
@@ -77,7 +78,7 @@ def step_of(
     loss: str = MULTIAUGS,
     gradients: Gradients | None = None,
 ) -> Consistency:
-    """Of one network that teaches itself; its weight rises over six steps."""
+    """The step of one network that is its own teacher; the weight rises over six steps."""
     gradients = gradients or Gradients(1, GradScaler(enabled=False))
     teacher = network_teacher(model, CODEC, CPU, "none", gradients)
     rise = lambda step: weight * (step + 1) / 6  # noqa: E731
@@ -88,18 +89,18 @@ def step_of(
 
 @pytest.mark.parametrize("loss", [MULTIAUGS, ENSEMBLE])
 def test_micro_batches_add_up(tiny_model_spec: ModelSpec, loss: str) -> None:
-    """Persons of one micro-batch are covered by those of the other, as if there were one."""
+    """People in one micro-batch are occluded by those of the other, as in a single batch."""
     ssl = paths(2, 2, 1, 2, -1e9)
-    found = []
+    runs = []
     for accumulate in (1, 2):
         model, batch = setup(tiny_model_spec)
-        parts = Gradients(accumulate, GradScaler(enabled=False))
-        rows = step_of(model, ssl, 2.0, loss, parts)(batch, 2)
-        found.append((gradients(model), {name: float(value) for name, value in rows.items()}))
-    (whole, row), (parts, other) = found
-    assert other == pytest.approx(row, rel=1e-5)
-    for name, gradient in parts.items():
-        torch.testing.assert_close(gradient, whole[name], atol=1e-5, rtol=1e-3)
+        accumulation = Gradients(accumulate, GradScaler(enabled=False))
+        rows = step_of(model, ssl, 2.0, loss, accumulation)(batch, 2)
+        runs.append((gradients(model), {name: float(value) for name, value in rows.items()}))
+    (expected, expected_row), (accumulated, row) = runs
+    assert row == pytest.approx(expected_row, rel=1e-5)
+    for name, gradient in accumulated.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-3)
 
 
 def gradients(model: PoseModel) -> dict[str, torch.Tensor]:
@@ -108,28 +109,30 @@ def gradients(model: PoseModel) -> dict[str, torch.Tensor]:
 
 def summed_loss(model: PoseModel, batch, ssl: Ssl, step: int, attached: bool):
     """Labelled loss + weight * sum over both paths, in one graph; teacher attached or not."""
-    (images, targets), (others, _) = batch
+    (images, targets), (unlabelled, _) = batch
     expected = gaussian.render_heatmaps(targets, SMALL_WH, 1.0)
     supervised = losses.keypoint_mse(model(normalise(images)), expected, targets[..., 2])
-    inputs = normalise(others)
+    inputs = normalise(unlabelled)
     teacher = predict_maps(model, CODEC, inputs, flip=True)
     teacher = teacher if attached else teacher.detach()
-    peaks, heights = gaussian.argmax_decode(teacher.detach())
-    usable = heights > ssl.min_peak
+    peaks, peak_values = gaussian.argmax_decode(teacher.detach())
+    usable = peak_values > ssl.min_peak
     rng = np.random.default_rng([*SEED, step])
-    joints = peaks.numpy().astype(float) * (23 / 11, 31 / 15)
-    hard = HardViews(rng, ssl, joints, usable.numpy(), (24, 32))
+    keypoints = peaks.numpy().astype(float) * (23 / 11, 31 / 15)
+    views = HardViews(rng, ssl, keypoints, usable.numpy(), (24, 32))
     theta = draw_theta(rng, ssl, 2, (24, 32))
     target = warp_maps(teacher, theta)
     paths = [
-        losses.keypoint_mse(model(warp_maps(path(inputs), theta)), target, usable.float())
-        for path in (partial(hard.along, name) for name in ssl.paths)
+        losses.keypoint_mse(
+            model(warp_maps(views.augment(path, inputs), theta)), target, usable.float()
+        )
+        for path in ssl.paths
     ]
     return supervised, sum(paths), WEIGHT * (step + 1) / 6
 
 
 @pytest.mark.parametrize("min_peak", [-1e9, 1.5])
-def test_the_gradient_is_that_of_the_sum_with_a_fixed_teacher(
+def test_gradient_is_that_of_the_sum_with_a_detached_teacher(
     tiny_model_spec: ModelSpec, min_peak: float
 ) -> None:
     model, batch = setup(tiny_model_spec)
@@ -145,16 +148,16 @@ def test_the_gradient_is_that_of_the_sum_with_a_fixed_teacher(
         assert float(rows["loss_u"]) == pytest.approx(float(paths.detach()), rel=1e-5)
         return gradients(model)
 
-    expected, wrong = reference(attached=False), reference(attached=True)
+    expected, attached = reference(attached=False), reference(attached=True)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
     name = "head.final_layer.weight"
-    assert (wrong[name] - found[name]).abs().max() > 1e-3  # an attached teacher would show
+    assert (attached[name] - found[name]).abs().max() > 1e-3  # the test can tell them apart
 
 
-def test_unusable_joints_get_no_gradient(tiny_model_spec: ModelSpec) -> None:
+def test_unusable_keypoints_get_no_gradient(tiny_model_spec: ModelSpec) -> None:
     model, batch = setup(tiny_model_spec)
-    batch[0][1][..., 2] = 0  # no label either
+    batch[0][1][..., 2] = 0  # no labels either
     with torch.no_grad():
         heights = predict_maps(model, CODEC, normalise(batch[1][0]), True).amax((2, 3))
     middle = float(heights.amax(0).median())
@@ -167,7 +170,7 @@ def test_unusable_joints_get_no_gradient(tiny_model_spec: ModelSpec) -> None:
     assert float(rows["peak"]) == pytest.approx(float(heights.mean()), rel=1e-5)
 
 
-def test_a_weight_of_zero_leaves_the_labelled_loss_alone(tiny_model_spec: ModelSpec) -> None:
+def test_weight_of_zero_leaves_only_the_labelled_loss(tiny_model_spec: ModelSpec) -> None:
     model, batch = setup(tiny_model_spec)
     step_of(model, SSL, weight=0.0)(batch, 0)
     found = gradients(model)
@@ -177,16 +180,16 @@ def test_a_weight_of_zero_leaves_the_labelled_loss_alone(tiny_model_spec: ModelS
         torch.testing.assert_close(found[name], gradient, atol=1e-7, rtol=1e-5)
 
 
-def test_the_labels_as_teacher(tiny_model_spec: ModelSpec) -> None:
-    """The control: hard views of labelled persons are held to their own labels."""
-    model, (labelled, others) = setup(tiny_model_spec)
-    others[1] = labelled[1].clone()
-    others[1][:, 3:, 2] = 0
+def test_labels_as_teacher(tiny_model_spec: ModelSpec) -> None:
+    """As in benchmarks/unlabelled.py: strong views of labelled people, with labels as targets."""
+    model, (labelled, unlabelled) = setup(tiny_model_spec)
+    unlabelled[1] = labelled[1].clone()
+    unlabelled[1][:, 3:, 2] = 0
     step = replace(step_of(model, SSL), teachers=[lambda images, targets: CODEC.render(targets)])
-    scene = step.scene(0, *others, 1)
-    torch.testing.assert_close(scene.easy, CODEC.render(others[1]))
-    assert scene.usable[:, :3].all()
-    assert not scene.usable[:, 3:].any()
+    drawn = step.draw_views(0, *unlabelled, 1)
+    torch.testing.assert_close(drawn.teacher_maps, CODEC.render(unlabelled[1]))
+    assert drawn.usable[:, :3].all()
+    assert not drawn.usable[:, 3:].any()
 
 
 def two_students(spec: ModelSpec) -> tuple[list[PoseModel], Consistency, list]:
@@ -194,55 +197,55 @@ def two_students(spec: ModelSpec) -> tuple[list[PoseModel], Consistency, list]:
     torch.manual_seed(1)
     second = PoseModel(spec)
     torch.nn.init.normal_(second.head.final_layer.weight)
-    teachers = [network_teacher(one, CODEC, CPU, "none") for one in (second, first)]
+    teachers = [network_teacher(model, CODEC, CPU, "none") for model in (second, first)]
     step = replace(step_of(first, paths(1, 1, 1, 1, -1e9)), students=[first, second])
     return [first, second], replace(step, teachers=teachers), batch
 
 
-def test_each_of_two_networks_is_taught_by_the_other(tiny_model_spec: ModelSpec) -> None:
+def test_two_networks_are_each_others_teachers(tiny_model_spec: ModelSpec) -> None:
     students, step, batch = two_students(tiny_model_spec)
     images = normalise(batch[1][0])
     for i in (0, 1):
-        easy = step.scene(i, *batch[1], 4).easy
+        teacher_maps = step.draw_views(i, *batch[1], 4).teacher_maps
         with torch.no_grad():
             expected = predict_maps(students[1 - i], CODEC, images, flip=True)
-        torch.testing.assert_close(easy, expected)
+        torch.testing.assert_close(teacher_maps, expected)
     rows = step(batch, 4)
     assert rows.keys() == {"loss", "loss_u", "mask", "confidence", "peak", "peak_joco", "peak_jccm"}
     for student in students:
         assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
 
 
-def test_two_networks_see_different_hard_views(tiny_model_spec: ModelSpec) -> None:
+def test_two_networks_have_different_views(tiny_model_spec: ModelSpec) -> None:
     _, step, batch = two_students(tiny_model_spec)
-    thetas = [step.scene(i, *batch[1], 4).theta for i in (0, 1)]
+    thetas = [step.draw_views(i, *batch[1], 4).theta for i in (0, 1)]
     assert not torch.equal(*thetas)
-    assert torch.equal(thetas[0], step.scene(0, *batch[1], 4).theta)
+    assert torch.equal(thetas[0], step.draw_views(0, *batch[1], 4).theta)
 
 
 def reference_ensemble(model: PoseModel, batch, ssl: Ssl, step: int) -> Target:
-    """The target by hand: every path's maps at once."""
-    scene = step_of(model, ssl).scene(0, *batch[1], step)
+    """The target from the heatmaps of all paths in one graph."""
+    drawn = step_of(model, ssl).draw_views(0, *batch[1], step)
     with torch.no_grad():
         maps = [
-            model(warp_maps(scene.views.along(name, scene.everyone), scene.theta))
-            for name in ssl.paths
+            model(warp_maps(drawn.views.augment(path, drawn.all_images), drawn.theta))
+            for path in ssl.paths
         ]
-    inside = stays_inside(scene.peaks, scene.theta, SMALL_WH)
-    return ensemble_target(scene.warped, torch.stack(maps).mean(0), inside, ssl, CODEC.sigma)
+    inside = stays_inside(drawn.peaks, drawn.theta, SMALL_WH)
+    return ensemble_target(drawn.warped_maps, torch.stack(maps).mean(0), inside, ssl, CODEC.sigma)
 
 
-def test_the_ensemble_is_of_the_views_that_are_then_learnt_from(tiny_model_spec: ModelSpec) -> None:
+def test_ensemble_and_loss_use_the_same_views(tiny_model_spec: ModelSpec) -> None:
     model, batch = setup(tiny_model_spec)
     ssl = paths(2, 1, 1, 1, -1e9, "joco", "jccm", "mu", "randaugment")
     rows = step_of(model, ssl, loss=ENSEMBLE)(batch, 2)
     found = gradients(model)
     target = reference_ensemble(model, batch, ssl, 2)
     model.zero_grad(set_to_none=True)
-    scene = step_of(model, ssl).scene(0, *batch[1], 2)
+    drawn = step_of(model, ssl).draw_views(0, *batch[1], 2)
     total = torch.zeros(())
-    for name in ssl.paths:
-        heatmaps = model(warp_maps(scene.views.along(name, scene.everyone), scene.theta))
+    for path in ssl.paths:
+        heatmaps = model(warp_maps(drawn.views.augment(path, drawn.all_images), drawn.theta))
         total = total + path_loss(heatmaps, target, ssl)
     (images, targets), _ = batch
     expected = gaussian.render_heatmaps(targets, SMALL_WH, 1.0)
@@ -254,35 +257,37 @@ def test_the_ensemble_is_of_the_views_that_are_then_learnt_from(tiny_model_spec:
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def kept_at_once(model: PoseModel, batch, step: Consistency) -> int:
-    """The most bytes that autograd holds for backward at one time."""
-    held, most = 0, 0
+def peak_saved_bytes(model: PoseModel, batch, step: Consistency) -> int:
+    """Maximum over a step of the bytes that autograd has saved for backward."""
+    saved, most = 0, 0
 
     class Box:
         def __init__(self, tensor: torch.Tensor) -> None:
-            nonlocal held, most
+            nonlocal saved, most
             self.tensor, self.size = tensor, tensor.nbytes
-            held += self.size
-            most = max(most, held)
+            saved += self.size
+            most = max(most, saved)
 
         def __del__(self) -> None:
-            nonlocal held
-            held -= self.size
+            nonlocal saved
+            saved -= self.size
 
     with torch.autograd.graph.saved_tensors_hooks(Box, lambda box: box.tensor):
         step(batch, 0)
-    assert held == 0
+    assert saved == 0
     return most
 
 
 @pytest.mark.parametrize("loss", [MULTIAUGS, ENSEMBLE])
-def test_memory_does_not_grow_with_paths(tiny_model_spec: ModelSpec, loss: str) -> None:
+def test_memory_does_not_grow_with_the_number_of_paths(
+    tiny_model_spec: ModelSpec, loss: str
+) -> None:
     model, batch = setup(tiny_model_spec)
     names = ("jc", "jo", "joco", "jccm")
-    found = [
-        kept_at_once(
+    peaks = [
+        peak_saved_bytes(
             model, batch, step_of(model, paths(1, 1, 1, 1, 0.3, *names[:count]), loss=loss)
         )
         for count in (1, 2, 4)
     ]
-    assert found[0] == found[1] == found[2] > 0
+    assert peaks[0] == peaks[1] == peaks[2] > 0

@@ -1,4 +1,4 @@
-"""Pseudo-labels: what agreement, doubt and disagreement of the views do to target and gradient."""
+"""Targets of unlabelled people: effect of agreement and peak values on target and gradient."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pose.common.params import Ssl
 from pose.engine.losses import keypoint_mse
 from pose.ssl.targets import (
     Target,
-    easy_target,
     ensemble_target,
     path_loss,
-    sharpened,
+    sharpen,
     softmax_kl,
+    teacher_target,
 )
 from sections import DEFAULT, changed
 
@@ -35,7 +35,7 @@ INSIDE = torch.ones(1, 1, dtype=torch.bool)
 
 
 def blob(x: float, y: float, peak: float = 1.0, sigma: float = SIGMA) -> Tensor:
-    """(1, 1, 48, 36): a whole gaussian, no window cut."""
+    """Heatmap (1, 1, 48, 36) of a gaussian, not truncated to a window."""
     yy, xx = torch.meshgrid(torch.arange(48.0), torch.arange(36.0), indexing="ij")
     return peak * torch.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2))[None, None]
 
@@ -44,31 +44,31 @@ def mean_of(*maps: Tensor) -> Tensor:
     return torch.stack(maps).mean(0)
 
 
-def target_of(easy: Tensor, *hard: Tensor, ssl: Ssl = ENSEMBLE) -> Target:
-    return ensemble_target(easy, mean_of(*hard), INSIDE, ssl, SIGMA)
+def target_of(teacher: Tensor, *paths: Tensor, ssl: Ssl = ENSEMBLE) -> Target:
+    return ensemble_target(teacher, mean_of(*paths), INSIDE, ssl, SIGMA)
 
 
-def test_a_gaussian_is_confident_where_a_softmax_never_is() -> None:
+def test_confidence_of_a_gaussian_is_high_and_of_a_softmax_low() -> None:
     maps = torch.rand(1, 4, 128, 96, generator=torch.Generator().manual_seed(0))
     assert float((maps.flatten(2) / 0.5).softmax(2).max()) < 1e-3
     assert float(target_of(blob(17.3, 20.6), blob(17.3, 20.6)).confidence) > 0.93
 
 
-def test_disagreeing_paths_are_all_taught_and_the_target_is_fixed() -> None:
-    easy = blob(18, 24).requires_grad_()
+def test_disagreeing_paths_all_get_gradients_and_the_target_none() -> None:
+    teacher = blob(18, 24).requires_grad_()
     paths = [blob(x, y).requires_grad_() for x, y in ((18, 20), (18, 28), (22, 24))]
-    target = target_of(easy, *paths)
+    target = target_of(teacher, *paths)
     assert float(target.confidence) > 0.5
     assert not any(t.requires_grad for t in (target.maps, target.weights, target.confidence))
     loss = sum(path_loss(path, target, ENSEMBLE) for path in paths)
     loss.backward()
     assert float(loss.detach()) > 0
-    assert easy.grad is None
+    assert teacher.grad is None
     assert all(float(path.grad.norm()) > 0 for path in paths)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.25])
-def test_agreement_is_a_fixed_point(temperature: float) -> None:
+def test_loss_of_agreeing_views_is_zero(temperature: float) -> None:
     ssl = changed(ENSEMBLE, temperature=temperature)
     for (x, y), limit in (((18, 24), 1e-6), ((18.4, 24.3), 1e-5)):
         path = blob(x, y).requires_grad_()
@@ -83,8 +83,8 @@ def test_agreement_is_a_fixed_point(temperature: float) -> None:
 
 
 @pytest.mark.parametrize(("centre", "limit"), [((0, 24), 1e-6), ((35, 47), 1e-6), ((1, 1), 2e-4)])
-def test_also_at_the_border(centre: tuple[int, int], limit: float) -> None:
-    """On an edge the mirror is right; near one it draws the peak to it, by a cell at most."""
+def test_loss_of_agreeing_views_at_the_border(centre: tuple[int, int], limit: float) -> None:
+    """On an edge the mirrored blur is exact; near one the peak moves by at most one cell."""
     path = blob(*centre)
     target = target_of(path, path)
     assert float(path_loss(path, target, ENSEMBLE)) < limit
@@ -92,24 +92,24 @@ def test_also_at_the_border(centre: tuple[int, int], limit: float) -> None:
     assert max(abs(x - centre[0]), abs(y - centre[1])) <= 1
 
 
-def test_without_the_blur_it_is_none() -> None:
+def test_loss_of_agreeing_views_without_the_blur_is_not_zero() -> None:
     path = blob(18, 24)
     plain = (path / path.amax()) ** (1 / ENSEMBLE.temperature)
     assert float(keypoint_mse(path, plain, torch.ones(1, 1))) > 1e-4
 
 
-def test_labels_are_fixed_points_as_they_are_rendered() -> None:
-    """Their windows are cut at three sigma, which the blur smears."""
+def test_rendered_labels_are_unchanged_by_sharpen() -> None:
+    """Up to the edges of their windows at three sigma, which the blur smooths."""
     label = render_heatmaps(torch.tensor([[[18.0, 24.0, 1.0]]]), SIZE_WH, SIGMA)
-    assert float(keypoint_mse(label, sharpened(label, 0.5, SIGMA), torch.ones(1, 1))) < 1e-5
+    assert float(keypoint_mse(label, sharpen(label, 0.5, SIGMA), torch.ones(1, 1))) < 1e-5
 
 
-def test_a_second_mode_fades() -> None:
+def test_sharpen_reduces_a_second_mode() -> None:
     both = blob(10, 12) + blob(26, 36, peak=0.3)
     for temperature, most in ((1.0, 0.31), (0.5, 0.1), (0.25, 0.01)):
-        found = sharpened(both, temperature, SIGMA)
-        assert float(found[0, 0, 36, 26]) < most
-        assert float(found[0, 0, 12, 10]) == pytest.approx(1)
+        maps = sharpen(both, temperature, SIGMA)
+        assert float(maps[0, 0, 36, 26]) < most
+        assert float(maps[0, 0, 12, 10]) == pytest.approx(1)
 
 
 def test_confidence_rises_with_the_peak_and_falls_with_disagreement() -> None:
@@ -126,7 +126,7 @@ def test_confidence_rises_with_the_peak_and_falls_with_disagreement() -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
-def test_a_view_alone_is_as_confident_as_its_share(share: float) -> None:
+def test_confidence_of_disagreeing_views_is_the_largest_share(share: float) -> None:
     ssl = changed(ENSEMBLE, teacher_weight=share)
     target = target_of(blob(8, 8), blob(28, 40), blob(28, 8), ssl=ssl)
     assert float(target.confidence) == pytest.approx(max(share, (1 - share) / 2), abs=1e-3)
@@ -135,7 +135,7 @@ def test_a_view_alone_is_as_confident_as_its_share(share: float) -> None:
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 1e-4])
-def test_empty_maps_ask_for_nothing(kl_weight: float) -> None:
+def test_empty_maps_have_no_loss(kl_weight: float) -> None:
     ssl = changed(ENSEMBLE, kl_weight=kl_weight)
     empty = torch.zeros(1, 1, 48, 36, requires_grad=True)
     target = target_of(empty, empty, empty, ssl=ssl)
@@ -163,7 +163,7 @@ def test_masked_keypoints_get_no_gradient_and_weights_scale() -> None:
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 1e-4])
-def test_an_empty_student_is_drawn_up(kl_weight: float) -> None:
+def test_an_empty_student_gets_a_gradient_towards_the_target(kl_weight: float) -> None:
     ssl = changed(ENSEMBLE, kl_weight=kl_weight)
     target = target_of(blob(18, 24), blob(18, 24), ssl=ssl)
     path = torch.zeros(1, 1, 48, 36, requires_grad=True)
@@ -178,16 +178,16 @@ def test_kl_is_finite_positive_and_zero_for_equals() -> None:
     target = target_of(blob(18, 24), blob(18, 24))
     for dtype in (torch.float32, torch.float16):
         path = (torch.rand(1, 1, 48, 36, generator=generator) * 10 - 5).to(dtype).requires_grad_()
-        found = softmax_kl(path, target, 0.1)
-        found.backward()
-        assert found.dtype == torch.float32
-        assert float(found.detach()) > 0
+        divergence = softmax_kl(path, target, 0.1)
+        divergence.backward()
+        assert divergence.dtype == torch.float32
+        assert float(divergence.detach()) > 0
         assert torch.isfinite(path.grad).all()
     assert float(softmax_kl(target.maps, target, 0.1)) == pytest.approx(0, abs=1e-6)
 
 
-def fixed_point(target_map, steps: int = 200) -> float:
-    """Peak of a shared map M that views see as 0.6 M and 0.9 M, drawn to targets for `steps`."""
+def peak_after_training(target_map, steps: int = 200) -> float:
+    """Peak of a map M after `steps` on views 0.6 M and 0.9 M with targets by target_map."""
     shared = blob(18, 24, 0.8)
     for _ in range(steps):
         shared = shared.detach().requires_grad_()
@@ -198,17 +198,17 @@ def fixed_point(target_map, steps: int = 200) -> float:
     return float(shared.detach().max())
 
 
-def test_hard_views_alone_fade_and_the_ensemble_does_not() -> None:
-    assert fixed_point(lambda _, views: mean_of(*views)) < 0.1
-    found = fixed_point(lambda easy, views: target_of(easy, *views).maps)
-    assert 0.8 < found < 1.6
-    assert found == pytest.approx((0.6 + 0.9) / (0.36 + 0.81), abs=0.05)
+def test_maps_fade_with_the_mean_of_views_and_not_with_the_ensemble() -> None:
+    assert peak_after_training(lambda _, views: mean_of(*views)) < 0.1
+    peak = peak_after_training(lambda teacher, views: target_of(teacher, *views).maps)
+    assert 0.8 < peak < 1.6
+    assert peak == pytest.approx((0.6 + 0.9) / (0.36 + 0.81), abs=0.05)
 
 
-def test_multiaugs_takes_the_easy_map_as_it_is() -> None:
-    easy, weights = blob(18, 24, 0.6), torch.tensor([[1.0]])
-    target = easy_target(easy, weights)
-    assert torch.equal(target.maps, easy)
+def test_teacher_target_has_the_unchanged_teacher_maps() -> None:
+    maps, weights = blob(18, 24, 0.6), torch.tensor([[1.0]])
+    target = teacher_target(maps, weights)
+    assert torch.equal(target.maps, maps)
     assert float(target.confidence) == pytest.approx(0.6)
     loss = path_loss(blob(20, 24), target, changed(ENSEMBLE, loss="multiaugs"))
-    assert float(loss) == pytest.approx(float(keypoint_mse(blob(20, 24), easy, weights)))
+    assert float(loss) == pytest.approx(float(keypoint_mse(blob(20, 24), maps, weights)))
