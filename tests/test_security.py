@@ -128,8 +128,9 @@ def test_addresses_in_the_code_are_https() -> None:
 
 
 def test_the_page_escapes() -> None:
-    """Only what matplotlib drew or the page's own code built comes in unescaped."""
-    template = (ROOT / "stages" / "report.html.j2").read_text(encoding="utf-8")
+    """The HTML template is rendered with autoescape, and no value is exempt."""
+    folder = ROOT / "stages" / "pose" / "report"
+    template = (folder / "report.html.j2").read_text(encoding="utf-8")
     assert not re.search(r"\|\s*safe|autoescape false", template)
-    page = (ROOT / "stages" / "pose" / "page.py").read_text(encoding="utf-8")
-    assert '_render("report.html.j2", page, templates, autoescape=True)' in page
+    page = (folder / "page.py").read_text(encoding="utf-8")
+    assert '_render("report.html.j2", page, autoescape=True)' in page

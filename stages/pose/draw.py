@@ -1,4 +1,4 @@
-"""Pictures: poses drawn over images, heatmaps in colour, and grids of them."""
+"""Drawing: poses over images, heatmaps in colour, captions, grids of images, JPEG."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pose.common.skeleton import Skeleton
 Image = NDArray[np.uint8]
 Array = NDArray[np.float64]
 
-# BGR; the person's left, right and middle, told apart by colour-blind eyes too
+# BGR, for the person's left, right and middle; distinguishable by colour-blind readers.
 LEFT, RIGHT, MIDDLE = (255, 140, 30), (40, 110, 255), (235, 235, 235)
-UPSCALE = 4  # keypoints are drawn with sub-pixel accuracy: cv2's `shift` of 2 bits
+UPSCALE = 4  # keypoints are drawn with sub-pixel accuracy: 2 fractional bits, cv2's `shift`
 
 
 def side_colour(skeleton: Skeleton, *keypoints: int) -> tuple[int, int, int]:
-    """Colour of a keypoint, or of a limb between two; the flip pairs tell the sides."""
+    """Colour of a keypoint, or of a limb between two; sides are those of skeleton.flip_pairs."""
     left, right = ({pair[side] for pair in skeleton.flip_pairs} for side in (0, 1))
     if left.issuperset(keypoints):
         return LEFT
@@ -29,7 +29,7 @@ def side_colour(skeleton: Skeleton, *keypoints: int) -> tuple[int, int, int]:
 def draw_pose(
     image: Image, skeleton: Skeleton, keypoints: Array, shown: NDArray[np.bool_], thickness: int
 ) -> Image:
-    """A copy of the BGR image with the limbs and keypoints (K, 2) that are `shown` (K,)."""
+    """A copy of the BGR image with keypoints (K, 2) and their limbs, where `shown` (K,) is true."""
     out = image.copy()
     points = [(int(x), int(y)) for x, y in np.rint(keypoints * UPSCALE)]
     for a, b in skeleton.limbs:
@@ -47,7 +47,7 @@ def draw_pose(
 
 
 def draw_heatmap(image: Image, heatmap: NDArray[np.float32]) -> Image:
-    """The image (h, w, 3), dimmed, under a heatmap (H, W) of 0..1 in colour."""
+    """The darkened image (h, w, 3) with a heatmap (H, W) of values 0..1 over it in colour."""
     size = (image.shape[1], image.shape[0])
     level = np.clip(cv2.resize(heatmap, size, interpolation=cv2.INTER_LINEAR), 0, 1)
     colour = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
@@ -56,13 +56,13 @@ def draw_heatmap(image: Image, heatmap: NDArray[np.float32]) -> Image:
 
 
 def enlarge(image: Image, height: int) -> Image:
-    """The image at a given height, in pixels, its aspect kept."""
+    """The image resized to a height in pixels, with the same aspect ratio."""
     size = (round(image.shape[1] * height / image.shape[0]), height)
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
 
 
 def caption(image: Image, text: str) -> Image:
-    """A copy with a dark strip above that holds a line of text."""
+    """A copy with a line of text in a dark strip above the image."""
     strip = np.full((22, image.shape[1], 3), 32, np.uint8)
     cv2.putText(
         strip, text, (5, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (240, 240, 240), 1, cv2.LINE_AA
@@ -71,7 +71,7 @@ def caption(image: Image, text: str) -> Image:
 
 
 def grid(images: Sequence[Image], columns: int) -> Image:
-    """Images on a dark ground, in rows of `columns`, each centred in a cell of the largest size."""
+    """Images on a dark background, `columns` per row, each centred in a cell of equal size."""
     height = max(image.shape[0] for image in images) + 6
     width = max(image.shape[1] for image in images) + 6
     rows = -(-len(images) // columns)
@@ -84,5 +84,5 @@ def grid(images: Sequence[Image], columns: int) -> Image:
 
 
 def encode_jpeg(image: Image, quality: int = 88) -> bytes:
-    """JPEG bytes of a BGR image; the same picture gives the same bytes."""
+    """JPEG bytes of a BGR image; the same image gives the same bytes."""
     return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])

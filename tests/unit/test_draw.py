@@ -1,4 +1,4 @@
-"""Poses of any skeleton are drawn: sides in their colours, limbs if there are any."""
+"""Poses of any skeleton are drawn: each side in its colour, with limbs if there are any."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ MOUSE = build_skeleton(NAMES, ((0, 3), (2, 0)), None, None, None)
 
 
 @pytest.mark.parametrize("k", range(17))
-def test_colours_of_cocos_sides(k: int) -> None:
+def test_colours_of_the_sides_of_coco(k: int) -> None:
     side = COCO_17.names[k].split("_")[0]
     assert side_colour(COCO_17, k) == {"left": LEFT, "right": RIGHT}.get(side, MIDDLE)
 
 
-def test_a_limb_has_the_side_of_both_its_ends() -> None:
+def test_a_limb_has_the_colour_of_the_side_of_both_ends() -> None:
     assert side_colour(MOUSE, 0, 3) == RIGHT
     assert side_colour(MOUSE, 4, 1) == LEFT
     assert side_colour(MOUSE, 0, 1) == side_colour(MOUSE, 0, 2) == MIDDLE
 
 
-def test_only_what_is_shown_is_drawn() -> None:
+def test_only_shown_keypoints_are_drawn() -> None:
     blank = np.zeros((60, 60, 3), np.uint8)
     points = np.array([(10, 10), (30, 10), (50, 10), (10, 50), (50, 50)], float)
     shown = np.array([True, True, False, True, False])
@@ -35,7 +35,7 @@ def test_only_what_is_shown_is_drawn() -> None:
     assert not blank.any()
 
 
-def test_without_limbs_there_are_dots() -> None:
+def test_without_limbs_keypoints_are_drawn() -> None:
     dots = build_skeleton(("a",), (), None, None, None)
     drawn = draw_pose(
         np.zeros((9, 9, 3), np.uint8), dots, np.full((1, 2), 4.0), np.ones(1, bool), 1

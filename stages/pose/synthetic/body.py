@@ -1,8 +1,8 @@
-"""One random body: proportions, clothes and colours, and a 3-D skeleton in a random pose.
+"""A random person: proportions, clothes and colours, and a 3-D skeleton in a random pose.
 
 Body frame: x to the person's left, y up, z forward; 1.0 is an adult's standing height. Camera
 frame: x right, y up, z towards the camera. A person who faces the camera (yaw 0) therefore has
-the left shoulder at the image's right; at yaw 180 degrees we see the back.
+the left shoulder at the right of the image; yaw 180 degrees shows the back.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 
 from pose.synthetic.canvas import Array, Vector
 
-# (share, yaw range in degrees either side): front, three-quarter, side, back.
+# (share, smallest and largest absolute yaw in degrees): front, three-quarter, side, back.
 VIEWS = ((0.71, 0, 25), (0.15, 25, 60), (0.04, 60, 105), (0.10, 150, 180))
 CHILD_SHARE = 0.15
 LEAN_SD_DEG = 5.0  # sideways and forward lean of the torso
-LEAN_LARGE = (0.08, 18.0)  # share of persons with a larger lean, and its sd in degrees
-SAME_ARMS_SHARE = 0.45  # both arms do the same
+LEAN_LARGE = (0.08, 18.0)  # share of people with a larger lean, and its sd in degrees
+SAME_ARMS_SHARE = 0.45  # both arms in the same pose
 
 # Wrist relative to its shoulder (outward, up, forward; arm lengths), direction of the elbow, share.
 ARMS = {
@@ -73,7 +73,7 @@ TROUSERS_RGB = ((34, 35, 40), (60, 62, 70), (44, 58, 92), (64, 84, 120), (92, 11
 
 @dataclass(frozen=True)
 class Cloth:
-    """Colours (BGR 0..255) and pattern of one garment; period in adult heights."""
+    """Colours (BGR 0..255) and pattern of a garment; period of the pattern in adult heights."""
 
     colour: Array
     second: Array
@@ -81,7 +81,7 @@ class Cloth:
     period: float
 
     def albedo(self, t: Array, side: Array, length: float) -> Array:
-        """Colour at every pixel of a tube that is `length` adult heights long."""
+        """Colour per pixel of a tube that is `length` adult heights long."""
         if self.pattern == "plain":
             return self.colour
         mask = (t * (length / self.period)) % 1 < 0.45
@@ -99,14 +99,14 @@ class Looks:
     girth: float
     belly: float
     shoulders: float
-    head: float  # times an adult's head
-    legs: float  # times an adult's legs
+    head: float  # relative to an adult's
+    legs: float  # relative to an adult's
     top: Cloth
     jacket: bool  # open at the front over `inner`
     inner: Array
     bottom: Cloth
-    sleeve: float  # 0..2: where sleeves end, 1 is the elbow
-    leg_cloth: float  # 0..2: where trouser legs end, 1 is the knee
+    sleeve: float  # where sleeves end: 0 shoulder, 1 elbow, 2 wrist
+    leg_cloth: float  # where trouser legs end: 0 hip, 1 knee, 2 ankle
     skirt: float  # length in adult heights, 0 for none
     skin: Array
     hair: Array
@@ -118,13 +118,13 @@ class Looks:
 
 @dataclass(frozen=True)
 class Figure:
-    """A posed person in the camera's frame (adult heights, the lowest point at y = 0)."""
+    """A posed person in the camera frame, in adult heights; y = 0 at the lowest foot."""
 
     looks: Looks
-    joints: dict[str, Vector]  # (3,) by name: the keypoints and hands, toes, neck, ...
-    head_turn: Vector  # (3, 3) head frame to camera frame
-    torso_turn: Vector  # (3, 3) torso frame to camera frame
-    seat: bool
+    joints: dict[str, Vector]  # (3,) by name: the keypoints, and hands, toes, neck, ...
+    head_rotation: Vector  # (3, 3) head frame to camera frame
+    torso_rotation: Vector  # (3, 3) torso frame to camera frame
+    seated: bool
 
 
 def _bgr(rng: np.random.Generator, palette: Sequence[tuple[int, int, int]], spread: float) -> Array:
@@ -171,19 +171,21 @@ def sample_looks(rng: np.random.Generator) -> Looks:
     )
 
 
-def turn(yaw: float, pitch: float, roll: float) -> Vector:
+def rotation(yaw: float, pitch: float, roll: float) -> Vector:
     """(3, 3) rotation from degrees: yaw about y, then pitch about x, then roll about z."""
     cy, cp, cr = np.cos(np.deg2rad([yaw, pitch, roll]))
     sy, sp, sr = np.sin(np.deg2rad([yaw, pitch, roll]))
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    turned: Vector = about_z @ about_x @ about_y
-    return turned
+    matrix: Vector = about_z @ about_x @ about_y
+    return matrix
 
 
-def bend(root: Vector, target: Vector, lengths: tuple[float, float], pole: Vector) -> list[Vector]:
-    """[middle joint, end joint] of a two-bone limb that reaches for target, bent towards pole."""
+def two_bone_ik(
+    root: Vector, target: Vector, lengths: tuple[float, float], pole: Vector
+) -> list[Vector]:
+    """[middle joint, end joint] of a two-bone limb from root to target, bent towards pole."""
     first, second = lengths
     reach = float(np.linalg.norm(target - root))
     axis = (target - root) / max(reach, 1e-6)
@@ -195,50 +197,50 @@ def bend(root: Vector, target: Vector, lengths: tuple[float, float], pole: Vecto
     return [root + axis * along + out * rise, root + axis * reach]
 
 
-def _pick(rng: np.random.Generator, table: dict[str, float]) -> str:
+def _choose(rng: np.random.Generator, table: dict[str, float]) -> str:
     weights = np.array(list(table.values()))
     return str(rng.choice(list(table), p=weights / weights.sum()))
 
 
-def _pick_arms(rng: np.random.Generator, stance: str) -> list[str]:
-    """Arm poses, the first for the side of the stance's first leg."""
+def _choose_arms(rng: np.random.Generator, stance: str) -> list[str]:
+    """Two arm poses; the first is on the side of the first leg of STANCES."""
     if stance == "run":
         return ["run_back", "run_fore"]
     if stance == "walk" and rng.random() < 0.7:
         return ["swing_back", "swing_fore"]
     shares = {name: share for name, (_, _, share) in ARMS.items()}
-    first = _pick(rng, shares)
+    first = _choose(rng, shares)
     if first in ("crossed", "clasped") or rng.random() < SAME_ARMS_SHARE:
         return [first, first]
     shares["crossed"] = shares["clasped"] = 0.0
-    return [first, _pick(rng, shares)]
+    return [first, _choose(rng, shares)]
 
 
-def _sample_turns(rng: np.random.Generator) -> tuple[float, Vector, Vector]:
-    """(yaw in degrees, torso turn, head turn), both turns relative to the pelvis."""
+def _sample_rotations(rng: np.random.Generator) -> tuple[float, Vector, Vector]:
+    """(yaw in degrees, torso rotation, head rotation), both relative to the pelvis."""
     _, low, high = VIEWS[int(rng.choice(len(VIEWS), p=[share for share, _, _ in VIEWS]))]
     yaw = float(rng.uniform(low, high) * rng.choice([-1, 1]))
     share, large = LEAN_LARGE
     sd = large if rng.random() < share else LEAN_SD_DEG
-    torso = turn(rng.normal(0, 7), rng.normal(2, sd), rng.normal(0, sd))
+    torso = rotation(rng.normal(0, 7), rng.normal(2, sd), rng.normal(0, sd))
     limit = 45 if abs(yaw) < 60 else 20
     head_yaw = float(np.clip(rng.normal(-0.25 * yaw if limit == 45 else 0, 14), -limit, limit))
-    return yaw, torso, torso @ turn(head_yaw, rng.normal(3, 7), rng.normal(0, 5))
+    return yaw, torso, torso @ rotation(head_yaw, rng.normal(3, 7), rng.normal(0, 5))
 
 
 def sample_figure(rng: np.random.Generator, camera_pitch: float) -> Figure:
-    """A random person; camera_pitch in degrees, positive looks down."""
+    """A random person; camera_pitch in degrees, positive if the camera looks down."""
     looks = sample_looks(rng)
-    yaw, torso, head = _sample_turns(rng)
-    stance = _pick(rng, {name: share for name, (share, _, _) in STANCES.items()})
-    arms = _pick_arms(rng, stance)
+    yaw, torso, head = _sample_rotations(rng)
+    stance = _choose(rng, {name: share for name, (share, _, _) in STANCES.items()})
+    arms = _choose_arms(rng, stance)
     sides = (1, -1) if rng.random() < 0.5 else (-1, 1)
     joints: dict[str, Vector] = {"pelvis": np.zeros(3)}
     for side, arm, ankle in zip(sides, arms, STANCES[stance][1:], strict=True):
         _add_leg_(joints, rng, looks, side, np.array(ankle))
         _add_arm_(joints, rng, looks, torso, side, arm)
     _add_head_(joints, looks, torso, head)
-    view = turn(0, camera_pitch, 0) @ turn(yaw, 0, 0)
+    view = rotation(0, camera_pitch, 0) @ rotation(yaw, 0, 0)
     floor = min(float(p[1]) for n, p in joints.items() if n.endswith(("_toe", "_heel")))
     placed = {name: view @ (p - [0, floor, 0]) for name, p in joints.items()}
     return Figure(looks, placed, view @ head, view @ torso, stance == "sit")
@@ -251,7 +253,9 @@ def _add_leg_(
     lengths = (0.245 * looks.legs, 0.235 * looks.legs)
     hip = np.array([side * 0.068 * min(looks.girth, 1.1), 0.0, 0.0])
     reach = (ankle + rng.normal(0, (0.03, 0.008, 0.03))) * [side, 1, 1] * sum(lengths)
-    knee, foot = bend(hip, hip + reach, lengths, np.array([side * rng.normal(0.15, 0.12), 0, 1]))
+    knee, foot = two_bone_ik(
+        hip, hip + reach, lengths, np.array([side * rng.normal(0.15, 0.12), 0, 1])
+    )
     shin = (foot - knee) / lengths[1]
     forward = np.array([side * rng.uniform(0.05, 0.4), shin[2], -shin[1]])
     forward /= np.linalg.norm(forward)
@@ -276,7 +280,7 @@ def _add_arm_(
         reach += [0, 0.02, 0.02]
     pole_side = np.array(pole) * [side, 1, 1]
     shoulder = np.array([side * 0.106 * looks.shoulders, 0.292, 0.0])
-    elbow, end = bend(shoulder, shoulder + reach, lengths, pole_side)
+    elbow, end = two_bone_ik(shoulder, shoulder + reach, lengths, pole_side)
     hand = end + (end - elbow) / lengths[1] * 0.055
     for joint, point in (("shoulder", shoulder), ("elbow", elbow), ("wrist", end), ("hand", hand)):
         joints[f"{name}_{joint}"] = torso @ point

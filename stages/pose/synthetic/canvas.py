@@ -1,6 +1,6 @@
-"""The painted picture: who owns each pixel, and the shaded tubes all drawing is made of.
+"""The canvas: an image with its instance and part maps, and shaded tubes, of which all is drawn.
 
-Colours are (3, 1, 1) float32 BGR, 0..255. Painting mutates the canvas.
+Colours are (3, 1, 1) float32 BGR, 0..255. Functions whose names end in _ mutate the canvas.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Vector = NDArray[np.float64]
 AMBIENT, DIFFUSE = 0.56, 0.52  # of the cylinder shading; their sum at the lit side is about 1
-TILE = 1024  # pixels each way of the noise tile; pictures must be smaller
+TILE = 1024  # width and height of the noise tile in pixels; images must be smaller
 PROFILE_STEPS = 128
 
 
@@ -36,24 +36,24 @@ def noise_tile() -> Array:
 
 @dataclass
 class Canvas:
-    """A picture being painted. light: unit vector (x right, y down, z towards the camera)."""
+    """An image being painted. light: unit vector (x right, y down, z towards the camera)."""
 
     bgr: Array  # (3, H, W), 0..255
-    owner: NDArray[np.uint8]  # (H, W), 0 scenery, else the person's number
-    part: NDArray[np.uint8]  # (H, W), body part of the owner
+    instances: NDArray[np.uint8]  # (H, W), 0 for scenery, else the person's number
+    parts: NDArray[np.uint8]  # (H, W), body part of that person
     light: tuple[float, float, float]
-    noise_xy: tuple[int, int]  # where this picture begins in the noise tile
+    noise_xy: tuple[int, int]  # origin of this image in the noise tile
 
     def noise(self, shift: int) -> Array:
-        """(H, W) window of the noise tile, another one for every shift; a view, not a copy."""
-        height, width = self.owner.shape
+        """(H, W) window of the noise tile, a different one per shift; a view, not a copy."""
+        height, width = self.instances.shape
         x = (self.noise_xy[0] + 157 * shift) % (TILE - width)
         y = (self.noise_xy[1] + 211 * shift) % (TILE - height)
         return noise_tile()[y : y + height, x : x + width]
 
 
 @dataclass(frozen=True)
-class Trace:
+class TubePixels:
     """Pixels of a tube: t 0..1 along it, side -1..1 across it, alpha 0..1 its coverage."""
 
     window: tuple[slice, slice]
@@ -77,9 +77,14 @@ def _profile_matrix(count: int) -> Array:
     return np.stack(smooth, axis=1).astype(np.float32)
 
 
-def trace_tube(canvas: Canvas, a: Vector, b: Vector, profile: Array, capped: bool) -> Trace | None:
-    """Pixels between image points a and b; capped adds round ends. None when out of the image."""
-    height, width = canvas.owner.shape
+def rasterise_tube(
+    canvas: Canvas, a: Vector, b: Vector, profile: Array, capped: bool
+) -> TubePixels | None:
+    """Pixels of a tube between image points a and b; None if it lies outside the image.
+
+    profile: radii along the tube, of make_profile; capped adds round ends.
+    """
+    height, width = canvas.instances.shape
     reach = float(profile.max()) + 1.5
     (ax, ay), (bx, by) = a.tolist(), b.tolist()
     x0, x1 = max(int(min(ax, bx) - reach), 0), min(int(max(ax, bx) + reach) + 1, width)
@@ -100,28 +105,30 @@ def trace_tube(canvas: Canvas, a: Vector, b: Vector, profile: Array, capped: boo
         distance = np.maximum(np.abs(across) - radius, np.abs(past) - 0.5)
     alpha = np.minimum(np.maximum(0.5 - distance, 0), 1)
     side = np.minimum(np.maximum(across / np.maximum(radius, 1e-3), -1), 1)
-    return Trace((slice(y0, y1), slice(x0, x1)), t, side, alpha, (-uy, ux))
+    return TubePixels((slice(y0, y1), slice(x0, x1)), t, side, alpha, (-uy, ux))
 
 
-def paint_(canvas: Canvas, trace: Trace, colour: Array, owner: int, part: int, dim: float) -> None:
-    """Blend a tube over the canvas, lit as a cylinder; dim 0..1 scales its brightness."""
+def paint_(
+    canvas: Canvas, tube: TubePixels, colour: Array, instance: int, part: int, brightness: float
+) -> None:
+    """Blend a tube over the canvas, shaded as a cylinder; brightness 0..1 scales its colour."""
     lx, ly, lz = canvas.light
-    facing = trace.side * (trace.across_xy[0] * lx + trace.across_xy[1] * ly)
-    facing += np.sqrt(1 - trace.side * trace.side) * lz
-    grain = canvas.noise(0)[trace.window]
-    shade = dim * (AMBIENT + DIFFUSE * np.maximum(facing, 0)) * (1 + 0.045 * grain)
-    rows, cols = trace.window
+    facing = tube.side * (tube.across_xy[0] * lx + tube.across_xy[1] * ly)
+    facing += np.sqrt(1 - tube.side * tube.side) * lz
+    grain = canvas.noise(0)[tube.window]
+    shade = brightness * (AMBIENT + DIFFUSE * np.maximum(facing, 0)) * (1 + 0.045 * grain)
+    rows, cols = tube.window
     target = canvas.bgr[:, rows, cols]
-    target += trace.alpha * (shade * colour - target)
-    solid = trace.alpha > 0.5
-    canvas.owner[trace.window][solid] = owner
-    canvas.part[trace.window][solid] = part
+    target += tube.alpha * (shade * colour - target)
+    solid = tube.alpha > 0.5
+    canvas.instances[tube.window][solid] = instance
+    canvas.parts[tube.window][solid] = part
 
 
 def paint_stroke_(
-    canvas: Canvas, a: Vector, b: Vector, profile: Array, colour: Array, owner: int, part: int
+    canvas: Canvas, a: Vector, b: Vector, profile: Array, colour: Array, instance: int, part: int
 ) -> None:
-    """A fully lit tube of one colour with round ends; a dot when a and b are the same."""
-    trace = trace_tube(canvas, a, b, profile, capped=True)
-    if trace is not None:
-        paint_(canvas, trace, colour, owner, part, 1.0)
+    """Paint a tube of one colour with round ends; a dot if a and b are equal."""
+    tube = rasterise_tube(canvas, a, b, profile, capped=True)
+    if tube is not None:
+        paint_(canvas, tube, colour, instance, part, 1.0)

@@ -1,7 +1,7 @@
-"""The embedded dataset: rendered scenes with people, in COCO 2017's own three zips.
+"""The synthetic data set: rendered scenes with people, in the three zip files of COCO 2017.
 
-Every image has its own generator, default_rng([seed, split, index]), so bytes depend neither on
-the number of workers nor on the order of work.
+Each image has its own generator, default_rng([seed, split, index]), so that bytes depend neither
+on the number of workers nor on their order.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from pose.synthetic.labels import annotate_crowd, annotate_person
 from pose.synthetic.painter import Painter
 from pose.synthetic.scene import paint_foreground_, paint_scene, paint_seat_, paint_shadow_
 
-# Difficulty. Sizes are shares of the image's height unless said otherwise.
-PERSONS = (0.60, 0.28, 0.09, 0.03)  # share of images with 1, 2, 3, 4 persons
+# Difficulty. Sizes are fractions of the image's height unless a comment gives another unit.
+PEOPLE_SHARES = (0.60, 0.28, 0.09, 0.03)  # of images with 1, 2, 3, 4 people
 PERSON_HEIGHT = (0.38, 0.95)  # of the main (nearest) person, adult
 SMALLEST_HEIGHT = 0.22  # of the others, who stand farther away
 CUT_SHARE = 0.08  # images whose main person is cut by the lower border
-OVERLAP_SHARE = 0.20  # images where persons may stand close enough to hide each other
+OVERLAP_SHARE = 0.20  # images where people may hide each other
 FOREGROUND_SHARE = 0.10  # images with an object in front of the main person
 CROWD_SHARE = 0.08  # images with a group of tiny people annotated as one crowd
-CROWD_PERSONS = (6, 12)
-CROWD_HEIGHT = (0.09, 0.14)
+CROWD_SIZE = (6, 12)
+CROWD_PERSON_HEIGHT = (0.09, 0.14)
 CAMERA_PITCH_DEG = (0.0, 9.0)
 SENSOR_NOISE = (0.5, 3.0)  # sd, grey levels
 SPLITS = (("train2017", 0), ("val2017", 1))
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 SPLIT_IDS = 1_000_000  # image ids of val begin here
 ANNOTATIONS_PER_IMAGE = 16  # ids are image_id * 16 + position, so unique over both splits
-CROWD_OWNER = 250
+CROWD_INSTANCE = 250
 IMAGES_PER_TASK = 8
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a person stands: foot_xy in image pixels, `pixels` an adult's height there."""
+class Placement:
+    """Where a person stands: foot_xy in image pixels, and an adult's height there in pixels."""
 
     foot_xy: tuple[float, float]
     pixels: float
@@ -59,39 +59,39 @@ class Standing:
 def render_image(
     image_wh: tuple[int, int], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """(H, W, 3) BGR picture and its annotations, COCO's fields without ids."""
+    """(H, W, 3) BGR image and its COCO annotations without ids."""
     pitch = float(rng.uniform(*CAMERA_PITCH_DEG))
-    standings, horizon = _place_persons(image_wh, rng)
+    placements, horizon = _place_people(image_wh, rng)
     canvas = paint_scene(image_wh, horizon, rng)
     if rng.random() < CROWD_SHARE:
-        _paint_crowd_(canvas, standings, horizon, pitch, rng)
-    _soften_(canvas, rng)
+        _paint_crowd_(canvas, placements, horizon, pitch, rng)
+    _blur_background_(canvas, rng)
     painted: list[tuple[Painter, int]] = []
-    for number, standing in enumerate(standings, start=1):
-        paint_shadow_(canvas, standing.foot_xy, standing.pixels, rng)
+    for number, placement in enumerate(placements, start=1):
+        paint_shadow_(canvas, placement.foot_xy, placement.pixels, rng)
         figure = sample_figure(rng, pitch)
-        painter = Painter(canvas, figure, standing.foot_xy, standing.pixels, number)
-        if figure.seat:
+        painter = Painter(canvas, figure, placement.foot_xy, placement.pixels, number)
+        if figure.seated:
             floor = min(float(painter.xy[f"{side}_heel"][1]) for side in ("left", "right"))
             x, y = painter.xy["pelvis"].tolist()
-            paint_seat_(canvas, (x, y), floor, standing.pixels, rng)
+            paint_seat_(canvas, (x, y), floor, placement.pixels, rng)
         painter.paint()
-        painted.append((painter, int((canvas.owner == number).sum())))
+        painted.append((painter, int((canvas.instances == number).sum())))
     if rng.random() < FOREGROUND_SHARE:
-        nearest = standings[-1]
+        nearest = placements[-1]
         paint_foreground_(canvas, nearest.foot_xy, nearest.pixels, rng)
-    annotations = [annotate_person(canvas, p, pixels, rng) for p, pixels in painted]
-    annotations.append(annotate_crowd(canvas, CROWD_OWNER))
-    return _photograph(canvas, rng), [a for a in annotations if a is not None]
+    annotations = [annotate_person(canvas, painter, area, rng) for painter, area in painted]
+    annotations.append(annotate_crowd(canvas, CROWD_INSTANCE))
+    return _simulate_camera(canvas, rng), [a for a in annotations if a is not None]
 
 
-# ---------------------------------------------------------------------------------- placing
+# --- placement and camera
 
 
-def _place_persons(
+def _place_people(
     image_wh: tuple[int, int], rng: np.random.Generator
-) -> tuple[list[Standing], float]:
-    """Persons from far to near on one ground plane, and the horizon's row in pixels."""
+) -> tuple[list[Placement], float]:
+    """(people from far to near on one ground plane, row of the horizon in pixels)."""
     width, height = image_wh
     pixels = float(rng.uniform(*PERSON_HEIGHT)) * height
     foot = float(rng.uniform(min(pixels + 0.03 * height, 0.97 * height), 0.98 * height))
@@ -100,58 +100,58 @@ def _place_persons(
     horizon = foot - pixels * float(rng.uniform(0.75, 1.05))
     horizon = float(np.clip(horizon, 0.12 * height, 0.55 * height))
     scale = pixels / (foot - horizon)
-    count = 1 + int(rng.choice(len(PERSONS), p=PERSONS))
+    count = 1 + int(rng.choice(len(PEOPLE_SHARES), p=PEOPLE_SHARES))
     x = float(rng.uniform(0.15, 0.85)) * width
-    standings = [Standing((x, foot), pixels)]
+    placements = [Placement((x, foot), pixels)]
     spacing = 0.28 if rng.random() < OVERLAP_SHARE else 0.50
     for _ in range(12 * (count - 1)):
-        if len(standings) == count:
+        if len(placements) == count:
             break
         low = horizon + SMALLEST_HEIGHT * height / scale
         y = float(rng.uniform(min(low, foot), min(foot, 0.99 * height)))
-        new = Standing((float(rng.uniform(0.06, 0.94)) * width, y), (y - horizon) * scale)
-        if all(_apart(new, old) > spacing for old in standings):
-            standings.append(new)
-    return sorted(standings, key=lambda s: s.foot_xy[1]), horizon
+        new = Placement((float(rng.uniform(0.06, 0.94)) * width, y), (y - horizon) * scale)
+        if all(_relative_distance(new, old) > spacing for old in placements):
+            placements.append(new)
+    return sorted(placements, key=lambda placement: placement.foot_xy[1]), horizon
 
 
-def _apart(a: Standing, b: Standing) -> float:
-    """Horizontal distance over the mean adult height of both."""
+def _relative_distance(a: Placement, b: Placement) -> float:
+    """Horizontal distance, relative to the mean adult height of both."""
     return abs(a.foot_xy[0] - b.foot_xy[0]) / ((a.pixels + b.pixels) / 2)
 
 
 def _paint_crowd_(
     canvas: Canvas,
-    standings: list[Standing],
+    placements: list[Placement],
     horizon: float,
     pitch: float,
     rng: np.random.Generator,
 ) -> None:
-    """A group of tiny people far behind, all owned by CROWD_OWNER."""
-    height, width = canvas.owner.shape
-    pixels = float(rng.uniform(*CROWD_HEIGHT)) * height
-    scale = standings[-1].pixels / (standings[-1].foot_xy[1] - horizon)
+    """A group of tiny people in the background, all of instance CROWD_INSTANCE."""
+    height, width = canvas.instances.shape
+    pixels = float(rng.uniform(*CROWD_PERSON_HEIGHT)) * height
+    scale = placements[-1].pixels / (placements[-1].foot_xy[1] - horizon)
     x, y = float(rng.uniform(0.15, 0.85)) * width, horizon + pixels / scale
-    for _ in range(int(rng.integers(*CROWD_PERSONS, endpoint=True))):
+    for _ in range(int(rng.integers(*CROWD_SIZE, endpoint=True))):
         foot = (x + float(rng.normal(0, 0.9)) * pixels, y + float(rng.uniform(-0.1, 0.1)) * pixels)
-        Painter(canvas, sample_figure(rng, pitch), foot, pixels, CROWD_OWNER).paint()
+        Painter(canvas, sample_figure(rng, pitch), foot, pixels, CROWD_INSTANCE).paint()
 
 
-def _soften_(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Depth of field: what lies behind the persons is less sharp."""
+def _blur_background_(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Depth of field: the background is less sharp than the people."""
     sigma = float(rng.uniform(0.5, 1.6))
     for plane in canvas.bgr:
         cv2.GaussianBlur(plane, (0, 0), sigma, dst=plane)
 
 
-def _photograph(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _simulate_camera(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Colour cast, exposure, slight blur and sensor noise; (H, W, 3) uint8."""
     gain = np.float32(rng.uniform(0.85, 1.12)) * rng.normal(1, 0.025, 3).astype(np.float32)
     sigma = float(rng.uniform(0.3, 0.75))
     planes = [cv2.GaussianBlur(p, (3, 3), sigma) * g for p, g in zip(canvas.bgr, gain, strict=True)]
     picture = cv2.merge(planes)
-    x, y = (int(rng.integers(0, TILE - n)) for n in canvas.owner.shape[::-1])
-    height, width = canvas.owner.shape
+    x, y = (int(rng.integers(0, TILE - n)) for n in canvas.instances.shape[::-1])
+    height, width = canvas.instances.shape
     grain = _sensor_tile()[y : y + height, x : x + width]
     sd = float(rng.uniform(*SENSOR_NOISE))
     return np.asarray(cv2.addWeighted(picture, 1, grain, sd, 0, dtype=cv2.CV_8U), np.uint8)
@@ -166,7 +166,7 @@ def _sensor_tile() -> Array:
     return 0.9 * grey + 0.45 * colour
 
 
-# ---------------------------------------------------------------------------------- writing
+# --- files
 
 
 def _render_record(
@@ -191,7 +191,7 @@ def _render_record(
 def _records(
     synthetic: Synthetic, tasks: list[tuple[int, int]], workers: int
 ) -> Iterator[tuple[int, bytes, list[dict[str, Any]]]]:
-    """Rendered records in the order of tasks; at most a few chunks wait in memory."""
+    """Rendered records in the order of tasks; at most eight chunks per worker are in memory."""
     if workers <= 1:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(0)
@@ -208,13 +208,13 @@ def _records(
 
 
 def _add_member(archive: zipfile.ZipFile, name: str, content: bytes, method: int) -> None:
-    """Add a member whose bytes do not depend on the clock or the platform."""
+    """Add a member whose bytes do not depend on the time or the platform."""
     member = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     member.create_system, member.external_attr = 3, 0o644 << 16
     archive.writestr(member, content, compress_type=method, compresslevel=6)
 
 
-def _document(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> bytes:
+def _annotation_file(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> bytes:
     person = {
         "supercategory": "person",
         "id": 1,
@@ -244,8 +244,8 @@ def _write_split(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     width, height = synthetic.image_size
-    beside = folder / f"{split}.zip.tmp"
-    with zipfile.ZipFile(beside, "w") as archive:
+    temporary = folder / f"{split}.zip.tmp"
+    with zipfile.ZipFile(temporary, "w") as archive:
         for image_id, content, found in _records(synthetic, tasks, workers):
             name = f"{image_id:012d}.jpg"
             _add_member(archive, f"{split}/{name}", content, zipfile.ZIP_STORED)
@@ -255,7 +255,7 @@ def _write_split(
             annotations += found
             if progress is not None:
                 progress(1)
-    os.replace(beside, folder / f"{split}.zip")
+    os.replace(temporary, folder / f"{split}.zip")
     persons = [a for a in annotations if not a["iscrowd"]]
     counts = {
         "images": len(images),
@@ -263,7 +263,7 @@ def _write_split(
         "persons_labelled": sum(a["num_keypoints"] > 0 for a in persons),
         "crowds": len(annotations) - len(persons),
     }
-    return _document(images, annotations), counts
+    return _annotation_file(images, annotations), counts
 
 
 def write_coco_zips(
@@ -275,8 +275,8 @@ def write_coco_zips(
     """Write the three zips into folder; returns counts by split. Same settings, same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}
-    beside = folder / f"{ANNOTATIONS_ZIP}.tmp"
-    with zipfile.ZipFile(beside, "w") as archive:
+    temporary = folder / f"{ANNOTATIONS_ZIP}.tmp"
+    with zipfile.ZipFile(temporary, "w") as archive:
         for (split, number), size in zip(
             SPLITS, (synthetic.train_images, synthetic.val_images), strict=True
         ):
@@ -285,5 +285,5 @@ def write_coco_zips(
             name = f"annotations/person_keypoints_{split}.json"
             _add_member(archive, name, document, zipfile.ZIP_DEFLATED)
             counts |= {f"{split}_{key}": value for key, value in found.items()}
-    os.replace(beside, folder / ANNOTATIONS_ZIP)
+    os.replace(temporary, folder / ANNOTATIONS_ZIP)
     return counts

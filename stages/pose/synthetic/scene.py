@@ -1,6 +1,6 @@
-"""What surrounds the people: ground, backdrops, clutter, seats and shadows.
+"""The scenery: ground, backdrops, clutter, seats and shadows.
 
-All of it is owned by nobody (Canvas.owner 0), so painted over a person it hides them.
+Its pixels have instance 0, so that scenery painted over a person hides the person.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 
 from pose.synthetic.canvas import TILE, Array, Canvas, make_profile, noise_tile, paint_stroke_
 
-CLUTTER = (0, 4)  # objects behind or beside the persons
+CLUTTER = (0, 4)  # smallest and largest number of objects behind or beside the people
 FOCAL_PIXELS = 450
-HORIZON_GAP = 6  # rows; keeps the ground plane off its own horizon
+HORIZON_GAP = 6  # rows between the horizon and the first row of the ground plane
 
 # Palettes, BGR.
 OUTDOOR_GROUND = ((98, 112, 100), (112, 116, 120), (130, 136, 142), (128, 150, 164), (84, 108, 92))
@@ -37,7 +37,7 @@ def _tint(rng: np.random.Generator, palette: tuple[tuple[int, ...], ...]) -> Arr
 
 
 def paint_scene(image_wh: tuple[int, int], horizon: float, rng: np.random.Generator) -> Canvas:
-    """A new canvas with ground, backdrop and clutter, and no person yet; horizon in pixels."""
+    """A new canvas with ground, backdrop and clutter, without people; horizon: a row in pixels."""
     width, height = image_wh
     light = np.array([rng.uniform(-0.7, 0.7), rng.uniform(-0.7, -0.2), 1.0])
     lx, ly, lz = (float(v) for v in light / np.linalg.norm(light))
@@ -60,8 +60,8 @@ def paint_scene(image_wh: tuple[int, int], horizon: float, rng: np.random.Genera
 
 
 def _paint_ground_(canvas: Canvas, horizon: float, indoor: bool, rng: np.random.Generator) -> None:
-    """A textured plane below the horizon, in perspective."""
-    height, width = canvas.owner.shape
+    """A textured ground plane in perspective, below the horizon."""
+    height, width = canvas.instances.shape
     top = int(horizon)
     tile = noise_tile()[:512, :512].copy()
     kind = rng.choice(["plain", "planks", "tiles"] if indoor else ["plain", "plain", "tiles"])
@@ -80,7 +80,7 @@ def _paint_ground_(canvas: Canvas, horizon: float, indoor: bool, rng: np.random.
 def _warp_plane(
     tile: Array, image_wh: tuple[int, int], spread: float, rng: np.random.Generator
 ) -> Array:
-    """The tile as a ground plane seen under its horizon, which lies HORIZON_GAP rows above."""
+    """The tile warped to a ground plane; its horizon lies HORIZON_GAP rows above the result."""
     u, v = rng.uniform(0, 512, 2)
     left, depth = -spread * image_wh[0] / 2, spread * FOCAL_PIXELS
     plane = np.array(
@@ -96,7 +96,7 @@ def _warp_plane(
 
 
 def _paint_outdoors_(canvas: Canvas, horizon: float, rng: np.random.Generator) -> None:
-    height, width = canvas.owner.shape
+    height, width = canvas.instances.shape
     rows = int(horizon)
     fade = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
     zenith, haze = (np.array(c, np.float32).reshape(3, 1, 1) for c in (ZENITH, HAZE))
@@ -118,8 +118,8 @@ def _paint_outdoors_(canvas: Canvas, horizon: float, rng: np.random.Generator) -
 
 
 def _paint_facade_(canvas: Canvas, horizon: float, rng: np.random.Generator) -> None:
-    """Walls of houses side by side, with rows of windows."""
-    height, width = canvas.owner.shape
+    """House walls side by side, with rows of windows."""
+    height, width = canvas.instances.shape
     x, floor = -float(rng.uniform(0, 80)), horizon + 0.03 * height
     while x < width:
         wide, storey = float(rng.uniform(90, 240)), float(rng.uniform(42, 70))
@@ -136,8 +136,8 @@ def _paint_facade_(canvas: Canvas, horizon: float, rng: np.random.Generator) -> 
 
 
 def _paint_room_(canvas: Canvas, horizon: float, rng: np.random.Generator) -> None:
-    """A wall behind the floor with skirting, pictures, a window or a door."""
-    height, width = canvas.owner.shape
+    """An indoor wall with a skirting board, pictures, windows or doors."""
+    height, width = canvas.instances.shape
     floor = horizon + float(rng.uniform(0.08, 0.2)) * height
     wall = _tint(rng, WALLS)
     _paint_box_(canvas, (0, 0, width, floor), wall, 2)
@@ -159,8 +159,8 @@ def _paint_room_(canvas: Canvas, horizon: float, rng: np.random.Generator) -> No
 def _paint_box_(
     canvas: Canvas, box_xyxy: tuple[float, float, float, float], colour: Array, shift: int
 ) -> None:
-    """An upright rectangle with noise and a soft gradient; it belongs to the scenery."""
-    height, width = canvas.owner.shape
+    """An upright rectangle with noise and a soft gradient."""
+    height, width = canvas.instances.shape
     x0, x1 = (int(np.clip(v, 0, width)) for v in box_xyxy[::2])
     y0, y1 = (int(np.clip(v, 0, height)) for v in box_xyxy[1::2])
     if x0 >= x1 or y0 >= y1:
@@ -169,7 +169,7 @@ def _paint_box_(
     across = np.linspace(-1, 1, x1 - x0, dtype=np.float32) * (0.08 * canvas.light[0])
     shade = (fall + across) * (1 + 0.035 * canvas.noise(shift)[y0:y1, x0:x1])
     np.multiply(shade, colour, out=canvas.bgr[:, y0:y1, x0:x1])
-    canvas.owner[y0:y1, x0:x1] = 0
+    canvas.instances[y0:y1, x0:x1] = 0
 
 
 def _paint_leaves_(
@@ -179,8 +179,8 @@ def _paint_leaves_(
     colour: Array,
     rng: np.random.Generator,
 ) -> None:
-    """A blob with a ragged edge and light from above; it belongs to the scenery."""
-    height, width = canvas.owner.shape
+    """A blob with a ragged edge, lit from above."""
+    height, width = canvas.instances.shape
     x0, x1 = (int(np.clip(centre_xy[0] + s * radii[0] * 1.6, 0, width)) for s in (-1, 1))
     y0, y1 = (int(np.clip(centre_xy[1] + s * radii[1] * 1.6, 0, height)) for s in (-1, 1))
     if x0 >= x1 or y0 >= y1:
@@ -192,7 +192,7 @@ def _paint_leaves_(
     shade = np.clip(0.95 - 0.25 * dy + 0.22 * grain, 0.3, 1.5)
     target = canvas.bgr[:, y0:y1, x0:x1]
     target += cover * (shade * colour - target)
-    canvas.owner[y0:y1, x0:x1][cover > 0.5] = 0
+    canvas.instances[y0:y1, x0:x1][cover > 0.5] = 0
 
 
 def _paint_tree_(canvas: Canvas, x: float, y: float, size: float, rng: np.random.Generator) -> None:
@@ -206,13 +206,13 @@ def _paint_pole_(
     canvas: Canvas, a: tuple[float, float], b: tuple[float, float], radius: float, colour: Array
 ) -> None:
     profile = make_profile((radius, radius), 1.0)
-    paint_stroke_(canvas, np.array(a), np.array(b), profile, colour, owner=0, part=0)
+    paint_stroke_(canvas, np.array(a), np.array(b), profile, colour, instance=0, part=0)
 
 
 def _paint_object_(
     canvas: Canvas, x: float, y: float, size: float, rng: np.random.Generator
 ) -> None:
-    """A box, pole, sign, bush, ball or bench of about `size` pixels that stands at (x, y)."""
+    """A box, pole, sign, bush, ball or bench of about `size` pixels, standing at (x, y)."""
     colour = _tint(rng, OBJECTS)
     paint_shadow_(canvas, (x, y), size, rng)
     kind = rng.choice(["box", "pole", "sign", "bush", "ball", "bench"])
@@ -243,7 +243,7 @@ def _paint_object_(
 def paint_foreground_(
     canvas: Canvas, foot_xy: tuple[float, float], pixels: float, rng: np.random.Generator
 ) -> None:
-    """An object between the camera and a person `pixels` high, over part of the legs."""
+    """An object between the camera and a person `pixels` high; it covers part of the legs."""
     x = foot_xy[0] + float(rng.normal(0, 0.25)) * pixels
     y = foot_xy[1] + float(rng.uniform(0.02, 0.08)) * pixels
     _paint_object_(canvas, x, y, pixels * float(rng.uniform(0.4, 0.8)), rng)
@@ -252,8 +252,8 @@ def paint_foreground_(
 def paint_shadow_(
     canvas: Canvas, foot_xy: tuple[float, float], pixels: float, rng: np.random.Generator
 ) -> None:
-    """Darken the ground softly around what stands there, a little away from the light."""
-    height, width = canvas.owner.shape
+    """A soft shadow on the ground, shifted away from the light."""
+    height, width = canvas.instances.shape
     x = foot_xy[0] - 0.06 * canvas.light[0] * pixels
     y, reach = foot_xy[1], 0.30 * pixels
     x0, x1 = (int(np.clip(x + s * reach, 0, width)) for s in (-1, 1))
@@ -271,7 +271,7 @@ def paint_seat_(
     pixels: float,
     rng: np.random.Generator,
 ) -> None:
-    """A plain seat from a sitting person's pelvis down to the floor's row in pixels."""
+    """A seat from the pelvis of a sitting person down to the floor (a row in pixels)."""
     x, y = pelvis_xy
     half, top, under = 0.13 * pixels, y + 0.04 * pixels, y + 0.11 * pixels
     colour = _tint(rng, OBJECTS)

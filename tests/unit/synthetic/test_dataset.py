@@ -1,4 +1,4 @@
-"""The embedded dataset: same bytes always, COCO's layout, keypoints where the person is."""
+"""The synthetic data set: reproducible bytes, COCO's layout, keypoints on the person."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def table(annotation: dict[str, Any]) -> np.ndarray:
     return np.array(annotation["keypoints"], float).reshape(-1, 3)
 
 
-def test_same_bytes_again_and_with_two_workers(folder: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_in_a_second_run_and_with_two_workers(folder: Path, tmp_path: Path) -> None:
     steps: list[int] = []
     dataset.write_coco_zips(tmp_path / "again", SETTINGS, 1, steps.append)
     dataset.write_coco_zips(tmp_path / "two", SETTINGS, 2)
     assert sum(steps) == 9
-    assert list(digests(folder)) == list(ZIPS)  # nothing temporary stays
+    assert list(digests(folder)) == list(ZIPS)  # no temporary file is left
     assert digests(tmp_path / "again") == digests(folder)
     assert digests(tmp_path / "two") == digests(folder)
 
@@ -120,7 +120,7 @@ def test_ids_are_unique_over_both_splits(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.0, 0), (1.0, 6)])
-def test_unlabelled_images_carry_boxes_only(tmp_path: Path, fraction: float, expected: int) -> None:
+def test_unlabelled_images_have_boxes_only(tmp_path: Path, fraction: float, expected: int) -> None:
     settings = synthetic_settings(6, 3, fraction, seed=3)
     counts = dataset.write_coco_zips(tmp_path, settings, 1)
     train, val = document(tmp_path, "train2017"), document(tmp_path, "val2017")
@@ -164,27 +164,27 @@ def test_visible_joints_lie_on_the_person(persons: list[dict[str, Any]]) -> None
 
 
 def test_elbows_and_knees_lie_where_two_limb_parts_meet() -> None:
-    """Judged by the painted parts alone: the joint is near both of the parts that it connects."""
+    """By the painted parts: the joint is near both parts that it connects."""
     meets = []
     for i in range(25):
         empty = np.zeros((320, 320), np.uint8)
         plain = np.zeros((3, 320, 320), np.float32)
         canvas = Canvas(plain, empty, empty.copy(), (0.0, 0.0, 1.0), (0, 0))
         figure = body.sample_figure(np.random.default_rng([5, i]), camera_pitch=4.0)
-        painter = synthetic_painter.Painter(canvas, figure, (160.0, 290.0), 220.0, owner=1)
+        painter = synthetic_painter.Painter(canvas, figure, (160.0, 290.0), 220.0, instance=1)
         painter.paint()
         for k in (7, 8, 13, 14):
             x, y = painter.keypoints_image()[k].round().astype(int)
-            around = canvas.part[y - 8 : y + 9, x - 8 : x + 9]
-            near = {p for p in synthetic_painter.CARRIERS[k] if (around == p).any()}
-            if int(canvas.part[y, x]) in synthetic_painter.CARRIERS[k]:
-                meets.append(near == synthetic_painter.CARRIERS[k])
+            around = canvas.parts[y - 8 : y + 9, x - 8 : x + 9]
+            near = {p for p in synthetic_painter.KEYPOINT_PARTS[k] if (around == p).any()}
+            if int(canvas.parts[y, x]) in synthetic_painter.KEYPOINT_PARTS[k]:
+                meets.append(near == synthetic_painter.KEYPOINT_PARTS[k])
     assert len(meets) > 60
     assert np.mean(meets) > 0.93
 
 
-def test_left_is_the_persons_left(persons: list[dict[str, Any]]) -> None:
-    """With both eyes seen the left shoulder is at the image's right; from behind it is reversed."""
+def test_left_is_the_left_of_the_person(persons: list[dict[str, Any]]) -> None:
+    """With both eyes visible the left shoulder is at the right of the image; from behind, left."""
     nose, left_eye, right_eye, left, right = (
         COCO_17.names.index(n)
         for n in ("nose", "left_eye", "right_eye", "left_shoulder", "right_shoulder")
@@ -211,7 +211,7 @@ def test_difficulty_is_as_stated(persons: list[dict[str, Any]]) -> None:
     assert 0.02 < (visibility == 1).mean() < 0.10
 
 
-def test_crowds_are_run_lengths_that_fill_their_box(
+def test_crowds_are_run_lengths_and_fill_their_box(
     rendered: list[tuple[np.ndarray, list[dict[str, Any]]]],
 ) -> None:
     crowds = [a for _, annotations in rendered for a in annotations if a["iscrowd"]]
@@ -225,7 +225,7 @@ def test_crowds_are_run_lengths_that_fill_their_box(
         assert list(cv2.boundingRect(mask.astype(np.uint8))) == crowd["bbox"]
 
 
-def test_pictures_are_neither_flat_nor_clipped(
+def test_images_are_neither_flat_nor_clipped(
     rendered: list[tuple[np.ndarray, list[dict[str, Any]]]],
 ) -> None:
     for image, _ in rendered:
