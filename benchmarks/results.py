@@ -18,7 +18,7 @@ from contenders import Setting
 from pose.common.files import write_atomic
 from pose.models import build
 from pose.planner import plan
-from pose.planner.count import count_flops, count_held
+from pose.planner.count import count_activation_bytes, count_flops
 from timing import Result, Seconds
 
 HEAD = """# Training speed
@@ -81,8 +81,8 @@ def _memory(result: Result) -> str:
     """
     case = result.case
     spec = build.model_spec(case.params, 17)
-    held = count_held(spec, case.setting.amp)
-    counted = (held.fixed + held.sample * case.batch) / 1e9
+    activations = count_activation_bytes(spec, case.setting.amp)
+    counted = (activations.per_step + activations.per_sample * case.batch) / 1e9
     measured = [
         f"{name} {size / 1e9:.2f}" for name, size in result.memory.items() if size is not None
     ]
@@ -100,7 +100,7 @@ def section(command: str, setting: Setting, results: list[Result]) -> str:
 
 
 def title(setting: Setting) -> str:
-    return f"{device_name(setting.device)}, {plan.TYPES[setting.amp]}"
+    return f"{device_name(setting.device)}, {plan.DTYPES[setting.amp]}"
 
 
 def device_name(device: torch.device) -> str:
@@ -122,7 +122,7 @@ def with_section(page: str, new: str) -> str:
     return "\n## ".join([head.rstrip("\n") + "\n", *others, new.removeprefix("## ")])
 
 
-def with_rate(rates: list[plan.Rate], new: plan.Rate) -> list[plan.Rate]:
+def with_rate(rates: list[plan.Throughput], new: plan.Throughput) -> list[plan.Throughput]:
     """The table with the row of the same device and type replaced, or with a new last row."""
     same = [(rate.device, rate.amp) == (new.device, new.amp) for rate in rates]
     if not any(same):
@@ -130,7 +130,7 @@ def with_rate(rates: list[plan.Rate], new: plan.Rate) -> list[plan.Rate]:
     return [new if found else rate for rate, found in zip(rates, same, strict=True)]
 
 
-def rate_of(result: Result) -> plan.Rate:
+def rate_of(result: Result) -> plan.Throughput:
     """A result as a row of achieved.csv."""
     case, device = result.case, result.case.setting.device
     memory = None
@@ -138,11 +138,11 @@ def rate_of(result: Result) -> plan.Rate:
         memory = round(torch.cuda.get_device_properties(device).total_memory / 1e9)
     tflops = float(f"{statistics.median(achieved(result)) / 1e12:.3g}")
     basis = f"measured: {case.name}, batch {case.batch}"
-    return plan.Rate(device_name(device), memory, case.setting.amp, tflops, basis)
+    return plan.Throughput(device_name(device), memory, case.setting.amp, tflops, basis)
 
 
-def write_rates(path: Path, rates: list[plan.Rate]) -> None:
-    """achieved.csv as plan.read_rates reads it."""
+def write_rates(path: Path, rates: list[plan.Throughput]) -> None:
+    """achieved.csv as plan.read_throughputs reads it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(asdict(rates[0]))

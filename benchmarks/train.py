@@ -43,7 +43,7 @@ from pose.common.script import exit_codes
 from pose.models import build
 from pose.models.vit import build_on_meta
 from pose.planner import plan
-from pose.planner.count import count_flops, count_held, count_parameters
+from pose.planner.count import count_activation_bytes, count_flops, count_parameters
 from timing import Result, measure
 
 PAGE, RATES = Path(__file__).with_suffix(".md"), plan.ACHIEVED
@@ -65,12 +65,12 @@ def chosen_batch(params: Params, setting: Setting) -> int:
     if setting.device.type == "cpu":
         return 8
     spec = build.model_spec(params, 17)
-    held = count_held(spec, setting.amp)
+    activations = count_activation_bytes(spec, setting.amp)
     state = sum(plan.STATE_BYTES.values()) * count_parameters(build_on_meta(spec))
-    free = MEMORY_SHARE * torch.cuda.mem_get_info(setting.device)[0] - state - held.fixed
-    if free < held.sample:
+    free = MEMORY_SHARE * torch.cuda.mem_get_info(setting.device)[0] - state - activations.per_step
+    if free < activations.per_sample:
         raise PoseError("this GPU's free memory does not fit one sample and the training state")
-    return min(MAX_BATCH, int(free // held.sample))
+    return min(MAX_BATCH, int(free // activations.per_sample))
 
 
 def run_case(name: str, setting: Setting) -> Result:
@@ -92,7 +92,7 @@ def options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=list(DEFAULTS), default="cpu")
-    parser.add_argument("--amp", choices=list(plan.TYPES), help="default: none, on cuda bf16")
+    parser.add_argument("--amp", choices=list(plan.DTYPES), help="default: none, on cuda bf16")
     parser.add_argument("--recipes", nargs="+", metavar="NAME")
     parser.add_argument("--batch", type=int, help="default: 8, on cuda what fits")
     parser.add_argument("--pairs", type=int, default=5)
@@ -114,7 +114,7 @@ def main() -> None:
     section = results.section(command, setting, measured)
     write_atomic(PAGE, results.with_section(page, section).encode())
     largest = max(measured, key=flops_of)
-    rates = results.with_rate(plan.read_rates(RATES), results.rate_of(largest))
+    rates = results.with_rate(plan.read_throughputs(RATES), results.rate_of(largest))
     results.write_rates(RATES, rates)
 
 

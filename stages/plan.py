@@ -1,14 +1,15 @@
-"""What a run would take: parameters, FLOPs, steps, memory, and hours on named devices.
+"""Print what a run takes: parameters, FLOPs, steps, memory, and hours on named devices.
 
-    python stages/plan.py [NAME]            # NAME: a recipe; without it params.yaml as it is
+    python stages/plan.py [NAME]            # NAME: a recipe; default: params.yaml as it is
 
-No stage and no run: shapes alone, on any machine, seconds. Reads params.yaml, the counts of
+Not a stage. Works from shapes alone, on any machine, in seconds. Reads params.yaml, the counts of
 data/cache if it was built, and benchmarks/achieved.csv; writes nothing.
 
-Memory is what the step keeps: weights (their average too, if one is kept), gradients and AdamW in
-float32, and the activations that wait for backward; bf16 and fp16 take the same. Kernels' workspace
-comes on top. Hours are arithmetic over the rate that benchmarks/train.py measured on a device, or
-else over an assumed one, and are marked so: training and val_AP, one device, data never late.
+Memory is estimated: weights (and their EMA, if enabled), gradients and AdamW in float32, and the
+activations stored for backward; bf16 and fp16 take the same. The workspace of kernels is not
+included. Hours are the FLOPs of training and val_AP over the throughput that benchmarks/train.py
+measured on a device, or else over an assumed one, marked so; they hold for one device that never
+waits for data.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import sys
 
 from pose.common import stage
 from pose.common.script import exit_codes
-from pose.planner.plan import ACHIEVED, plan, read_rates, report
+from pose.planner.plan import ACHIEVED, format_plan, make_plan, read_throughputs
 
 sys.path.insert(0, str(stage.ROOT / "recipes"))
-
 
 import apply
 
@@ -31,10 +31,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
-    name = parser.parse_args().name
-    params = apply.resolve(name) if name else apply.load_params(apply.PARAMS)
-    cache = None if name else stage.ROOT / stage.CACHE
-    print(report(name or apply.PARAMS.name, params, plan(params, cache), read_rates(ACHIEVED)))
+    recipe = parser.parse_args().name
+    params = apply.resolve(recipe) if recipe else apply.load_params(apply.PARAMS)
+    cache = None if recipe else stage.ROOT / stage.CACHE
+    throughputs = read_throughputs(ACHIEVED)
+    print(format_plan(recipe or apply.PARAMS.name, params, make_plan(params, cache), throughputs))
 
 
 if __name__ == "__main__":

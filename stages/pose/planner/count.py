@@ -1,8 +1,9 @@
-"""A model's size, arithmetic and memory from shapes alone: 2B parameters in seconds on a laptop.
+"""Parameters, FLOPs and activation memory of a model from shapes alone.
 
-Nothing is allocated: FLOPs are counted on the meta device, bytes on fake CPU tensors, which have
-autocast's types. Attention is taken as fused, which keeps no matrix of tokens x tokens. Kernels'
-workspace, temporary gradients and the allocator's slack are not counted.
+Nothing is allocated, so that 2B parameters take seconds on a laptop: FLOPs are counted on the meta
+device, bytes on fake CPU tensors, which have autocast's dtypes. Attention is counted as fused, so
+that it stores no tokens x tokens matrix. The workspace of kernels, temporary gradients and unused
+memory of the allocator are not counted.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from pose.models.vit import ModelSpec, PoseModel, build_on_meta
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one image, multiply and add counted apart: forward, and forward with backward."""
+    """FLOPs per image; a multiply-add counts as two."""
 
     forward: int
-    training: int
-    frozen: int  # training of the head alone, on features without gradient
-    recomputed: int  # what grad_checkpointing adds to training: the blocks' forward once more
+    training: int  # forward and backward
+    head_only: int  # forward, and backward of the head: the backbone is frozen
+    recomputed: int  # what grad_checkpointing adds to training: a second forward of the blocks
 
 
 @dataclass(frozen=True)
-class Held:
-    """Bytes that autograd keeps between forward and backward."""
+class ActivationBytes:
+    """Bytes that autograd stores between forward and backward."""
 
-    sample: int  # each
-    fixed: int  # once a step: autocast's copies of the weights
+    per_sample: int
+    per_step: int  # independent of the batch: autocast's copies of the weights
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers, not bytes."""
+    """Number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_flops(spec: ModelSpec) -> Flops:
-    """Of the model at its input size. Norms, activations and the loss are not counted."""
+    """FLOPs at the model's input size; norms, activation functions and the loss are not counted."""
     model = build_on_meta(replace(spec, grad_checkpointing=False))
     width, height = spec.input_wh
     image = torch.empty(1, 3, height, width, device="meta")
@@ -54,45 +55,44 @@ def count_flops(spec: ModelSpec) -> Flops:
     return Flops(
         forward=_flops(lambda: model(image)),
         training=_flops(lambda: model(image).sum().backward()),
-        frozen=_flops(lambda: _without_gradient(model, image)),
+        head_only=_flops(lambda: model.head(_detached_features(model, image)).sum().backward()),
         recomputed=_flops(lambda: model.backbone.blocks(tokens)),
     )
 
 
-def _without_gradient(model: PoseModel, image: Tensor) -> None:
+def _detached_features(model: PoseModel, image: Tensor) -> Tensor:
     with torch.no_grad():
-        features = model.features(image)
-    model.head(features).sum().backward()
+        return model.features(image)
 
 
-def _flops(work: Callable[[], Any]) -> int:
+def _flops(function: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
-        work()
+        function()
     return counter.get_total_flops()
 
 
-def count_held(spec: ModelSpec, amp: str) -> Held:
-    """What a training step of the whole model holds, with spec's grad_checkpointing or without.
+def count_activation_bytes(spec: ModelSpec, amp: str) -> ActivationBytes:
+    """Activations of a training step of the whole model; amp is train.amp of params.yaml.
 
-    With it: every block's input, and the insides of the one that is recomputed. The loss is a
-    squared error of the maps in float32. amp is params.yaml's train.amp.
+    With spec.grad_checkpointing these are the input of every block and all activations of the one
+    block that is recomputed. The loss is the squared error of the heatmaps in float32.
     """
-    one, two = _held(spec, amp, 1), _held(spec, amp, 2)
-    return Held(sample=two - one, fixed=2 * one - two)
+    one, two = _batch_bytes(spec, amp, 1), _batch_bytes(spec, amp, 2)
+    return ActivationBytes(per_sample=two - one, per_step=2 * one - two)
 
 
-def _held(spec: ModelSpec, amp: str, batch: int) -> int:
+def _batch_bytes(spec: ModelSpec, amp: str, batch: int) -> int:
     model = build_on_meta(spec)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")  # fake: bytes of no memory
+        model.to_empty(device="cpu")  # fake tensors: no memory is allocated
         width, height = spec.input_wh
         images = torch.empty(batch, 3, height, width)
-        held = saved_bytes(model, lambda: _loss(model, images, amp))
+        stored = saved_bytes(model, lambda: _loss(model, images, amp))
         if not spec.grad_checkpointing:
-            return held
+            return stored
         tokens = torch.empty(batch, model.backbone.patch_embed.num_patches, spec.embed_dim)
         tokens.requires_grad_()
-        return held + saved_bytes(model, lambda: _block(model, tokens, amp))
+        return stored + saved_bytes(model, lambda: _block(model, tokens, amp))
 
 
 def _loss(model: PoseModel, images: Tensor, amp: str) -> Tensor:
@@ -111,31 +111,31 @@ def _autocast(amp: str) -> torch.autocast:
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
-    """Bytes that autograd stores during `forward`, each storage once, parameters left out."""
-    own = {p.untyped_storage()._cdata for p in model.parameters()}
-    found: dict[int, Tensor] = {}  # the tensors too: a freed storage's address comes again
+    """Bytes that autograd stores during `forward`: each storage once, without parameters."""
+    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+    saved: dict[int, Tensor] = {}  # holds the tensors: the address of a freed storage is reused
 
     def pack(tensor: Tensor) -> Tensor:
-        found.setdefault(tensor.untyped_storage()._cdata, tensor)
+        saved.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), FusedAttention():
         output = forward()
     del output
-    return sum(t.untyped_storage().nbytes() for key, t in found.items() if key not in own)
+    return sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in parameters)
 
 
 class FusedAttention(TorchFunctionMode):
-    """scaled_dot_product_attention as the fused kernels keep it, whatever the device."""
+    """Makes scaled_dot_product_attention store what fused kernels store, on any device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
-            return _Fused.apply(*args[:3])
+            return _FusedAttentionFunction.apply(*args[:3])
         return func(*args, **(kwargs or {}))
 
 
-class _Fused(torch.autograd.Function):
-    """Shapes only: keeps query, key, value, output and one float32 a row."""
+class _FusedAttentionFunction(torch.autograd.Function):
+    """Shapes only: stores query, key, value, output and one float32 per row (logsumexp)."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def test_a_run_writes_its_section_and_its_rate(page: Path, monkeypatch, amp: str
         assert f"\n| {row} | " in text
     assert "| matrix products | " in text
     assert "| share of the profiled step | ours | theirs |" in text
-    rates = plan.read_rates(train.RATES)
+    rates = plan.read_throughputs(train.RATES)
     assert len(rates) == len({(rate.device, rate.amp) for rate in rates})
     mine = [rate for rate in rates if rate.device.startswith("CPU") and rate.amp == amp]
     assert mine[0].basis == "measured: vitpose_b_coco_256x192, batch 2"
@@ -96,11 +96,11 @@ def test_a_batch_for_a_gpu_is_what_fits(monkeypatch) -> None:
     """MEMORY_SHARE of the free memory, less the training state, in samples."""
     params = shrunken()
     spec = build.model_spec(params, 17)
-    held = count.count_held(spec, "none")
-    state = 16 * count.count_parameters(count.build_on_meta(spec)) + held.fixed
+    activations = count.count_activation_bytes(spec, "none")
+    state = 16 * count.count_parameters(count.build_on_meta(spec)) + activations.per_step
     setting = contenders.Setting(torch.device("cuda"), "none", 1, None)
     for fits, expected in ((7.5, 7), (1e6, train.MAX_BATCH)):
-        free = (state + fits * held.sample) / train.MEMORY_SHARE
+        free = (state + fits * activations.per_sample) / train.MEMORY_SHARE
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=free: (n, n))
         assert train.chosen_batch(params, setting) == expected
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (state, state))
@@ -128,12 +128,12 @@ def test_a_section_replaces_the_one_of_the_same_title() -> None:
 
 def test_rates_are_written_as_they_are_read(tmp_path: Path) -> None:
     rates = [
-        *plan.read_rates(plan.ACHIEVED),
-        plan.Rate("CPU, x", None, "none", 0.05, "measured: y"),
+        *plan.read_throughputs(plan.ACHIEVED),
+        plan.Throughput("CPU, x", None, "none", 0.05, "measured: y"),
     ]
     results.write_rates(tmp_path / "rates.csv", rates)
-    assert plan.read_rates(tmp_path / "rates.csv") == rates
-    new = plan.Rate("NVIDIA H200", 141, "bf16", 450, "measured: z")
+    assert plan.read_throughputs(tmp_path / "rates.csv") == rates
+    new = plan.Throughput("NVIDIA H200", 141, "bf16", 450, "measured: z")
     changed = results.with_rate(rates, new)
     assert [rate for rate in changed if rate not in rates] == [new]
     assert len(changed) == len(rates)
@@ -187,6 +187,6 @@ def test_a_gpu_is_named_as_torch_does(fake_gpu: list[str]) -> None:
     flops = 4 * count.count_flops(build.model_spec(case.params, 17)).training
     seconds = timing.Seconds([flops / 1e12, flops / 2e12, flops / 9e12], [])
     result = timing.Result(case, seconds, seconds, seconds, [4e12], {"ours": 250}, {"ours": {}})
-    expected = plan.Rate("GPU x", 80, "bf16", 2.0, "measured: some recipe, batch 4")
+    expected = plan.Throughput("GPU x", 80, "bf16", 2.0, "measured: some recipe, batch 4")
     assert results.rate_of(result) == expected
     assert "| roofline share | 0.50 (0.25 to 2.25) |" in list(results.case_lines(result))

@@ -1,4 +1,4 @@
-"""counting.py against what torch really computes and keeps on this CPU."""
+"""Counted FLOPs and bytes equal those that torch computes and stores on this CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pose.common.params import load_params
 from pose.models.build import autocast, model_spec
 from pose.models.vit import ModelSpec, PoseModel
 from pose.planner import count
-from pose.planner.count import count_flops, count_held
+from pose.planner.count import count_activation_bytes, count_flops
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,42 +27,44 @@ def default_spec() -> ModelSpec:
     return model_spec(load_params(ROOT / "params.yaml"), 17)
 
 
-def really_saved(spec: ModelSpec, amp: str, batch: int) -> int:
-    """Bytes of all storages that a forward and its squared error leave to backward, no weights."""
-    model, kept = PoseModel(spec), {}
+def stored_bytes(spec: ModelSpec, amp: str, batch: int) -> int:
+    """Bytes of all storages, without weights, that a forward pass and its loss store."""
+    model, stored = PoseModel(spec), {}
     width, height = spec.input_wh
     images = torch.randn(batch, 3, height, width)
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+        stored[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with autocast(torch.device("cpu"), amp):
             maps = model(images)
         loss = (maps.float() ** 2).mean()
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     assert loss.requires_grad
-    return sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in own)
+    return sum(
+        t.untyped_storage().nbytes() for address, t in stored.items() if address not in parameters
+    )
 
 
 @pytest.mark.parametrize("head", ["sapiens", "classic"])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_bytes_are_those_that_torch_keeps(default_spec: ModelSpec, head: str, batch: int) -> None:
-    """To 1 %: fused attention on CPU rounds the length of its rows' sums up."""
+def test_bytes_are_those_that_torch_stores(default_spec: ModelSpec, head: str, batch: int) -> None:
+    """To 1 %: fused attention on CPU rounds up the length of its row sums."""
     spec = replace(default_spec, head=head)
-    found = count_held(spec, "none")
-    assert found.fixed + found.sample * batch == pytest.approx(
-        really_saved(spec, "none", batch), rel=0.01
+    counted = count_activation_bytes(spec, "none")
+    assert counted.per_step + counted.per_sample * batch == pytest.approx(
+        stored_bytes(spec, "none", batch), rel=0.01
     )
 
 
 def test_bytes_under_autocast(tiny_model_spec: ModelSpec) -> None:
-    """The weights' copies are counted once, samples each; to 3 % (as above, a tiny model)."""
-    found = count_held(tiny_model_spec, "bf16")
+    """Copies of the weights count per step, activations per sample; to 3 % (a tiny model)."""
+    counted = count_activation_bytes(tiny_model_spec, "bf16")
     for batch in (1, 8):
-        expected = really_saved(tiny_model_spec, "bf16", batch)
-        assert found.fixed + found.sample * batch == pytest.approx(expected, rel=0.03)
+        expected = stored_bytes(tiny_model_spec, "bf16", batch)
+        assert counted.per_step + counted.per_sample * batch == pytest.approx(expected, rel=0.03)
 
 
 PEAK = """
@@ -82,42 +84,51 @@ torch.set_num_threads(1)
 spec = json.loads(sys.argv[1])
 model = PoseModel(ModelSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}))
 width, height = spec["input_wh"]
-step(1)  # kernels and gradients are there
+step(1)  # loads kernels, allocates gradients
 before = status("VmRSS")
 step(int(sys.argv[2]))
 print(status("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a process's peak")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the peak is read from Linux' /proc"
+)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_process_peaks_at_what_was_predicted(
     default_spec: ModelSpec, checkpointing: bool
 ) -> None:
-    """Never below 0.9 of it; backward's temporary gradients add at most three tenths."""
+    """From 0.9 to 1.3 of it: backward's temporary gradients are not counted."""
     spec, batch = replace(default_spec, grad_checkpointing=checkpointing), 96
-    predicted = count_held(spec, "none").sample * batch
+    predicted = count_activation_bytes(spec, "none").per_sample * batch
     command = [sys.executable, "-c", PEAK, json.dumps(asdict(spec)), str(batch)]
     path = {"PYTHONPATH": str(ROOT / "stages"), "MALLOC_MMAP_THRESHOLD_": "65536"}
-    said = subprocess.run(command, env=path, capture_output=True, text=True, check=True)
-    assert 0.9 < int(said.stdout) / predicted < 1.3
+    done = subprocess.run(command, env=path, capture_output=True, text=True, check=True)
+    assert 0.9 < int(done.stdout) / predicted < 1.3
 
 
-def test_a_block_holds_what_its_layers_read(default_spec: ModelSpec) -> None:
+def test_a_block_stores_the_inputs_of_its_layers(default_spec: ModelSpec) -> None:
     """16 x tokens x dim: norm 1, qkv 1 + 3, attention 1, norm 1, MLP 1 + 4 + 4. Float32."""
     small, large = (replace(default_spec, depth=depth) for depth in (2, 3))
     tokens, dim, heads = 9 * 12, default_spec.embed_dim, default_spec.num_heads
-    scales = 4 * tokens + heads * tokens  # mean and deviation of two norms, a sum an attention row
-    block = count_held(large, "none").sample - count_held(small, "none").sample
+    scales = (
+        4 * tokens + heads * tokens
+    )  # mean and deviation of two norms, one sum per attention row
+    block = (
+        count_activation_bytes(large, "none").per_sample
+        - count_activation_bytes(small, "none").per_sample
+    )
     assert block == 4 * (16 * tokens * dim + scales)
-    rarely = [count_held(replace(s, grad_checkpointing=True), "none") for s in (small, large)]
-    assert rarely[1].sample - rarely[0].sample == 4 * tokens * dim
+    checkpointed = [
+        count_activation_bytes(replace(s, grad_checkpointing=True), "none") for s in (small, large)
+    ]
+    assert checkpointed[1].per_sample - checkpointed[0].per_sample == 4 * tokens * dim
     counts = [count.count_parameters(count.build_on_meta(s).backbone) for s in (small, large)]
     assert counts[1] - counts[0] == 12 * dim**2 + 13 * dim
 
 
 def test_flops_are_those_of_a_real_step(default_spec: ModelSpec) -> None:
-    found, model = count_flops(default_spec), PoseModel(default_spec)
+    counted, model = count_flops(default_spec), PoseModel(default_spec)
     width, height = default_spec.input_wh
     images = torch.zeros(2, 3, height, width)
     with (
@@ -125,12 +136,12 @@ def test_flops_are_those_of_a_real_step(default_spec: ModelSpec) -> None:
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         model(images).sum().backward()
-    assert counter.get_total_flops() == 2 * found.training
-    assert 2.9 < found.training / found.forward < 3
-    assert found.forward - found.recomputed < found.frozen < found.training
+    assert counter.get_total_flops() == 2 * counted.training
+    assert 2.9 < counted.training / counted.forward < 3
+    assert counted.forward - counted.recomputed < counted.head_only < counted.training
 
 
-def test_checkpointing_moves_no_flops(tiny_model_spec: ModelSpec) -> None:
-    """What it adds is told apart."""
+def test_checkpointing_does_not_change_flops(tiny_model_spec: ModelSpec) -> None:
+    """The second forward is counted apart, as Flops.recomputed."""
     spec = replace(tiny_model_spec, grad_checkpointing=True)
     assert count_flops(spec) == count_flops(tiny_model_spec)

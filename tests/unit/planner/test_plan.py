@@ -1,4 +1,4 @@
-"""plan.py: what a run would take, told from shapes alone."""
+"""plan.py: the estimates of a run from shapes alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from pose.common.params import Params
 from pose.models import build
 from pose.models.vit import build_on_meta
 from pose.planner import plan as planner_plan
-from pose.planner.count import Flops, Held, count_flops, count_held, count_parameters
+from pose.planner.count import (
+    ActivationBytes,
+    Flops,
+    count_activation_bytes,
+    count_flops,
+    count_parameters,
+)
 
 SAPIENS_2B = "sapiens_2b_coco_1024x768"
 
@@ -42,7 +48,8 @@ def forward_flops(params: Params) -> float:
     return 2 * macs
 
 
-def bent(params: Params, section: str, **values: object) -> Params:
+def with_values(params: Params, section: str, **values: object) -> Params:
+    """A copy with other values of a section."""
     raw = json.loads(params.model_dump_json())
     raw[section] |= values
     return Params.model_validate_json(json.dumps(raw))
@@ -59,50 +66,57 @@ def test_a_recipe_is_planned(name: str) -> None:
     spec, model = build.model_spec(params, 17), params.model
     forward = count_flops(spec).forward
     assert forward == pytest.approx(forward_flops(params), rel=0.01)
-    numbers, held = count_parameters(build_on_meta(spec)), count_held(spec, "none")
+    parameters = count_parameters(build_on_meta(spec))
+    activations = count_activation_bytes(spec, "none")
     header = (apply.RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("\n\n")[0]
     header = " ".join(header.replace("\n#", " ").split())
-    need = 16 * numbers + held.fixed + held.sample * params.train.batch_size
-    assert f"by count (stages/plan.py) {need / 1e9:.0f} GB" in header
+    need = 16 * parameters + activations.per_step + activations.per_sample * params.train.batch_size
+    assert f"estimated (stages/plan.py) {need / 1e9:.0f} GB of GPU memory" in header
     factor, epochs = 4 if model.grad_checkpointing else 3, params.phase2.epochs
-    assert f"{factor} x {forward / 1e9:,.1f} GFLOP x 149,813 persons x {epochs}" in header
+    assert f"{factor} x {forward / 1e9:,.1f} GFLOP x 149,813 people x {epochs}" in header
     hours = factor * forward * 149_813 * epochs / 3e14 / 3600
     assert f"would take {hours:,.0f} GPU hours at an assumed 300 TFLOP/s" in header
 
 
-def test_the_dials_only_ever_save(default: Params) -> None:
-    held = planner_plan.plan(default, None).held
+def test_memory_settings_save_memory(default: Params) -> None:
+    activations = planner_plan.make_plan(default, None).activations
     for amp in ("none", "bf16"):
-        assert held[amp, True].sample < held[amp, False].sample
+        assert activations[amp, True].per_sample < activations[amp, False].per_sample
     for on in (False, True):
-        assert 0.5 < held["bf16", on].sample / held["none", on].sample < 0.7
+        ratio = activations["bf16", on].per_sample / activations["none", on].per_sample
+        assert 0.5 < ratio < 0.7
 
 
-# persons
+# people
 
 
 def test_a_built_cache_is_counted(tmp_path: Path, default: Params) -> None:
     summary = {"train": 40, "unlabelled": 8, "val": 7, "val_labelled": 6, "bad_records": 0}
     (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    assert planner_plan.persons(default, tmp_path) == planner_plan.Persons(40, 8, 6, "data/cache")
+    assert planner_plan.count_people(default, tmp_path) == planner_plan.People(
+        40, 8, 6, "data/cache"
+    )
 
 
-def test_without_a_cache_the_default_is_known(tmp_path: Path, default: Params) -> None:
-    """The numbers are those that the committed run rendered."""
+def test_without_a_cache_the_default_is_estimated(tmp_path: Path, default: Params) -> None:
+    """The estimate is exact for the default: its numbers are constants in plan.py."""
     path = planner_plan.ACHIEVED.parents[1] / "metrics" / "build_cache" / "metrics.json"
     counts = json.loads(path.read_text(encoding="utf-8"))
-    for found in (planner_plan.persons(default, None), planner_plan.persons(default, tmp_path)):
-        assert (found.labelled, found.unlabelled, found.val) == (
+    for cache in (None, tmp_path):
+        people = planner_plan.count_people(default, cache)
+        assert (people.labelled, people.unlabelled, people.val) == (
             counts["train"],
             counts["unlabelled"],
             counts["val_labelled"],
         )
 
 
-def test_rendered_persons_go_with_their_params(default: Params) -> None:
-    more = bent(default, "synthetic", train_images=3800, unlabelled_fraction=0.5, val_images=120)
-    found = planner_plan.persons(more, None)
-    assert (found.labelled, found.unlabelled, found.val) == (2895, 2804, 180)
+def test_synthetic_people_are_proportional_to_their_params(default: Params) -> None:
+    more = with_values(
+        default, "synthetic", train_images=3800, unlabelled_fraction=0.5, val_images=120
+    )
+    people = planner_plan.count_people(more, None)
+    assert (people.labelled, people.unlabelled, people.val) == (2895, 2804, 180)
 
 
 @pytest.mark.parametrize(
@@ -113,32 +127,32 @@ def test_rendered_persons_go_with_their_params(default: Params) -> None:
         (IMAGES, (149_813, 387_000)),
     ],
 )
-def test_persons_are_those_that_data_asks_for(default: Params, data: dict, expected) -> None:
-    found = planner_plan.persons(bent(default, "data", source="coco", **data), None)
-    assert (found.labelled, found.unlabelled) == expected
+def test_people_are_selected_by_the_data_params(default: Params, data: dict, expected) -> None:
+    people = planner_plan.count_people(with_values(default, "data", source="coco", **data), None)
+    assert (people.labelled, people.unlabelled) == expected
 
 
-def test_a_second_network_takes_memory_too(default: Params) -> None:
-    two = bent(default, "ssl", networks=2, ema_decay=0.9)
+def test_a_second_network_takes_memory(default: Params) -> None:
+    two = with_values(default, "ssl", networks=2, ema_decay=0.9)
     assert sum(planner_plan.state_bytes(two).values()) == 2 * (16 + 4)
 
 
-def test_nobody_knows_local_persons(default: Params) -> None:
-    local = bent(default, "data", source="local", root="/data/mine")
+def test_local_people_are_not_counted_without_a_cache(default: Params) -> None:
+    local = with_values(default, "data", source="local", root="/data/mine")
     with pytest.raises(PoseError, match=r"data.source = 'local', .*dvc repro build_cache"):
-        planner_plan.persons(local, None)
+        planner_plan.count_people(local, None)
 
 
 # phases
 
-FLOPS = Flops(forward=10, training=30, frozen=14, recomputed=7)
+FLOPS = Flops(forward=10, training=30, head_only=14, recomputed=7)
 
 
 def test_steps_and_flops_of_the_phases(default: Params) -> None:
-    """16 labelled a step; 8 unlabelled ones at 2 forward and 2 of training each."""
-    *found, _ = planner_plan.phases(default, planner_plan.Persons(2171, 701, 361, ""), FLOPS)
-    assert [(p.name, p.steps) for p in found] == [("phase1", 270), ("phase2", 945), ("ssl", 270)]
-    assert [p.flops for p in found] == [
+    """16 labelled people per step; 8 unlabelled ones of 2 forward and 2 training passes each."""
+    *training, _ = planner_plan.phases(default, planner_plan.People(2171, 701, 361, ""), FLOPS)
+    assert [(p.name, p.steps) for p in training] == [("phase1", 270), ("phase2", 945), ("ssl", 270)]
+    assert [p.flops for p in training] == [
         270 * 16 * 14,
         945 * 16 * 30,
         270 * (16 * 30 + 8 * (20 + 60)),
@@ -146,25 +160,25 @@ def test_steps_and_flops_of_the_phases(default: Params) -> None:
 
 
 def test_paths_ensembles_and_two_networks_cost(default: Params) -> None:
-    """16 labelled and 8 unlabelled a step, three paths: their forwards come twice."""
-    params = bent(default, "ssl", paths=["jc", "jo", "co"], loss="ensemble", networks=2)
-    ssl = planner_plan.phases(params, planner_plan.Persons(2171, 701, 361, ""), FLOPS)[2]
+    """16 labelled and 8 unlabelled people per step; three paths add a forward pass each."""
+    params = with_values(default, "ssl", paths=["jc", "jo", "co"], loss="ensemble", networks=2)
+    ssl = planner_plan.phases(params, planner_plan.People(2171, 701, 361, ""), FLOPS)[2]
     assert ssl.flops == 270 * 2 * (16 * 30 + 8 * ((2 + 3) * 10 + 3 * 30))
 
 
 def test_checkpointing_computes_the_blocks_twice(default: Params) -> None:
-    params = bent(default, "model", grad_checkpointing=True)
+    params = with_values(default, "model", grad_checkpointing=True)
     head, everything, ssl, _ = planner_plan.phases(
-        params, planner_plan.Persons(160, 8000, 9, ""), FLOPS
+        params, planner_plan.People(160, 8000, 9, ""), FLOPS
     )
     assert head.flops == 20 * 16 * 14
     assert everything.flops == 70 * 16 * 37
     assert (ssl.steps, ssl.flops) == (2000, 2000 * (16 * 37 + 8 * (20 + 74)))
 
 
-def test_too_few_persons_are_told(default: Params) -> None:
+def test_too_few_people_for_a_batch(default: Params) -> None:
     with pytest.raises(PoseError, match=r"train.batch_size = 16, but .* 3"):
-        planner_plan.phases(default, planner_plan.Persons(3, 0, 9, ""), FLOPS)
+        planner_plan.phases(default, planner_plan.People(3, 0, 9, ""), FLOPS)
 
 
 @pytest.mark.parametrize(
@@ -172,50 +186,50 @@ def test_too_few_persons_are_told(default: Params) -> None:
     [(0, 500, 0), (1, 500, 11 * 361), (1, 100, 11 * 100), (2, 500, (1 + 4 + 1) * 361)],
 )
 def test_validations_are_counted(default: Params, every: int, cap: int, expected: int) -> None:
-    """Of 2, 7 and 2 epochs: every so many, and after the last."""
-    params = bent(default, "train", val_epochs=every, val_persons=cap)
-    *_, found = planner_plan.phases(params, planner_plan.Persons(2171, 701, 361, ""), FLOPS)
-    assert (found.name, found.steps, found.flops) == ("val_AP", expected, expected * 10)
+    """Phases of 2, 7 and 2 epochs, evaluated every `every` epochs and after the last."""
+    params = with_values(default, "train", val_epochs=every, val_persons=cap)
+    *_, val = planner_plan.phases(params, planner_plan.People(2171, 701, 361, ""), FLOPS)
+    assert (val.name, val.steps, val.flops) == ("val_AP", expected, expected * 10)
 
 
-def test_an_average_takes_memory_too(default: Params, made_up: planner_plan.Plan) -> None:
-    params = bent(default, "train", ema_decay=0.99)
-    assert planner_plan.state_bytes(params) == planner_plan.state_bytes(default) | {"average": 4}
-    said = table(params, replace(made_up, state=20))
-    parts = "weights 4.40 + gradients 4.40 + AdamW 8.80 + average 4.40 + activations 16.00 = 38.00"
-    assert f"memory, GB   {parts}  (batch 16, float32)" in said
+def test_an_ema_takes_memory(default: Params, example: planner_plan.Plan) -> None:
+    params = with_values(default, "train", ema_decay=0.99)
+    assert planner_plan.state_bytes(params) == planner_plan.state_bytes(default) | {"EMA": 4}
+    text = table(params, replace(example, bytes_per_parameter=20))
+    parts = "weights 4.40 + gradients 4.40 + AdamW 8.80 + EMA 4.40 + activations 16.00 = 38.00"
+    assert f"memory, GB   {parts}  (batch 16, float32)" in text
 
 
 # the table
 
 
 @pytest.fixture
-def made_up() -> planner_plan.Plan:
-    held = {
-        ("none", False): Held(10**9, 0),
-        ("none", True): Held(10**8, 0),
-        ("bf16", False): Held(5 * 10**8, 2 * 10**9),
-        ("bf16", True): Held(5 * 10**7, 10**9),
+def example() -> planner_plan.Plan:
+    activations = {
+        ("none", False): ActivationBytes(10**9, 0),
+        ("none", True): ActivationBytes(10**8, 0),
+        ("bf16", False): ActivationBytes(5 * 10**8, 2 * 10**9),
+        ("bf16", True): ActivationBytes(5 * 10**7, 10**9),
     }
-    people = planner_plan.Persons(160, 16, 9, "counted by hand")
+    people = planner_plan.People(160, 16, 9, "counted by hand")
     phases = [planner_plan.Phase("phase2", 10, 7.2e18), planner_plan.Phase("val_AP", 0, 0)]
-    return planner_plan.Plan(10**9, 10**8, FLOPS, people, phases, held)
+    return planner_plan.Plan(10**9, 10**8, FLOPS, people, phases, activations)
 
 
-def table(params: Params, found: planner_plan.Plan) -> str:
-    rates = [
-        planner_plan.Rate("GPU x", 80, "bf16", 100, "measured"),
-        planner_plan.Rate("GPU x", 80, "none", 10, "assumed"),
-        planner_plan.Rate("CPU y", None, "none", 0.1, "measured"),
+def table(params: Params, plan: planner_plan.Plan) -> str:
+    throughputs = [
+        planner_plan.Throughput("GPU x", 80, "bf16", 100, "measured"),
+        planner_plan.Throughput("GPU x", 80, "none", 10, "assumed"),
+        planner_plan.Throughput("CPU y", None, "none", 0.1, "measured"),
     ]
-    return planner_plan.report("x", params, found, rates)
+    return planner_plan.format_plan("x", params, plan, throughputs)
 
 
-def test_memory_is_the_sum_of_its_parts(default: Params, made_up: planner_plan.Plan) -> None:
-    said = table(default, made_up)
+def test_memory_is_the_sum_of_its_parts(default: Params, example: planner_plan.Plan) -> None:
+    text = table(default, example)
     parts = "weights 4.40 + gradients 4.40 + AdamW 8.80 + activations 16.00 = 33.60"
-    assert f"memory, GB   {parts}  (batch 16, float32)" in said
-    rows = re.findall(r"^ +batch (\d+)(, grad_checkpointing)? +([\d.]+) +([\d.]+)$", said, re.M)
+    assert f"memory, GB   {parts}  (batch 16, float32)" in text
+    rows = re.findall(r"^ +batch (\d+)(, grad_checkpointing)? +([\d.]+) +([\d.]+)$", text, re.M)
     assert rows == [
         ("16", "", "33.60", "27.60"),
         ("8", "", "25.60", "23.60"),
@@ -224,27 +238,27 @@ def test_memory_is_the_sum_of_its_parts(default: Params, made_up: planner_plan.P
     ]
 
 
-def test_hours_and_what_fits(default: Params, made_up: planner_plan.Plan) -> None:
-    said = table(default, made_up)
-    rows = [line.split() for line in said.splitlines() if line.startswith("  GPU x")]
+def test_hours_and_what_fits(default: Params, example: planner_plan.Plan) -> None:
+    text = table(default, example)
+    rows = [line.split() for line in text.splitlines() if line.startswith("  GPU x")]
     assert [row[2:5] for row in rows] == [["bf16", "20", "120"], ["float32", "200", "62"]]
-    assert "100 TFLOP/s, measured" in said
-    assert "10 TFLOP/s, assumed" in said
-    cpu = next(line for line in said.splitlines() if line.startswith("  CPU y"))
+    assert "100 TFLOP/s, measured" in text
+    assert "10 TFLOP/s, assumed" in text
+    cpu = next(line for line in text.splitlines() if line.startswith("  CPU y"))
     assert cpu.split()[2:6] == ["float32", "20,000", "0.1", "TFLOP/s,"]
 
 
-def test_nothing_fits_where_the_weights_do_not(made_up: planner_plan.Plan) -> None:
-    assert planner_plan.largest_batch(made_up, "none", False, 17) == 0
-    assert planner_plan.largest_batch(made_up, "none", False, 19) == 1
+def test_no_batch_fits_if_the_weights_do_not(example: planner_plan.Plan) -> None:
+    assert planner_plan.largest_batch(example, "none", False, 17) == 0
+    assert planner_plan.largest_batch(example, "none", False, 19) == 1
 
 
-def test_the_committed_rates_tell_their_basis() -> None:
-    rates = planner_plan.read_rates(planner_plan.ACHIEVED)
-    assert {rate.amp for rate in rates} == set(planner_plan.TYPES)
-    assert len({(rate.device, rate.amp) for rate in rates}) == len(rates)
-    assert all(rate.basis.startswith(("measured: ", "assumed: ")) for rate in rates)
-    for rate in rates:
+def test_the_committed_throughputs_state_their_basis() -> None:
+    throughputs = planner_plan.read_throughputs(planner_plan.ACHIEVED)
+    assert {rate.amp for rate in throughputs} == set(planner_plan.DTYPES)
+    assert len({(rate.device, rate.amp) for rate in throughputs}) == len(throughputs)
+    assert all(rate.basis.startswith(("measured: ", "assumed: ")) for rate in throughputs)
+    for rate in throughputs:
         if rate.basis.startswith("assumed"):
             share, peak = map(float, re.findall(r"(\d+) %.*?([\d.]+)$", rate.basis)[0])
             assert rate.tflops == pytest.approx(share / 100 * peak, rel=0.02)
@@ -252,21 +266,21 @@ def test_the_committed_rates_tell_their_basis() -> None:
 
 def test_two_billion_parameters_on_a_laptop() -> None:
     params = apply.resolve(SAPIENS_2B)
-    found = planner_plan.plan(params, None)
-    assert (found.backbone, found.head) == (2_131_943_040, 34_224_401)
-    said = table(params, found)
-    assert "backbone 2,131,943,040  head 34,224,401" in said
-    assert "input 768 x 1024 (w x h)" in said
-    assert "149,813 labelled" in said
-    assert ", float32, grad_checkpointing)" in said
+    two_billion = planner_plan.make_plan(params, None)
+    assert (two_billion.backbone, two_billion.head) == (2_131_943_040, 34_224_401)
+    text = table(params, two_billion)
+    assert "backbone 2,131,943,040  head 34,224,401" in text
+    assert "input 768 x 1024 (w x h)" in text
+    assert "149,813 labelled" in text
+    assert ", float32, grad_checkpointing)" in text
 
 
 def test_params_as_they_are(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["plan.py"])
     plan.main()
-    said = capsys.readouterr().out
-    assert said.startswith("params.yaml: input 72 x 96 (w x h)\n")
-    assert all(rate.device in said for rate in planner_plan.read_rates(planner_plan.ACHIEVED))
+    text = capsys.readouterr().out
+    assert text.startswith("params.yaml: input 72 x 96 (w x h)\n")
+    assert all(rate.device in text for rate in planner_plan.read_throughputs(planner_plan.ACHIEVED))
 
 
 def test_an_unknown_recipe(monkeypatch) -> None:
