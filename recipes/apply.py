@@ -1,13 +1,13 @@
-"""Merge a recipe into params.yaml, comments kept, and print each value that changed.
+"""Merge a recipe into params.yaml and print each value that changed; comments stay.
 
-    python recipes/apply.py                 # the recipes, a line each
-    python recipes/apply.py NAME            # params.yaml becomes that run's
-    python recipes/apply.py NAME --args     # flags instead; params.yaml stays as it is:
+    python recipes/apply.py                 # list the recipes, one line each
+    python recipes/apply.py NAME            # merge the recipe into params.yaml
+    python recipes/apply.py NAME --args     # print flags for dvc exp run, write nothing:
     eval "dvc exp run $(python recipes/apply.py NAME --args)"
 
-A recipe states every key that any recipe sets, so that one can follow another; `git checkout
-params.yaml` brings the embedded default back. The result is validated before it is written.
-Seconds.
+Each recipe sets every key that any recipe sets, so that one can be applied after another; `git
+checkout params.yaml` restores the embedded default. The result is validated before it is written.
+Takes seconds.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
 PARAMS = ROOT / "params.yaml"
 Change = tuple[str, Any, Any]  # section.key, old, new
-PLAIN = re.compile(r"[A-Za-z/][\w./-]*")  # strings that Hydra's grammar takes without quotes
-WORDS = {"null", "true", "false", "nan", "inf"}  # and those that it reads as something else
+UNQUOTED = re.compile(r"[A-Za-z/][\w./-]*")  # strings that need no quotes in Hydra's grammar
+HYDRA_KEYWORDS = {"null", "true", "false", "nan", "inf"}  # strings that need quotes, too
 
 
-def names() -> list[str]:
-    """Of all recipes, sorted."""
+def recipe_names() -> list[str]:
+    """The names of all recipes, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def headline(name: str) -> str:
-    """First line of a recipe's header."""
+def summary(name: str) -> str:
+    """The first line of a recipe's header."""
     with (RECIPES / f"{name}.yaml").open(encoding="utf-8") as stream:
         return stream.readline().lstrip("# ").rstrip()
 
 
 def read_recipe(name: str) -> CommentedMap:
-    """{section: {key: value}}. Raises PoseError for an unknown name or another shape."""
-    if name not in names():
-        raise PoseError(f"no recipe {name!r}; there are {', '.join(names())}")
+    """{section: {key: value}}. Raises PoseError for an unknown name or another structure."""
+    if name not in recipe_names():
+        raise PoseError(f"no recipe {name!r}; choose one of {', '.join(recipe_names())}")
     recipe = _parse((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
     if not all(isinstance(section, dict) for section in recipe.values()):
         raise PoseError(f"{name}.yaml: expected sections with keys")
@@ -63,25 +63,25 @@ def read_recipe(name: str) -> CommentedMap:
 
 
 def merge(params_text: str, recipe: CommentedMap) -> tuple[str, list[Change]]:
-    """params.yaml's text with the recipe's values, its comments kept, and what changed."""
+    """(text of params.yaml with the recipe's values and its own comments, changed keys)."""
     document = _parse(params_text, PARAMS.name)
     changes: list[Change] = []
     for section, keys in recipe.items():
         target = document.setdefault(section, CommentedMap())
         for key, value in keys.items():
             old = target.get(key)
-            if _plain(old) == _plain(value) and key in target:
+            if _json_types(old) == _json_types(value) and key in target:
                 continue
-            changes.append((f"{section}.{key}", _plain(old), _plain(value)))
+            changes.append((f"{section}.{key}", _json_types(old), _json_types(value)))
             if isinstance(old, CommentedSeq) and isinstance(value, list):
-                old[:] = value  # the list itself carries the comment behind it
+                old[:] = value  # in place: the comment behind a list belongs to the list
             else:
                 target[key] = value
     return (_dump(document) if changes else params_text), changes
 
 
-def validated(text: str) -> Params:
-    """Params of a params.yaml's text. Raises PoseError, one line."""
+def parse_params(text: str) -> Params:
+    """Params from the text of a params.yaml. Raises PoseError of one line."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PARAMS.name
         path.write_text(text, encoding="utf-8")
@@ -92,15 +92,15 @@ def validated(text: str) -> Params:
 
 
 def resolve(name: str, params_text: str | None = None) -> Params:
-    """Params of params.yaml (or of its text) under the recipe."""
+    """Params of params.yaml, or of its text if given, with the recipe merged."""
     text = _params_text() if params_text is None else params_text
-    return validated(merge(text, read_recipe(name))[0])
+    return parse_params(merge(text, read_recipe(name))[0])
 
 
 def flags(recipe: CommentedMap) -> list[str]:
-    """`section.key=value` of every value, in Hydra's override grammar, which dvc's -S reads."""
+    """`section.key=value` per key, in Hydra's override grammar, which dvc's -S reads."""
     return [
-        f"{section}.{key}={_hydra(_plain(value))}"
+        f"{section}.{key}={_hydra(_json_types(value))}"
         for section, keys in recipe.items()
         for key, value in keys.items()
     ]
@@ -111,10 +111,12 @@ def _hydra(value: Any) -> str:
         return f"[{','.join(_hydra(item) for item in value)}]"
     if not isinstance(value, str):
         return json.dumps(value)  # null, true, 3, 5e-06
-    if PLAIN.fullmatch(value) and value.lower() not in WORDS:
+    if UNQUOTED.fullmatch(value) and value.lower() not in HYDRA_KEYWORDS:
         return value
     if "\\" in value or "'" in value:
-        raise PoseError(f"{value!r}: quotes and backslashes cannot be passed as a flag")
+        raise PoseError(
+            f"{value!r}: quotes and backslashes cannot be passed as a flag; omit --args"
+        )
     return f"'{value}'"
 
 
@@ -127,7 +129,7 @@ def _params_text() -> str:
 
 
 def _yaml() -> YAML:
-    yaml = YAML()  # round trip: comments, order and notation of numbers stay
+    yaml = YAML()  # round trip: preserves comments, order and notation of numbers
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.representer.add_representer(
@@ -138,12 +140,12 @@ def _yaml() -> YAML:
 
 def _parse(text: str, name: str) -> CommentedMap:
     try:
-        found = _yaml().load(text)
+        document = _yaml().load(text)
     except YAMLError as error:
         raise PoseError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, CommentedMap):
+    if not isinstance(document, CommentedMap):
         raise PoseError(f"{name}: expected sections with keys")
-    return found
+    return document
 
 
 def _dump(document: CommentedMap) -> str:
@@ -152,8 +154,8 @@ def _dump(document: CommentedMap) -> str:
     return stream.getvalue()
 
 
-def _plain(value: Any) -> Any:
-    """Of ruamel's own types, the ones of JSON."""
+def _json_types(value: Any) -> Any:
+    """The value in JSON's types instead of ruamel's."""
     return json.loads(json.dumps(value))
 
 
@@ -161,17 +163,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe; without it, a list")
-    parser.add_argument("--args", action="store_true", help="print -S flags, write nothing")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe; default: list them")
+    parser.add_argument("--args", action="store_true", help="print -S flags and write nothing")
     parser.add_argument("--list", action="store_true", help="list the recipes")
     options = parser.parse_args()
     if options.list or options.name is None:
-        for name in names():
-            print(f"{name:28} {headline(name)}")
+        for name in recipe_names():
+            print(f"{name:28} {summary(name)}")
         return
     recipe = read_recipe(options.name)
     text, changes = merge(_params_text(), recipe)
-    validated(text)
+    parse_params(text)
     if options.args:
         print(" ".join(f"-S {shlex.quote(flag)}" for flag in flags(recipe)))
         return
@@ -180,7 +182,7 @@ def main() -> None:
     for key, old, new in changes:
         print(f"{key}: {json.dumps(old)} -> {json.dumps(new)}")
     if not changes:
-        print(f"params.yaml holds {options.name} already")
+        print(f"params.yaml already has the values of {options.name}")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def default() -> Params:
     return apply.load_params(apply.PARAMS)
 
 
-@pytest.mark.parametrize("name", [n for n in apply.names() if not n.startswith("ssl_")])
+@pytest.mark.parametrize("name", [n for n in apply.recipe_names() if not n.startswith("ssl_")])
 def test_a_recipe_is_planned(name: str) -> None:
     params = apply.resolve(name)
     spec, model = build.model_spec(params, 17), params.model

@@ -1,4 +1,4 @@
-"""Recipes hold the official numbers, apply.py merges them, and each one's shrunken copy trains."""
+"""Recipes have the official numbers, apply.py merges them, and a small copy of each trains."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     apply.main()
 
 
-def test_the_recipes_are_those_named_here() -> None:
-    assert apply.names() == sorted(NAMES)
+def test_all_recipes_are_tested() -> None:
+    assert apply.recipe_names() == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,8 +114,8 @@ def test_a_recipe_changes_what_it_lists_and_nothing_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_after_another_is_itself(params_text: str, name: str) -> None:
-    """Each states every key that any of them sets; of stage 2 only those that have its epochs."""
+def test_a_recipe_can_be_applied_after_another(params_text: str, name: str) -> None:
+    """Each sets every key that any of them sets; keys of stage 2 only if it has epochs."""
     for other in NAMES:
         text = applied(other, params_text)
         found, expected = leaves(apply.resolve(name, text)), leaves(resolved(name))
@@ -126,7 +126,7 @@ def test_a_recipe_after_another_is_itself(params_text: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_header_says_what_a_run_needs(name: str) -> None:
+def test_a_header_states_what_a_run_needs(name: str) -> None:
     found = header(name)
     for word in (
         f"recipes/apply.py {name}",
@@ -143,7 +143,7 @@ def test_a_header_says_what_a_run_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_applying_keeps_comments_and_twice_is_once(params_text: str, name: str) -> None:
+def test_applying_preserves_comments_and_is_idempotent(params_text: str, name: str) -> None:
     once, changes = apply.merge(params_text, apply.read_recipe(name))
     assert {key for key, _, _ in changes} <= set(listed(name))
     assert len(changes) > 20
@@ -158,7 +158,7 @@ def test_applying_keeps_comments_and_twice_is_once(params_text: str, name: str) 
 def test_flags_give_dvc_the_same_params(
     params_copy: Path, params_text: str, capsys: pytest.CaptureFixture[str], monkeypatch, name: str
 ) -> None:
-    """By dvc's own reader of `dvc exp run -S`."""
+    """As dvc parses `dvc exp run -S`."""
     run_main(monkeypatch, name, "--args")
     words = shlex.split(capsys.readouterr().out)
     assert words[::2] == ["-S"] * len(listed(name))
@@ -190,8 +190,8 @@ def test_applying_writes_and_prints_the_difference(
     assert "train.lr: 0.004 -> 0.0005" in lines
     assert load_params(params_copy) == resolved("sapiens_1b_coco_1024x768")
     run_main(monkeypatch, "sapiens_1b_coco_1024x768")
-    said = "params.yaml holds sapiens_1b_coco_1024x768 already\n"
-    assert capsys.readouterr().out == said
+    message = "params.yaml already has the values of sapiens_1b_coco_1024x768\n"
+    assert capsys.readouterr().out == message
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_applying_writes_and_prints_the_difference(
         ("train: {lr: [1", "bad.yaml: not valid YAML"),
     ],
 )
-def test_a_bad_recipe_is_one_line_and_nothing_is_lost(
+def test_a_bad_recipe_gives_one_line_and_writes_nothing(
     params_copy: Path, params_text: str, tmp_path: Path, monkeypatch, recipe: str, expected: str
 ) -> None:
     recipes = tmp_path / "recipes"
@@ -235,11 +235,14 @@ def test_the_command_from_another_folder(tmp_path: Path) -> None:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
     listing = run().stdout.splitlines()
-    assert [line.split()[0] for line in listing] == apply.names()
+    assert [line.split()[0] for line in listing] == apply.recipe_names()
     assert all(len(line.split()) > 4 for line in listing)
     done = run("sapiens")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"apply: no recipe 'sapiens'; there are {', '.join(apply.names())}\n"
+    assert (
+        done.stderr
+        == f"apply: no recipe 'sapiens'; choose one of {', '.join(apply.recipe_names())}\n"
+    )
     assert "python recipes/apply.py NAME --args" in run("--help").stdout
 
 
@@ -251,10 +254,15 @@ def test_sapiens_is_the_official_model(size: str) -> None:
     sizes, backbone, head, ap, ar = SAPIENS[size]
     name = SAPIENS_NAMES[size]
     params, model = resolved(name), on_meta(name)
-    law = params.model
-    assert (law.embed_dim, law.depth, law.num_heads) == sizes
+    spec = params.model
+    assert (spec.embed_dim, spec.depth, spec.num_heads) == sizes
     assert (count(model.backbone), count(model.head)) == (backbone, head)
-    assert (law.head, law.patch_size, law.patch_padding, law.drop_path) == ("sapiens", 16, 2, 0.0)
+    assert (spec.head, spec.patch_size, spec.patch_padding, spec.drop_path) == (
+        "sapiens",
+        16,
+        2,
+        0.0,
+    )
     codec = params.codec
     assert (codec.type, codec.input_size, codec.heatmap_size) == (
         "gaussian",
@@ -276,13 +284,13 @@ def test_vitpose_is_the_official_model(size: str) -> None:
     (dim, depth, heads), drop_path, layer_decay, head, ap, ar = VITPOSE[size]
     name = VITPOSE_NAMES[size]
     params, model = resolved(name), on_meta(name)
-    law = params.model
-    assert (law.embed_dim, law.depth, law.num_heads) == (dim, depth, heads)
-    assert (law.head, law.patch_size, law.patch_padding) == ("classic", 16, 2)
+    spec = params.model
+    assert (spec.embed_dim, spec.depth, spec.num_heads) == (dim, depth, heads)
+    assert (spec.head, spec.patch_size, spec.patch_padding) == ("classic", 16, 2)
     blocks = depth * (12 * dim * dim + 13 * dim)
     assert count(model.backbone) == 768 * dim + dim + 192 * dim + blocks + 2 * dim
     assert count(model.head) == head
-    assert (law.drop_path, params.train.layer_decay) == (drop_path, layer_decay)
+    assert (spec.drop_path, params.train.layer_decay) == (drop_path, layer_decay)
     codec = params.codec
     assert (codec.type, codec.input_size, codec.heatmap_size) == ("gaussian", (192, 256), (48, 64))
     assert (codec.sigma, codec.blur_kernel_size, codec.blur_border) == (2.0, 11, "mirror")
@@ -292,11 +300,11 @@ def test_vitpose_is_the_official_model(size: str) -> None:
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_the_official_optimiser_and_schedule(name: str) -> None:
     params = resolved(name)
-    law = params.train
-    assert (law.lr, law.weight_decay, law.betas) == (5e-4, 0.1, (0.9, 0.999))
-    assert (law.clip_grad_norm, law.amp) == (1.0, "none")
+    settings = params.train
+    assert (settings.lr, settings.weight_decay, settings.betas) == (5e-4, 0.1, (0.9, 0.999))
+    assert (settings.clip_grad_norm, settings.amp) == (1.0, "none")
     assert (params.phase1.epochs, params.phase2.epochs, params.ssl.epochs) == (0, 210, 0)
-    schedule = train.build_schedule(params, params.phase2.epochs, PER_EPOCH, law.lr)
+    schedule = train.build_schedule(params, params.phase2.epochs, PER_EPOCH, settings.lr)
     expected = {
         0: 5e-7,
         250: 5e-4 * (0.001 + 0.999 * 250 / 499),
@@ -321,8 +329,8 @@ def test_the_official_layer_decay_groups(
     size: str, groups: int, tensors: int, smallest: float
 ) -> None:
     name = SAPIENS_NAMES[size]
-    law = resolved(name).train
-    found = parameter_groups(on_meta(name), law.weight_decay, law.layer_decay)
+    settings = resolved(name).train
+    found = parameter_groups(on_meta(name), settings.weight_decay, settings.layer_decay)
     assert len(found) == groups
     assert sum(len(group["params"]) for group in found) == tensors
     assert min(group["lr_scale"] for group in found) == pytest.approx(smallest, rel=1e-3)
@@ -332,40 +340,44 @@ def test_the_official_layer_decay_groups(
 @pytest.mark.parametrize("name", [*SAPIENS_NAMES.values(), "coco_512x384"])
 def test_the_official_augmentation_of_sapiens(name: str) -> None:
     reports = name == "coco_512x384"
-    law = resolved(name).augment
-    assert (law.bbox_padding, law.flip_prob) == (1.25, 0.5)
-    assert (law.half_body_prob, law.half_body_min_keypoints, law.half_body_padding) == (0.3, 9, 1.5)
-    assert (law.shift_factor, law.shift_prob, law.scale_factor) == (0.16, 0.3, 0.5)
-    assert (law.rotate_deg, law.rotate_prob) == (80.0, 0.6)
-    assert (law.brightness_delta, law.hue_delta, law.channel_swap_prob) == (32, 18, 0.5)
-    assert law.contrast_range == law.saturation_range == (0.5, 1.5)
-    assert (law.blur_prob, law.median_blur_prob) == (0.1, 0.1)
-    assert (law.dropout_prob, law.dropout_size) == (0.5 if reports else 1.0, (0.2, 0.4))
-    assert (law.min_keypoints, law.official_quirks) == (4, True)
+    augment = resolved(name).augment
+    assert (augment.bbox_padding, augment.flip_prob) == (1.25, 0.5)
+    assert (augment.half_body_prob, augment.half_body_min_keypoints, augment.half_body_padding) == (
+        0.3,
+        9,
+        1.5,
+    )
+    assert (augment.shift_factor, augment.shift_prob, augment.scale_factor) == (0.16, 0.3, 0.5)
+    assert (augment.rotate_deg, augment.rotate_prob) == (80.0, 0.6)
+    assert (augment.brightness_delta, augment.hue_delta, augment.channel_swap_prob) == (32, 18, 0.5)
+    assert augment.contrast_range == augment.saturation_range == (0.5, 1.5)
+    assert (augment.blur_prob, augment.median_blur_prob) == (0.1, 0.1)
+    assert (augment.dropout_prob, augment.dropout_size) == (0.5 if reports else 1.0, (0.2, 0.4))
+    assert (augment.min_keypoints, augment.official_quirks) == (4, True)
 
 
 @pytest.mark.parametrize("name", VITPOSE_NAMES.values())
 def test_vitpose_changes_no_colours(name: str) -> None:
-    law = resolved(name).augment
-    assert (law.brightness_delta, law.hue_delta, law.channel_swap_prob) == (0, 0, 0.0)
-    assert law.contrast_range == law.saturation_range == (1.0, 1.0)
-    assert (law.blur_prob, law.median_blur_prob, law.dropout_prob) == (0.0, 0.0, 0.0)
-    assert law.min_keypoints == 1
+    augment = resolved(name).augment
+    assert (augment.brightness_delta, augment.hue_delta, augment.channel_swap_prob) == (0, 0, 0.0)
+    assert augment.contrast_range == augment.saturation_range == (1.0, 1.0)
+    assert (augment.blur_prob, augment.median_blur_prob, augment.dropout_prob) == (0.0, 0.0, 0.0)
+    assert augment.min_keypoints == 1
 
 
 @pytest.mark.parametrize("size", SSL)
 def test_the_protocol_of_few_labels(size: str) -> None:
     persons, epochs, single, dual = SSL[size]
-    params, said = resolved(SSL_NAMES[size]), header(SSL_NAMES[size])
-    data, law = params.data, params.ssl
+    params, text = resolved(SSL_NAMES[size]), header(SSL_NAMES[size])
+    data, ssl = params.data, params.ssl
     assert (data.labelled_persons, data.unlabelled, data.unlabelled_images) == (
         persons,
         ("rest",),
         False,
     )
-    assert (law.epochs, law.paths) == (epochs, ("jc", "jo", "joco", "jccm"))
-    assert f"{single} (+" in said
-    assert f"{dual} (+" in said
+    assert (ssl.epochs, ssl.paths) == (epochs, ("jc", "jo", "joco", "jccm"))
+    assert f"{single} (+" in text
+    assert f"{dual} (+" in text
 
 
 def test_every_label_and_images_without_any() -> None:
@@ -379,10 +391,10 @@ def test_every_label_and_images_without_any() -> None:
 
 @pytest.mark.parametrize("name", ["coco_512x384", *SSL_NAMES.values()])
 def test_stage_2_has_the_papers_views(name: str) -> None:
-    law = resolved(name).ssl
-    assert (law.joint_cutout, law.joint_occlude, law.cutout, law.cutmix) == (5, 2, 5, 2)
-    assert (law.rotate_deg, law.scale_factor, law.affine_prob) == (30.0, 0.25, 0.8)
-    assert (law.unlabelled_weight, law.loss, law.networks) == (1.0, "multiaugs", 1)
+    ssl = resolved(name).ssl
+    assert (ssl.joint_cutout, ssl.joint_occlude, ssl.cutout, ssl.cutmix) == (5, 2, 5, 2)
+    assert (ssl.rotate_deg, ssl.scale_factor, ssl.affine_prob) == (30.0, 0.25, 0.8)
+    assert (ssl.unlabelled_weight, ssl.loss, ssl.networks) == (1.0, "multiaugs", 1)
 
 
 @pytest.mark.parametrize("name", SSL_NAMES.values())
@@ -394,19 +406,19 @@ def test_stage_2_trains_vitpose_b(name: str) -> None:
 
 def test_the_reports_numbers() -> None:
     params = resolved("coco_512x384")
-    law = params.train
+    settings = params.train
     assert (params.codec.input_size, params.codec.heatmap_size) == ((384, 512), (96, 128))
-    assert (law.batch_size, law.lr, law.weight_decay) == (32, 5e-4, 0.05)
+    assert (settings.batch_size, settings.lr, settings.weight_decay) == (32, 5e-4, 0.05)
     assert (params.phase1.epochs, params.phase2.epochs) == (10, 100)
     per_epoch = 149_813 // 32
-    schedule = train.build_schedule(params, 100, per_epoch, law.lr)
+    schedule = train.build_schedule(params, 100, per_epoch, settings.lr)
     assert schedule.warmup_iters == 10 * per_epoch
     assert schedule.at(0) == pytest.approx(5e-7)
     assert schedule.at(10 * per_epoch - 1) == pytest.approx(
         5e-6 + 4.95e-4 * (1 + math.cos(0.1 * math.pi)) / 2, rel=1e-4
     )
     assert schedule.at(schedule.steps - 1) == pytest.approx(5e-6)
-    frozen = train.build_schedule(params, 10, per_epoch, law.lr)
+    frozen = train.build_schedule(params, 10, per_epoch, settings.lr)
     peak = max(frozen.at(step) for step in range(0, frozen.steps, 100))
     assert f"its lr rises to {peak:.1e}" in header("coco_512x384")
 
@@ -415,7 +427,7 @@ def test_the_reports_numbers() -> None:
 
 
 def shrunken(params: Params) -> Params:
-    """The same run on a grid of 3 x 4 tokens with two narrow blocks; all laws are kept."""
+    """The same run on a grid of 3 x 4 tokens with two narrow blocks; the rest is unchanged."""
     raw = json.loads(params.model_dump_json())
     patch, growth = params.model.patch_size, params.model.head_growth
     raw["model"] |= {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -430,20 +442,24 @@ def shrunken(params: Params) -> Params:
 def test_a_step_of_the_shrunken_recipe(name: str) -> None:
     torch.manual_seed(0)
     params = shrunken(resolved(name))
-    law, (width, height) = params.train, params.codec.input_size
+    settings, (width, height) = params.train, params.codec.input_size
     model = models_build.build_model(params, COCO_17)
     start = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
-    images = torch.randint(0, 256, (law.batch_size, height, width, 3), dtype=torch.uint8)
-    targets = torch.rand(law.batch_size, 17, 3) * torch.tensor([*params.codec.heatmap_size, 1.0])
+    images = torch.randint(0, 256, (settings.batch_size, height, width, 3), dtype=torch.uint8)
+    targets = torch.rand(settings.batch_size, 17, 3) * torch.tensor(
+        [*params.codec.heatmap_size, 1.0]
+    )
     targets[..., 2] = 1.0
     rows: list[dict[str, float]] = []
     fit(
         name,
-        law,
-        TrainState(model, build_adamw(model, law.weight_decay, law.layer_decay, law.betas)),
+        settings,
+        TrainState(
+            model, build_adamw(model, settings.weight_decay, settings.layer_decay, settings.betas)
+        ),
         [(images, targets)],
-        supervised_step(model, build.codec(params, COCO_17), torch.device("cpu"), law.amp),
-        train.build_schedule(params, 1, 1, law.lr),
+        supervised_step(model, build.codec(params, COCO_17), torch.device("cpu"), settings.amp),
+        train.build_schedule(params, 1, 1, settings.lr),
         on_row=rows.append,
         save=lambda state: None,
     )
