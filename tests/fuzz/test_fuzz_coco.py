@@ -23,7 +23,7 @@ from pose.coco.detections import read_detections
 from pose.coco.images import BadImageError, Images, decode_image
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS, build_skeleton
 from pose.crop_table import CropTable
-from pose.crops.coverage import measure
+from pose.crops.coverage import measure_coverage
 from pose.crops.shards import CropSettings, plan_shards, psnr_db, write_shard
 from pose.crops.splits import training_persons
 from pose.evaluation.coco_metrics import coco_eval
@@ -58,7 +58,7 @@ def use_annotations(root: Path, spec: CropSettings) -> None:
     for row in range(len(table)):
         table.crop(row)
     if len(table):
-        measure(table, spec.codec.heatmap_size)
+        measure_coverage(table, spec.codec.heatmap_size)
     truth = ground_truth(found, {image["id"] for image in found.images})
     json.dumps(truth, allow_nan=False)
     if len(names) == 17 and found.persons:
