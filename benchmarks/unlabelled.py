@@ -246,7 +246,7 @@ def build_arm(
     build = train_ssl.build_consistency
     step = build(params, skeleton, list(students), ema, device, steps, ONE_BATCH)
     if arm == HARD:  # hard views of labelled persons; the labels' own maps are the teacher's
-        teacher = lambda images, targets: codec.heights(codec.render(targets))  # noqa: E731
+        teacher = lambda images, targets: codec.heatmaps(codec.render(targets))  # noqa: E731
         step = replace(step, teachers=[teacher])
     return step, batches
 

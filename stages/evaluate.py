@@ -90,10 +90,10 @@ def main(params: Params) -> None:
     skeleton = stage.skeleton()
     val = _val(params, skeleton)
     log(f"{NAME}: boxes: {val.boxes} ({len(val.samples):,})")
-    first = distributed.is_first()
+    first = distributed.is_main_process()
     rows: list[dict[str, Any]] = []
     with stage.resume_folder(NAME) if first else nullcontext() as own:
-        folder = distributed.from_first(own or Path())
+        folder = distributed.broadcast(own or Path())
         for name, paths in _networks(params).items():
             kept = folder / f"{name}-{_identity(paths)}"
             found = _predictions(params, skeleton, name, paths, val, device, kept)

@@ -67,8 +67,8 @@ def main(params: Params) -> None:
         return write_skipped_outputs()
     labelled, unlabelled = samples(params, skeleton)
     batch_size, ssl, accumulate = params.train.batch_size, params.ssl, params.train.accumulate
-    distributed.share_of(batch_size, "train.batch_size", accumulate)
-    distributed.share_of(ssl.batch_size, "ssl.batch_size", accumulate)
+    distributed.batch_per_process(batch_size, "train.batch_size", accumulate)
+    distributed.batch_per_process(ssl.batch_size, "ssl.batch_size", accumulate)
     per_epoch = max(
         steps_per_epoch(len(labelled), batch_size),
         steps_per_epoch(len(unlabelled), ssl.batch_size, "ssl.batch_size"),
@@ -205,14 +205,14 @@ class UnlabelledMonitor:
             )
 
     def _warn_once(self, kind: str, text: str) -> None:
-        if kind not in self.warned and distributed.is_first():
+        if kind not in self.warned and distributed.is_main_process():
             log(f"{NAME}: warning: {text}")
         self.warned.add(kind)
 
 
 def write_skipped_outputs() -> None:
     """With ssl.epochs = 0, write the other outputs that dvc.yaml declares."""
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         return
     with replacing(SECOND) as temporary:
         shutil.copyfile(model_path(NAME), temporary)

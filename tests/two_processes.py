@@ -69,7 +69,7 @@ def persons(seed: int) -> list[torch.Tensor]:
     images = torch.randint(0, 256, (BATCH, 32, 24, 3), dtype=torch.uint8, generator=generator)
     targets = torch.rand(BATCH, 17, 3, generator=generator) * torch.tensor([11, 15, 1.0])
     targets[..., 2] = (targets[..., 2] > 0.3).float()
-    share = distributed.share_of(BATCH, "BATCH")
+    share = distributed.batch_per_process(BATCH, "BATCH")
     own = slice(share * distributed.rank(), share * (distributed.rank() + 1))
     return [images[own], targets[own]]
 
@@ -154,7 +154,7 @@ def train(
         Schedule("cosine", 1e-2, STEPS, STEPS, 2, 1e-5, (9,), 0.1),
         on_row=lambda row: None,
         save=save,
-        stop=lambda: distributed.anyone(asked_last(state.step == asked)),
+        stop=lambda: distributed.any_process(asked_last(state.step == asked)),
     )
     weights = {name: tensor.clone() for name, tensor in model_weights(learning).items()}
     emas = {
@@ -204,29 +204,29 @@ def exchanges() -> dict[str, Any]:
     own = torch.full((1, 2), float(distributed.rank()))
     return {
         "world": distributed.world_size(),
-        "from_first": distributed.from_first(f"of {distributed.rank()}"),
-        "gather": distributed.gather(distributed.rank()),
-        "rows": distributed.gather_rows(own).tolist(),
-        "mean": distributed.mean(own).tolist(),
+        "from_first": distributed.broadcast(f"of {distributed.rank()}"),
+        "gather": distributed.all_gather(distributed.rank()),
+        "rows": distributed.all_gather_rows(own).tolist(),
+        "mean": distributed.all_mean(own).tolist(),
     }
 
 
 def resumed(folder: Path, kind: str, name: str, **others: Any) -> dict[str, Any]:
     """Train on from the state of another run; only the first process reads it."""
     path = folder / f"{name}.pt"
-    start = checkpoint.read_training_state(path) if distributed.is_first() else None
+    start = checkpoint.read_training_state(path) if distributed.is_main_process() else None
     return train(kind, start=start, resume=True, **others)
 
 
 def cut(folder: Path, kind: str, name: str, **others: Any) -> None:
     """A run that ends after its checkpoint, as if it were killed."""
     (state,) = train(kind, stop=KILL_AT + 1, **others)["saved"]
-    if distributed.is_first():
+    if distributed.is_main_process():
         checkpoint.save_training_state(folder / f"{name}.pt", state)
 
 
 def main(folder: Path) -> None:
-    distributed.begin(1)
+    distributed.init(1)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     cut(folder, "fsdp", "fsdp")
@@ -265,11 +265,11 @@ def main(folder: Path) -> None:
         "fsdp pair of teachers, resumed": resumed(
             folder, "fsdp", "teacher", pair=True, teacher_decay=0.5
         ),
-        "stopped": distributed.gather(stopped("ddp")),
+        "stopped": distributed.all_gather(stopped("ddp")),
         "refusal": refusal(),
         "exchanges": exchanges(),
     }
-    if distributed.is_first():
+    if distributed.is_main_process():
         torch.save(found, folder / "found.pt")
 
 

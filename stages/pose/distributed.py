@@ -1,8 +1,8 @@
-"""Several processes as one run, by torch.distributed under torchrun; alone, every call is free.
+"""torch.distributed for a run of several processes; with one process each function does nothing.
 
-The environment alone says how many: NPROC processes a node, and for several nodes torchrun's own
-variables (PET_NNODES, PET_RDZV_BACKEND, PET_RDZV_ENDPOINT ...), see docs/scaling.md. No result
-depends on them, so no file that DVC tracks names them.
+Only environment variables set the number of processes: NPROC per node, and for several nodes
+torchrun's own variables (PET_NNODES, PET_RDZV_BACKEND, PET_RDZV_ENDPOINT ...), see docs/scaling.md.
+Results do not depend on them, so no file that DVC tracks contains them.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process among all, 0 alone."""
+    """Rank of this process on all nodes; 0 in a single process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Processes on all nodes, 1 alone."""
+    """Number of processes on all nodes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_world_size() -> int:
-    """Processes on this node, 1 alone."""
+    """Number of processes on this node."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
-    """Whether this process writes files, logs and draws bars."""
+def is_main_process() -> bool:
+    """Whether this process has rank 0: it writes files, logs and shows progress bars."""
     return rank() == 0
 
 
-def begin(threads: int) -> torch.device:
-    """The device of this process, with its group set up if the environment asks for several.
+def init(threads: int) -> torch.device:
+    """Join the process group if the environment sets several processes; returns the device.
 
-    Asked for them outside torchrun, this process becomes torchrun, which starts the script in each.
+    If this process was not started by torchrun, it is replaced by torchrun, which starts the script
+    in each process. Raises PoseError for a wrong value in the environment.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _join()
@@ -64,20 +65,20 @@ def _join() -> torch.device:
         dist.init_process_group("gloo")
         device = torch.device("cpu")
     else:
-        device = _own_gpu(int(os.environ["LOCAL_RANK"]))
+        device = _local_gpu(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
     atexit.register(dist.destroy_process_group)
-    if not is_first():
+    if not is_main_process():
         logger.setLevel(logging.WARNING)
     return device
 
 
-def _own_gpu(local_rank: int) -> torch.device:
+def _local_gpu(local_rank: int) -> torch.device:
     count = torch.cuda.device_count()
     if local_rank >= count:
         raise PoseError(
             f"environment: NPROC = {os.environ['LOCAL_WORLD_SIZE']}, but this node has {count} "
-            "GPUs; a process needs one of its own"
+            "GPUs; set NPROC to at most one process per GPU"
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
@@ -92,8 +93,8 @@ def _from_environment(name: str) -> int:
 
 
 def _become_torchrun(processes: int, threads: int) -> None:
-    """POSE_LAUNCHER stands before the command: `srun` and its like start it on every node."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else torchrun sets 1 and says so
+    """Replace this process by torchrun, after POSE_LAUNCHER (`srun`, for example) if it is set."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # torchrun would set 1 and warn
     nodes = [] if "PET_NNODES" in os.environ else ["--standalone"]
     command = [*shlex.split(os.environ.get("POSE_LAUNCHER", "")), sys.executable, "-m"]
     command += ["torch.distributed.run", *nodes, "--nproc-per-node", str(processes), *sys.argv]
@@ -107,8 +108,8 @@ def _become_torchrun(processes: int, threads: int) -> None:
         ) from None
 
 
-def share_of(batch_size: int, key: str, accumulate: int = 1) -> int:
-    """Persons of a step that this process takes. Raises PoseError if they do not come out even."""
+def batch_per_process(batch_size: int, key: str, accumulate: int = 1) -> int:
+    """Part of a batch for each process. Raises PoseError if it cannot be divided evenly."""
     world = world_size()
     if batch_size % (world * accumulate):
         raise PoseError(
@@ -118,8 +119,8 @@ def share_of(batch_size: int, key: str, accumulate: int = 1) -> int:
     return batch_size // world
 
 
-def from_first(value: T) -> T:
-    """The first process's value, in all."""
+def broadcast(value: T) -> T:
+    """The value of rank 0, on all processes."""
     if world_size() == 1:
         return value
     box: list[Any] = [value]
@@ -127,17 +128,17 @@ def from_first(value: T) -> T:
     return box[0]
 
 
-def gather(value: T) -> list[T]:
-    """Everyone's value by rank, in all."""
+def all_gather(value: T) -> list[T]:
+    """The values of all processes in the order of their ranks, on all processes."""
     if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
-def gather_rows(tensor: Tensor) -> Tensor:
-    """Everyone's tensors of one shape, joined along the first axis by rank, in all."""
+def all_gather_rows(tensor: Tensor) -> Tensor:
+    """Tensors of equal shape from all processes, concatenated along axis 0 in rank order."""
     if world_size() == 1:
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
@@ -145,8 +146,8 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def anyone(value: bool) -> bool:
-    """Whether it is true in any process, in all; over the CPU, so no device is waited for."""
+def any_process(value: bool) -> bool:
+    """Whether value is true on any process; reduced on the CPU, so no GPU is synchronised."""
     if world_size() == 1:
         return value
     flag = torch.tensor(int(value))
@@ -154,8 +155,8 @@ def anyone(value: bool) -> bool:
     return bool(flag)
 
 
-def mean(tensor: Tensor) -> Tensor:
-    """Mean over processes, in all."""
+def all_mean(tensor: Tensor) -> Tensor:
+    """Mean over all processes, on all processes."""
     if world_size() == 1:
         return tensor
     total = tensor.clone()

@@ -55,7 +55,7 @@ def predict_resumable(
     codec, decoders = samples.codec, codec_decoders(samples.codec, blur)
     if missing:
         loader = batch_loader(samples, list(missing.values()), workers)
-        bar = tqdm(loader, name, disable=None if distributed.is_first() else True)
+        bar = tqdm(loader, name, disable=None if distributed.is_main_process() else True)
         each = predict_batches(network(), codec, bar, device, amp, decoders, ttas, samples.zooms)
         for path, predictions in zip(missing, each, strict=True):
             _require_finite(predictions, name)

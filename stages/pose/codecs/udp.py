@@ -72,8 +72,8 @@ class UdpCodec:
             return gaussian.dark_decode(maps, blur)
         return gaussian.argmax_decode(maps)
 
-    def heights(self, maps: Tensor) -> Tensor:
-        """The maps (B, K, H, W) whose height tells where a keypoint is."""
+    def heatmaps(self, maps: Tensor) -> Tensor:
+        """The maps (B, K, H, W) whose peaks are the keypoints, without combined offsets."""
         return maps[:, ::3] if self.type == "combined" else maps
 
     def flip_back(self, maps: Tensor) -> Tensor:

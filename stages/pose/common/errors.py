@@ -1,17 +1,18 @@
-"""The one exception for people's mistakes: stages print its text as one line and exit 1.
-
-And the one for a run that was asked to stop, and text from files made fit for a message.
-"""
+"""Exceptions that end a stage with one line: a user's error, or a stop by SIGTERM."""
 
 
 class PoseError(Exception):
-    """Says what is wrong, where (file, key or id), the value found and the next step."""
+    """A user's error: what is wrong, where (file, key or id), the value, and the next step."""
 
 
 def printable(text: str) -> str:
-    """The same with escapes for what would break a line or is not to be seen."""
+    r"""Text with unprintable characters escaped, so that it stays on one line of a message.
+
+    >>> print(printable("a\nb"))
+    a\nb
+    """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Stopped(Exception):  # noqa: N818  # no error
-    """SIGTERM came and the state is saved; says how to go on."""
+    """SIGTERM was received and the state is saved; the text says how to continue."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, checksums, locks."""
+"""Atomic writes, JSON, digests of files and folders, and locks."""
 
 from __future__ import annotations
 
@@ -23,20 +23,11 @@ from pose.common.errors import PoseError
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def finite_numbers(values: Any, count: int) -> bool:
-    """Whether values is a list of so many numbers that float32 can hold."""
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(isinstance(v, int | float) and abs(v) <= FLOAT32_MAX for v in values)
-    )
-
-
 CHUNK = 1 << 20  # bytes
-# Names inside a folder of code that say nothing about it: bytecode and backups of editors.
+# Names that `digest` ignores in a folder, as .dvcignore does: bytecode and backups of editors.
 UNTRACKED = ("__pycache__", "*.pyc", "*.orig", "*.rej", "*.swp", "*~", ".DS_Store")
 
-# What zipfile raises on archives that are damaged, encrypted or hostile, and on their members.
+# Raised by zipfile for archives and members that are damaged, encrypted or hostile.
 BAD_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
@@ -53,29 +44,30 @@ BAD_ZIP = (
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; moved into place at the end, once it is on the disk.
+    """A temporary path next to `path`, which is synced and renamed to `path` at the end.
 
-    So a reader or a kill never meets a partial file; what a full disk cut short is removed.
+    So no reader and no kill ever leaves a partial file at `path`. After an error the temporary file
+    is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
     try:
         yield beside
-        publish(beside, path)
+        move_into_place(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
 
 
-def publish(beside: Path, path: Path) -> None:
-    """Give a finished file its name, once it is on the disk; then put the name there too."""
+def move_into_place(beside: Path, path: Path) -> None:
+    """Sync a finished file, rename it to `path`, and sync the folder."""
     sync(beside)
     os.replace(beside, path)
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, would outlast a power loss."""
+    """fsync a file or a folder, so that it survives a power loss."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -84,19 +76,19 @@ def sync(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write beside and move, see replacing."""
+    """Write a file atomically, see replacing."""
     with replacing(path) as beside:
         beside.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Stable bytes: insertion order kept, NaN refused, newline at the end."""
+    """Write JSON with stable bytes: keys in insertion order, no NaN, newline at the end."""
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
     write_atomic(path, text.encode() + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    """Parsed JSON. Raises PoseError naming the file if it is absent or broken."""
+    """Parsed JSON. Raises PoseError that names the file if it is absent or invalid."""
     try:
         return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
@@ -104,22 +96,22 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(content: bytes, name: str) -> Any:
-    """Raises PoseError naming the file for what is cut off, no text, or nested without end."""
+    """Parsed JSON. Raises PoseError that names the file if it is invalid or nested too deeply."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise PoseError(f"{name}: not valid JSON ({error}); is it cut off?") from None
+        raise PoseError(f"{name}: not valid JSON ({error}); the file may be truncated") from None
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, 0 if there is none."""
+    """Size in bytes of a file, 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file; of a folder, over its sorted relative names and contents.
+    """Hex digest of a file, or of a folder: over its sorted relative names and their contents.
 
-    In a folder, what .dvcignore leaves out is left out here too: see UNTRACKED.
+    Files in a folder that match UNTRACKED are ignored, as .dvcignore does.
     """
     state = hashlib.new(algorithm)
     for file in _tracked_files(path) if path.is_dir() else [path]:
@@ -132,21 +124,30 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def _tracked_files(folder: Path) -> list[Path]:
-    found = []
+    files = []
     for file in folder.rglob("*"):
         parts = file.relative_to(folder).parts
         if file.is_file() and not any(fnmatch(part, p) for part in parts for p in UNTRACKED):
-            found.append(file)
-    return sorted(found)
+            files.append(file)
+    return sorted(files)
 
 
 @contextlib.contextmanager
-def locked(folder: Path, whose: str) -> Iterator[None]:
-    """Hold folder/lock, made if absent. Raises PoseError if another process holds it."""
+def locked(folder: Path, purpose: str) -> Iterator[None]:
+    """Hold folder/lock, created if absent. Raises PoseError if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not kept by forks
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not inherited by forks
         except (BlockingIOError, PermissionError):
-            raise PoseError(f"{folder}: another {whose} is at work; wait for it") from None
+            raise PoseError(f"{folder}: another {purpose} is running; wait for it") from None
         yield
+
+
+def finite_numbers(values: Any, count: int) -> bool:
+    """Whether values is a list of `count` numbers that are finite in float32."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(v, int | float) and abs(v) <= FLOAT32_MAX for v in values)
+    )

@@ -1,7 +1,4 @@
-"""Helper processes that never outlive the one they work for, even when that one is killed.
-
-And SIGTERM as a question that a long piece of work may ask between two steps.
-"""
+"""Worker processes that end with their parent, even if it is killed, and a flag for SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,32 +14,32 @@ from multiprocessing import get_context
 import cv2
 import psutil
 
-WATCH = 0.3  # seconds between looks
+POLL_SECONDS = 0.3
 
 
 def die_with(pid: int, grace: float = 0.0) -> None:
-    """From now on, be killed as soon as process `pid` ends; a thread watches it.
+    """Start a thread that kills this process with SIGKILL when process `pid` ends.
 
-    With grace (seconds) SIGTERM comes first, so long before.
+    grace: if not 0, send SIGTERM first and SIGKILL so many seconds later.
     """
-    threading.Thread(target=_follow, args=(pid, grace), daemon=True).start()
+    threading.Thread(target=_kill_after, args=(pid, grace), daemon=True).start()
 
 
 @contextlib.contextmanager
-def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come, for whoever calls it; meanwhile the signal does nothing else."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+def sigterm_flag() -> Iterator[Callable[[], bool]]:
+    """A function that returns whether SIGTERM was received; the signal has no other effect."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def worker_pool(workers: int) -> Executor:
-    """Spawned helpers, OpenCV on one thread each, that end with this process.
+    """Pool of spawned processes that end with this one, with one OpenCV thread per process.
 
-    One worker is a thread of this process: its start costs nothing.
+    A single worker is a thread of this process, which takes no time to start.
     """
     if workers == 1:
         return ThreadPoolExecutor(1, initializer=cv2.setNumThreads, initargs=(0,))
@@ -51,15 +48,15 @@ def worker_pool(workers: int) -> Executor:
 
 def _begin_worker(pid: int) -> None:
     die_with(pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process tells it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent reports Ctrl-C
     cv2.setNumThreads(0)
 
 
-def _follow(pid: int, grace: float) -> None:
+def _kill_after(pid: int, grace: float) -> None:
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(WATCH)  # wait() would take one that its parent never reaps for alive
+            time.sleep(POLL_SECONDS)  # wait() would not return for a zombie
     if grace:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace)

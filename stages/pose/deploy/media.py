@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pose.coco.images import BadImageError
 from pose.common.errors import PoseError
-from pose.common.files import publish
+from pose.common.files import move_into_place
 
 Image = NDArray[np.uint8]
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -117,7 +117,7 @@ def video_writer(path: Path, fps: float, image_wh: tuple[int, int]) -> Iterator[
     try:
         yield writer.write
         writer.release()
-        publish(beside, path)
+        move_into_place(beside, path)
     finally:
         writer.release()
         beside.unlink(missing_ok=True)

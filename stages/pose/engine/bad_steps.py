@@ -30,7 +30,7 @@ class BadSteps:
 
     def judge_(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """1 for a bad step, else 0; on the device, so that training does not wait for it."""
-        loss, last = distributed.mean(loss.float()), self.accepted.to(loss.device)
+        loss, last = distributed.all_mean(loss.float()), self.accepted.to(loss.device)
         good = loss.isfinite() & (loss <= JUMP * last) & grad_norm.isfinite()
         self.accepted = torch.where(good, loss, last)
         return (~good).float()

@@ -72,7 +72,7 @@ class TrainState:
                 "window": self.window,
                 "bad": (self.bad.accepted.cpu(), self.bad.total, self.bad.in_a_row),
                 "pictures": self.pictures,
-                "rng": distributed.gather(_rng_state()),
+                "rng": distributed.all_gather(_rng_state()),
             },
         }
 
@@ -87,7 +87,7 @@ class TrainState:
             parallel.restore_(self.model, self.optimizer, averaged)
             ema.reset_()
         parallel.restore_(self.model, self.optimizer, saved)
-        small = distributed.from_first(saved and saved["small"])
+        small = distributed.broadcast(saved and saved["small"])
         assert small is not None  # the first process has it
         self.best = saved["best"] if saved else {}
         self.scaler.load_state_dict(small["scaler"])
@@ -145,10 +145,10 @@ def fit(
         total=schedule.steps,
         initial=state.step,
         desc=name,
-        disable=None if distributed.is_first() else True,
+        disable=None if distributed.is_main_process() else True,
     )
     pending: list[Losses] = []
-    for batch in clock.waiting(batches, device.busy):
+    for batch in clock.measure_wait(batches, device.busy):
         set_lr(state.optimizer, schedule.at(state.step))
         state.optimizer.zero_grad(set_to_none=True)
         losses = step_loss(batch, state.step)
@@ -229,7 +229,7 @@ def _collect_losses_(state: TrainState, pending: list[Losses], train: Train) -> 
     if not pending:
         return
     rows = torch.stack([torch.stack([v.float() for v in row.values()]) for row in pending])
-    found = [dict(zip(pending[0], row, strict=True)) for row in distributed.mean(rows).tolist()]
+    found = [dict(zip(pending[0], row, strict=True)) for row in distributed.all_mean(rows).tolist()]
     pending.clear()
     skips = train.on_bad_step == "skip"
     if skips:
@@ -289,7 +289,7 @@ class Gradients:
     def split(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Micro-batches of a process's share of the step."""
         size, rest = divmod(len(tensors[0]), self.accumulate)
-        assert not rest  # checked by distributed.share_of
+        assert not rest  # checked by distributed.batch_per_process
         return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
     def backward(self, loss: Tensor) -> Tensor:

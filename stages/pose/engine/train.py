@@ -20,7 +20,7 @@ from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.log import log
 from pose.common.params import Params
-from pose.common.processes import sigterm_noted
+from pose.common.processes import sigterm_flag
 from pose.common.script import is_torch_memory
 from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
@@ -84,7 +84,7 @@ def wrap_model(params: Params, model: PoseModel, device: torch.device) -> nn.Mod
         for part in (*model.backbone.blocks, model.head):
             part.compile()
     network = parallel.wrap_distributed(model, params.train.parallel, device)
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         torch.manual_seed(
             params.run.seed + distributed.rank()
         )  # so that drop path differs per process
@@ -117,7 +117,7 @@ def train_supervised(
     min_keypoints, seed = params.augment.min_keypoints, (params.run.seed, stream)
     samples = training_samples(params, skeleton, table, table.labelled(), min_keypoints, seed)
     batch_size, amp = params.train.batch_size, params.train.amp
-    distributed.share_of(batch_size, "train.batch_size", params.train.accumulate)
+    distributed.batch_per_process(batch_size, "train.batch_size", params.train.accumulate)
     per_epoch = steps_per_epoch(len(samples), batch_size)
     schedule = build_schedule(params, epochs, per_epoch, params.train.lr)
     gradients = step_gradients(params, device)
@@ -133,7 +133,7 @@ def train_supervised(
 
 def copy_weights(name: str, model: PoseModel, start_weights: Path) -> None:
     """What a phase of 0 epochs writes: the model's weights unchanged, and an empty loss curve."""
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         return
     with stage.live(name) as live:
         live.summary["step"] = 0
@@ -174,11 +174,11 @@ def train(
     ema = WeightEma(trainable, settings.ema_decay) if settings.ema_decay else None
     scaler = gradients.scaler
     state = TrainState(trainable, optimizer, scaler, ema=ema, teacher_ema=teacher_ema)
-    first = distributed.is_first()
+    first = distributed.is_main_process()
     with (
         stage.resume_folder(name) if first else nullcontext() as folder,
         stage.live(name) if first else nullcontext() as live,
-        sigterm_noted() as sigterm_received,
+        sigterm_flag() as sigterm_received,
         out_of_memory_advice(params),
     ):
         _restore_(state, name, folder)
@@ -201,7 +201,7 @@ def train(
             on_row=log_row,
             save=lambda state: _save(state, folder),
             validate=build_validation(name, params, model, schedule, partial(_log_picture, live)),
-            stop=lambda: distributed.anyone(sigterm_received()),
+            stop=lambda: distributed.any_process(sigterm_received()),
         )
         with ema.swapped_in() if ema else nullcontext():
             last = model_weights(model)
@@ -238,7 +238,7 @@ def build_validation(
 def _restore_(state: TrainState, name: str, folder: Path | None) -> None:
     """Resume from the checkpoint in the first process's folder, if there is one."""
     saved = newest_training_state(folder / STATE) if folder else None
-    if distributed.from_first(saved is not None):
+    if distributed.broadcast(saved is not None):
         state.restore_(saved)
         log(f"{name} resumes from step {state.step}")
 
@@ -274,7 +274,7 @@ def model_path(name: str) -> Path:
 
 
 def _log_row(live: Any, row: Row) -> None:
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         return
     live.step = int(row["step"])
     for key, value in row.items():
@@ -284,7 +284,7 @@ def _log_row(live: Any, row: Row) -> None:
 
 
 def _log_picture(live: Any, step: int, jpeg: torch.Tensor) -> None:
-    if distributed.is_first():
+    if distributed.is_main_process():
         picture = Image.open(io.BytesIO(jpeg.numpy().tobytes()))
         live.log_image(f"persons/{step}.jpg", picture)
 

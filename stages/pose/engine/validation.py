@@ -94,8 +94,8 @@ class Validation:
         train = self.train
         size = train.batch_size // (train.accumulate * distributed.world_size())
         found = predict_peaks(self.model, self.samples, size, train.amp)
-        if not distributed.is_first():
-            return distributed.from_first(0.0)
+        if not distributed.is_main_process():
+            return distributed.broadcast(0.0)
         table, rows = self.samples.table, self.samples.rows
         areas = self.samples.padded_areas(found.rows)
         truth = read_json(stage.CACHE / "ground_truth.json")
@@ -105,15 +105,15 @@ class Validation:
         results = to_results(table, found, areas, 0.0, 1.0, sigmas, category_id)
         ap = coco_eval(truth, results, sigmas)["AP"]
         log(f"{self.name}: val_AP {ap:.3f} on {len(rows):,} people")
-        return distributed.from_first(ap)
+        return distributed.broadcast(ap)
 
     def _note_best_(self, state: TrainState, row: Row) -> None:
         """Store a copy of the weights if val_AP is the highest so far; the first process only."""
         better = row["val_AP"] >= state.best.get("val_AP", -2.0)
-        if not distributed.from_first(better):
+        if not distributed.broadcast(better):
             return
         weights = model_weights(self.model)
-        if distributed.is_first():
+        if distributed.is_main_process():
             copies = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
             state.best = {**row, "weights": copies}
 
@@ -125,9 +125,9 @@ class Validation:
         codec, device = self.samples.codec, next(self.model.parameters()).device
         with autocast(device, self.train.amp):
             maps = self.model(normalise(torch.from_numpy(images).to(device)))
-        found = codec.heights(maps.float()).cpu()
+        found = codec.heatmaps(maps.float()).cpu()
         wanted = torch.from_numpy(np.stack([person["target"] for person in people]))
-        rendered = codec.heights(codec.render(wanted))
+        rendered = codec.heatmaps(codec.render(wanted))
         views: list[NDArray[np.uint8]] = []
         for i, image in enumerate(images):
             big, shown = enlarge(image, PANEL), wanted[i, :, 2].numpy() > 0
@@ -186,7 +186,7 @@ def predict_peaks(model: PoseModel, samples: TestSamples, batch_size: int, amp: 
     own, longest = (test_batches(len(samples), batch_size, who, world) for who in (rank, 0))
     loader = batch_loader(samples, [*own, *[[0]] * (len(longest) - len(own))], 0)
     device, codec = next(model.parameters()).device, samples.codec
-    decoders = {"argmax": lambda maps: argmax_decode(codec.heights(maps))}  # never blurred
+    decoders = {"argmax": lambda maps: argmax_decode(codec.heatmaps(maps))}  # never blurred
     each = list(predict_batches(model, codec, loader, device, amp, decoders, [TTA]))[: len(own)]
     parts = [part[TTA, "argmax"] for part in each]
     found = {(TTA, "argmax"): concat_predictions(parts)} if parts else {}

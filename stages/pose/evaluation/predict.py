@@ -151,7 +151,7 @@ def gather_predictions(own: PredictionsByView, count: int, batch_size: int) -> P
     own are those of this process's samples.test_batches.
     """
     world = distributed.world_size()
-    parts = distributed.gather(own)
+    parts = distributed.all_gather(own)
     positions = [
         position
         for rank in range(world)

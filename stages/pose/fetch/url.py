@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Retry
 
 from pose.common.errors import PoseError
-from pose.common.files import publish, size_of
+from pose.common.files import move_into_place, size_of
 from pose.common.log import log
 from pose.fetch.checksums import Checksum, ZipChecksums
 from pose.fetch.errors import describe_error, one_line, require_disk_space
@@ -109,7 +109,7 @@ def download(
         job = _Download(url, checksum, partial, session, stop or threading.Event())
         mismatch = job.complete()
         if not mismatch:
-            publish(partial, path)
+            move_into_place(partial, path)
             log(f"{path.name}: verified")
             return path
         partial.unlink()

@@ -19,7 +19,7 @@ def setup_torch(params: Params) -> torch.device:
 
     As many processes as the environment asks for come back from this call, see pose.distributed.
     """
-    device = distributed.begin(params.run.threads)
+    device = distributed.init(params.run.threads)
     keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(params.run.seed)

@@ -111,7 +111,7 @@ def heatmaps(
     items = [samples[i] for i in range(count)]
     predicted = _predict(params, skeleton, weights, np.stack([item["image"] for item in items]))
     targets = codec.render(torch.from_numpy(np.stack([item["target"] for item in items])))
-    merged = [codec.heights(maps).amax(dim=1).numpy() for maps in (predicted, targets)]
+    merged = [codec.heatmaps(maps).amax(dim=1).numpy() for maps in (predicted, targets)]
     strips = []
     for item, person, *over_keypoints in zip(items, selected, *merged, strict=True):
         image = enlarge(item["image"], CELL)

@@ -104,10 +104,10 @@ class Consistency:
         teacher_maps = self.teachers[i](images_u8, targets)
         peaks, peak_values = argmax_decode(teacher_maps)
         usable = peak_values > self.ssl.min_peak
-        all_images = normalise(distributed.gather_rows(images_u8))
+        all_images = normalise(distributed.all_gather_rows(images_u8))
         size_wh = (all_images.shape[3], all_images.shape[2])
-        keypoints = _to_input(distributed.gather_rows(peaks), size_wh, self.codec.heatmap_size)
-        all_usable = distributed.gather_rows(usable).cpu().numpy()
+        keypoints = _to_input(distributed.all_gather_rows(peaks), size_wh, self.codec.heatmap_size)
+        all_usable = distributed.all_gather_rows(usable).cpu().numpy()
         rng = np.random.default_rng([*self.seed, step, i])
         views = HardViews(rng, self.ssl, keypoints, all_usable, size_wh)
         count, rank = len(images_u8), distributed.rank()
@@ -150,7 +150,7 @@ class Consistency:
         parts = []
         with without_drop_path(student), autocast(self.device, self.amp):
             for micro_batch, theta in self.gradients.split(images, batch.theta):
-                parts.append(self.codec.heights(student(warp_maps(micro_batch, theta))).float())
+                parts.append(self.codec.heatmaps(student(warp_maps(micro_batch, theta))).float())
         return torch.cat(parts)
 
     def _path_step(
@@ -171,7 +171,7 @@ class Consistency:
         ):
             parallel.sync_gradients_(student, last and len(losses) + 1 == self.gradients.accumulate)
             with autocast(self.device, self.amp):
-                heatmaps = self.codec.heights(student(warp_maps(images, theta)))
+                heatmaps = self.codec.heatmaps(student(warp_maps(images, theta)))
             loss = path_loss(heatmaps, Target(maps, weights, confidence), self.ssl)
             self.gradients.backward(weight * loss)
             losses.append(loss.detach())

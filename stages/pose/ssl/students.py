@@ -37,7 +37,7 @@ def network_teacher(
     def run(images_u8: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad(), _teaching(network, ema), autocast(device, amp):
             parts = [
-                codec.heights(predict_maps(network, codec, normalise(images), flip=True))
+                codec.heatmaps(predict_maps(network, codec, normalise(images), flip=True))
                 for (images,) in gradients.split(images_u8)
             ]
         return torch.cat(parts)

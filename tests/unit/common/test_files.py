@@ -96,7 +96,7 @@ with files.locked(Path({str(folder)!r}), "run of x"):
     command = [sys.executable, "-c", code]
     with files.locked(folder, "run of x"):
         rival = subprocess.run(command, capture_output=True, text=True)
-    assert f"{folder}: another run of x is at work; wait for it" in rival.stderr
+    assert f"{folder}: another run of x is running; wait for it" in rival.stderr
     assert subprocess.run(command, capture_output=True, text=True).stdout == "mine\n"
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM as a question; followers are asked before they are killed."""
+"""Processes that end with another one, and the flag for SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 from pose.common import processes
 
 
-def test_the_signal_is_noted_and_its_handler_given_back() -> None:
+def test_sigterm_sets_the_flag_and_the_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with processes.sigterm_noted() as came:
-        assert not came()
+    with processes.sigterm_flag() as received:
+        assert not received()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert came()
+        assert received()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 FOLLOWER = """
 import os, signal, sys, time
 from pose.common import processes
-if "asked" in sys.argv:
-    signal.signal(signal.SIGTERM, lambda *_: (print("asked", flush=True), os._exit(0)))
+if "handler" in sys.argv:
+    signal.signal(signal.SIGTERM, lambda *_: (print("terminated", flush=True), os._exit(0)))
 else:
-    signal.signal(signal.SIGTERM, lambda *_: print("deaf", flush=True))
+    signal.signal(signal.SIGTERM, lambda *_: print("ignored", flush=True))
 processes.die_with(int(sys.argv[1]), float(sys.argv[2]))
 print("following", flush=True)
 while True:
@@ -34,8 +34,8 @@ while True:
 """
 
 
-def followed(grace: str, kind: str) -> tuple[int, str]:
-    """Exit code and last words of a process whose master has ended."""
+def run_follower(grace: str, kind: str) -> tuple[int, str]:
+    """Exit code and output of a process after the one that it follows has ended."""
     master = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     follower = subprocess.Popen(
         [sys.executable, "-c", FOLLOWER, str(master.pid), grace, kind],
@@ -46,17 +46,17 @@ def followed(grace: str, kind: str) -> tuple[int, str]:
     assert follower.stdout is not None
     assert follower.stdout.readline() == "following\n"
     master.communicate(b"\n")
-    said = follower.stdout.read()
-    return follower.wait(), said
+    output = follower.stdout.read()
+    return follower.wait(), output
 
 
-def test_one_who_listens_is_asked() -> None:
-    assert followed("60", "asked") == (0, "asked\n")
+def test_sigterm_comes_first() -> None:
+    assert run_follower("60", "handler") == (0, "terminated\n")
 
 
-def test_the_deaf_are_killed() -> None:
-    assert followed("0.05", "deaf") == (-signal.SIGKILL, "deaf\n")
+def test_sigkill_after_the_grace_time() -> None:
+    assert run_follower("0.05", "no handler") == (-signal.SIGKILL, "ignored\n")
 
 
-def test_without_grace_nobody_is_asked() -> None:
-    assert followed("0", "asked") == (-signal.SIGKILL, "")
+def test_without_grace_there_is_no_sigterm() -> None:
+    assert run_follower("0", "handler") == (-signal.SIGKILL, "")

@@ -186,11 +186,11 @@ def test_alone_everything_is_its_own() -> None:
 
 
 def test_a_batch_must_come_out_even(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert distributed.share_of(12, "train.batch_size", 3) == 12
+    assert distributed.batch_per_process(12, "train.batch_size", 3) == 12
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
-    assert distributed.share_of(12, "train.batch_size", 3) == 3
+    assert distributed.batch_per_process(12, "train.batch_size", 3) == 3
     with pytest.raises(PoseError) as caught:
-        distributed.share_of(12, "ssl.batch_size", 2)
+        distributed.batch_per_process(12, "ssl.batch_size", 2)
     said = "params.yaml: ssl.batch_size = 12, expected a multiple of 4 processes x "
     assert str(caught.value).startswith(said + "train.accumulate 2")
 
@@ -199,7 +199,7 @@ def test_a_batch_must_come_out_even(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_bad_number_of_processes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("NPROC", text)
     with pytest.raises(PoseError, match=f"environment: NPROC = '{text}', expected a positive"):
-        distributed.begin(1)
+        distributed.init(1)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_the_script_becomes_torchrun(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(Replaced) as caught:
-        distributed.begin(3)
+        distributed.init(3)
     assert str(caught.value) == expected.format(python=sys.executable)
     assert os.environ["OMP_NUM_THREADS"] == "3"
 
@@ -240,4 +240,4 @@ def test_a_launcher_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSE_LAUNCHER", "no-such-launcher")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(PoseError, match="POSE_LAUNCHER = 'no-such-launcher' cannot be run"):
-        distributed.begin(1)
+        distributed.init(1)
