@@ -40,7 +40,7 @@ from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.params import Params
 from pose.common.script import exit_codes
-from pose.models import build
+from pose.models import vit
 from pose.models.vit import build_on_meta
 from pose.planner import plan
 from pose.planner.count import count_activation_bytes, count_flops, count_parameters
@@ -64,7 +64,7 @@ def chosen_batch(params: Params, setting: Setting) -> int:
         return setting.batch
     if setting.device.type == "cpu":
         return 8
-    spec = build.model_spec(params, 17)
+    spec = vit.model_spec(params, 17)
     activations = count_activation_bytes(spec, setting.amp)
     state = sum(plan.STATE_BYTES.values()) * count_parameters(build_on_meta(spec))
     free = MEMORY_SHARE * torch.cuda.mem_get_info(setting.device)[0] - state - activations.per_step
@@ -84,7 +84,7 @@ def run_case(name: str, setting: Setting) -> Result:
 
 def flops_of(result: Result) -> int:
     """Of the forward pass of one image."""
-    return count_flops(build.model_spec(result.case.params, 17)).forward
+    return count_flops(vit.model_spec(result.case.params, 17)).forward
 
 
 def options() -> argparse.Namespace:

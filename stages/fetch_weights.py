@@ -44,9 +44,8 @@ from pose.common.params import Params
 from pose.common.skeleton import COCO_17
 from pose.fetch.checksums import Checksum
 from pose.fetch.url import download
-from pose.models.build import model_spec
 from pose.models.checkpoint import State, read_weights, save_weights
-from pose.models.vit import ModelSpec, build_backbone, build_on_meta
+from pose.models.vit import ModelSpec, build_backbone, build_on_meta, model_spec
 from pose.pretrained.convert import convert
 from pose.pretrained.hub import download_from_hub
 

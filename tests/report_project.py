@@ -25,7 +25,7 @@ from pose.common.skeleton import Skeleton, build_skeleton
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, plan_shards, write_shard
 from pose.data import build as data_build
-from pose.models import build as models_build
+from pose.models import vit
 from pose.models.checkpoint import save_weights
 from pose.models.vit import PoseModel
 
@@ -110,7 +110,7 @@ def _write_cache(folder: Path, skeleton: Skeleton) -> None:
 
 def _write_weights(folder: Path) -> None:
     torch.manual_seed(0)
-    model = PoseModel(models_build.model_spec(load_params(folder / "params.yaml"), len(NAMES)))
+    model = PoseModel(vit.model_spec(load_params(folder / "params.yaml"), len(NAMES)))
     provenance = {"source": HOSTILE, "licence": "that of the file"}
     save_weights(folder / "models/ssl.safetensors", model.state_dict(), provenance)
     save_weights(folder / "data/weights/start.safetensors", model.state_dict(), provenance)

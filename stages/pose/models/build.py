@@ -11,7 +11,7 @@ import torch
 from pose import distributed
 from pose.common.params import Params
 from pose.common.skeleton import Skeleton
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.vit import PoseModel, model_spec
 
 
 def setup_torch(params: Params) -> torch.device:
@@ -42,26 +42,6 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, 32 << 20)  # the most it takes
         libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-def model_spec(params: Params, num_keypoints: int) -> ModelSpec:
-    """Sizes of the model of params."""
-    model, codec = params.model, params.codec
-    return ModelSpec(
-        input_wh=codec.input_size,
-        patch_size=model.patch_size,
-        patch_padding=model.patch_padding,
-        embed_dim=model.embed_dim,
-        depth=model.depth,
-        num_heads=model.num_heads,
-        drop_path=model.drop_path,
-        head=model.head,
-        deconv_channels=model.deconv_channels,
-        conv_channels=model.conv_channels,
-        grad_checkpointing=model.grad_checkpointing,
-        maps_per_keypoint=codec.maps_per_keypoint,
-        num_keypoints=num_keypoints,
-    )
 
 
 def build_model(params: Params, skeleton: Skeleton) -> PoseModel:

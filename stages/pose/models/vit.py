@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pose.common.params import Params
 from pose.models.heads import HEADS
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255, ImageNet
@@ -37,6 +38,26 @@ class ModelSpec:
     grad_checkpointing: bool
     maps_per_keypoint: int  # 1, or 3 for the combined codec
     num_keypoints: int  # K
+
+
+def model_spec(params: Params, num_keypoints: int) -> ModelSpec:
+    """Sizes of the model of params."""
+    model, codec = params.model, params.codec
+    return ModelSpec(
+        input_wh=codec.input_size,
+        patch_size=model.patch_size,
+        patch_padding=model.patch_padding,
+        embed_dim=model.embed_dim,
+        depth=model.depth,
+        num_heads=model.num_heads,
+        drop_path=model.drop_path,
+        head=model.head,
+        deconv_channels=model.deconv_channels,
+        conv_channels=model.conv_channels,
+        grad_checkpointing=model.grad_checkpointing,
+        maps_per_keypoint=codec.maps_per_keypoint,
+        num_keypoints=num_keypoints,
+    )
 
 
 class PoseModel(nn.Module):

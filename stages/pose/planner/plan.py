@@ -14,8 +14,7 @@ from pose.common.params import Data, Params, Synthetic
 from pose.common.skeleton import COCO_17
 from pose.crops.splits import labelled_count
 from pose.data.samples import steps_per_epoch
-from pose.models.build import model_spec
-from pose.models.vit import build_on_meta
+from pose.models.vit import build_on_meta, model_spec
 from pose.planner.count import (
     ActivationBytes,
     Flops,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,11 +83,6 @@ def test_rows_agree_with_geometry_and_codec(
         np.testing.assert_allclose(crop_table.target[row], expected, atol=1e-4)
 
 
-def test_labelled_rows(crop_table: CropTable) -> None:
-    assert len(crop_table) == 6
-    assert crop_table.labelled().tolist() == [0, 2, 3, 4, 5]
-
-
 def test_persons_without_keypoints_are_in_the_unlabelled_shard(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
@@ -97,16 +91,6 @@ def test_persons_without_keypoints_are_in_the_unlabelled_shard(
     write_shard(paths[0], Images(tiny_coco.root, SPLIT), persons, crop_settings, paths[1])
     ids = [CropTable(path.parent).ann_id.tolist() for path in paths]
     assert ids == [[11, 13, 14, 15, 16], [12]]
-
-
-def test_columns_are_indexed_by_row_and_by_rows(crop_table: CropTable) -> None:
-    rows = np.array([5, 0, 3])
-    selected = crop_table.keypoints[rows]
-    assert selected.shape == (3, 17, 3)
-    for keypoints, row in zip(selected, rows, strict=True):
-        np.testing.assert_array_equal(keypoints, crop_table.keypoints[int(row)])
-    assert crop_table.bbox_xywh[rows[:0]].shape == (0, 4)
-    assert len({crop_table.keypoints[row].tobytes() for row in range(6)}) == 6
 
 
 def test_psnr_of_jpeg_crops(
@@ -138,20 +122,6 @@ def test_crops_show_the_image_at_their_offset(tiny_coco: TinyCoco, crop_table: C
         there = image[y : y + crop.shape[0], x : x + crop.shape[1]]
         assert there.shape == crop.shape
         assert np.abs(there.astype(int) - crop).mean() < 3
-
-
-def test_an_empty_folder_is_an_empty_table(tmp_path: Path) -> None:
-    table = CropTable(tmp_path)
-    assert len(table) == len(table.labelled()) == 0
-    assert table.keypoints.shape == (0, 0, 3)
-
-
-def test_a_table_pickles_as_its_folder(crop_table: CropTable) -> None:
-    content = pickle.dumps(crop_table)
-    assert len(content) < 500
-    copy = pickle.loads(content)
-    np.testing.assert_array_equal(copy.crop(3), crop_table.crop(3))
-    np.testing.assert_array_equal(copy.target[2], crop_table.target[2])
 
 
 def test_bad_images_are_listed_and_their_persons_skipped(

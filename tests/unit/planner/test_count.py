@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pose.common.params import load_params
-from pose.models.build import autocast, model_spec
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.build import autocast
+from pose.models.vit import ModelSpec, PoseModel, model_spec
 from pose.planner import count
 from pose.planner.count import count_activation_bytes, count_flops
 

@@ -25,6 +25,7 @@ from pose.engine import train
 from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import build_adamw, parameter_groups
 from pose.models import build as models_build
+from pose.models import vit
 from pose.models.vit import PoseModel, build_on_meta
 
 SAPIENS = {  # (embed_dim, depth, heads), backbone and head parameters, AP, AR
@@ -64,7 +65,7 @@ def applied(name: str, params_text: str) -> str:
 
 @cache
 def on_meta(name: str) -> PoseModel:
-    return build_on_meta(models_build.model_spec(resolved(name), 17))
+    return build_on_meta(vit.model_spec(resolved(name), 17))
 
 
 def count(module: torch.nn.Module) -> int:
