@@ -12,8 +12,9 @@ import pytest
 import sapiens_reference
 import torch
 
+from one_person import decode_person, encode_person
 from pose.codecs import gaussian, geometry
-from pose.codecs.udp import UdpCodec, decode_person, encode_person
+from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.engine import losses
 from pose.engine.optim import parameter_groups

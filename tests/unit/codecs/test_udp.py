@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from one_person import decode_person, encode_person
 from pose.codecs.gaussian import Blur
-from pose.codecs.udp import UdpCodec, decode_person, encode_person
+from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17
 
 GAUSSIAN = UdpCodec("gaussian", (96, 128), (24, 32), 2.0, 0.0546875, COCO_17.flip_indices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 import evaluate
+from pose.analysis.tables import COLUMNS, Val
 from pose.coco.annotations import read_annotations
 from pose.common import stage
 from pose.common.errors import PoseError
@@ -41,7 +43,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def val(tiny_coco, crop_table: CropTable, crop_settings: CropSettings) -> evaluate.Val:
+def val(tiny_coco, crop_table: CropTable, crop_settings: CropSettings) -> Val:
     found = read_annotations(tiny_coco.root, SPLIT, "person", None)
     truth = {
         "images": found.images,
@@ -49,15 +51,14 @@ def val(tiny_coco, crop_table: CropTable, crop_settings: CropSettings) -> evalua
         "categories": [found.category.entry],
     }
     samples = TestSamples(crop_table, crop_table.labelled(), 1.25, crop_settings.codec)
-    return evaluate.Val(samples, "ground truth", crop_table, truth, COCO_OKS_SIGMAS)
+    return Val(samples, "ground truth", crop_table, truth, COCO_17, COCO_OKS_SIGMAS)
 
 
-def written(home: Path, params: Any, val: evaluate.Val, found: Predictions) -> dict[str, Any]:
+def written(home: Path, params: Any, val: Val, found: Predictions) -> dict[str, Any]:
     """metrics.json after the headline alone was predicted as `found`."""
     every: PredictionsByView = {key: found for key in KEYS}
     rows = evaluate._scores(params, val, "ssl", every)
-    headline = evaluate.Headline(found, evaluate._results(params, val, found))
-    evaluate._write(params, COCO_17, val, rows, headline)
+    evaluate._write(params, val, rows, found, evaluate._results(params, val, found))
     return json.loads((home / "metrics/evaluate/metrics.json").read_text())
 
 
@@ -65,7 +66,7 @@ def table(home: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(home / f"metrics/evaluate/{name}.csv")
 
 
-def perfect(val: evaluate.Val) -> Predictions:
+def perfect(val: Val) -> Predictions:
     rows = val.persons.labelled()
     keypoints = val.persons.keypoints[rows][..., :2].astype(float)
     return Predictions(keypoints, np.full((len(rows), 17), 0.9), rows)
@@ -75,7 +76,7 @@ def test_perfect_poses(at_home: Path, params, val) -> None:
     metrics = written(at_home, params, val, perfect(val))
     assert metrics["AP"] == pytest.approx(1)
     assert (metrics["PCK"], metrics["ECE"], metrics["boxes"]) == (1.0, 0.1, "ground truth")
-    for name, columns in evaluate.COLUMNS.items():
+    for name, columns in COLUMNS.items():
         assert list(table(at_home, name)) == columns
         assert len(table(at_home, name)) > 0
     errors = table(at_home, "errors").set_index("kind")
@@ -91,7 +92,7 @@ def test_no_prediction_is_ap_0_with_a_reason(
 ) -> None:
     boxes = CropTable(val.persons.folder)  # a detector's, of which none was left
     none = TestSamples(boxes, np.empty(0, np.intp), 1.25, crop_settings.codec)
-    empty = evaluate.Val(none, "detections.json", val.persons, val.truth, val.sigmas)
+    empty = replace(val, samples=none, boxes="detections.json")
     metrics = written(at_home, params, empty, empty_predictions(17))
     assert [metrics[name] for name in (*STATS, "PCK")] == [0.0] * 11
     assert metrics["reason"] == "no predictions: there is no box to predict in (detections.json)"
@@ -102,13 +103,11 @@ def test_no_prediction_is_ap_0_with_a_reason(
 
 
 def test_without_truth_there_are_poses_alone(at_home: Path, params, val) -> None:
-    blind = evaluate.Val(
-        val.samples, "detections.json", val.persons, {**val.truth, "annotations": []}, val.sigmas
-    )
+    blind = replace(val, boxes="detections.json", truth={**val.truth, "annotations": []})
     metrics = written(at_home, params, blind, perfect(val))
     assert metrics == {"boxes": "detections.json", "scored": False, "poses": 5}
     assert len(json.loads((at_home / "data/predictions/keypoints.json").read_text())) == 5
-    assert all(table(at_home, name).empty for name in evaluate.COLUMNS)
+    assert all(table(at_home, name).empty for name in COLUMNS)
 
 
 def test_poses_of_what_is_not_asked_for_any_more_go(at_home: Path, params, val) -> None:
@@ -135,9 +134,9 @@ def test_networks_and_their_checkpoints(at_home: Path, bent_params) -> None:
     found = evaluate._networks(load_params(bent_params(values)))
     assert list(found) == ["phase2", "ssl", "ensemble"]
     assert found["ensemble"] == [stage.MODELS / "ssl.safetensors", Path("mine.safetensors")]
-    before = evaluate._identity(found["ensemble"])
+    before = evaluate._digest(found["ensemble"])
     (at_home / "mine.safetensors").write_bytes(b"3")
-    assert evaluate._identity(found["ensemble"]) != before
+    assert evaluate._digest(found["ensemble"]) != before
     values["evaluate.ablation"] = "headline"
     assert list(evaluate._networks(load_params(bent_params(values)))) == ["ssl"]
     values |= {"evaluate.ensemble": "[ssl, lost]", "evaluate.ablation": "full"}

@@ -1,0 +1,126 @@
+"""The tables of metrics/evaluate and the rows of persons.json; see docs/evaluation.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pose.analysis import breakdown
+from pose.analysis.error_diagnosis import MATCH_OKS, error_table
+from pose.analysis.matching import assign, keypoint_similarity, match_results, partners, person_oks
+from pose.common.skeleton import Skeleton
+from pose.crop_table import CropTable
+from pose.data.samples import TestSamples
+from pose.evaluation.coco_metrics import STATS, rescore
+from pose.evaluation.predict import Predictions
+
+Array = NDArray[np.float64]
+Json = dict[str, Any]
+Tables = dict[str, pd.DataFrame]
+
+COLUMNS = {
+    "ablation": ["model", "flip", "decoder", "tta", *STATS],
+    "keypoints": ["keypoint", "labelled", "found", "AP", "PCK", "oks"],
+    "errors": ["kind", "share", "ap_gain"],
+    "groups": ["group", "bin", "persons", "AP", "oks"],
+    "pr": ["oks_thr", "recall", "precision"],
+    "oks": ["oks_thr", "share"],
+    "calibration": ["bin", "count", "score", "oks"],
+}
+
+
+@dataclass(frozen=True)
+class Val:
+    """The validation split: boxes to predict in, and the ground truth."""
+
+    samples: TestSamples
+    boxes: str  # "ground truth", or the file of the detector's boxes
+    persons: CropTable  # of the ground truth
+    truth: Json
+    skeleton: Skeleton
+    sigmas: Array  # (K,)
+
+    @property
+    def scored(self) -> bool:
+        """Whether there are annotations to score against; test-dev has none."""
+        return bool(self.truth["annotations"])
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The predicted pose of each labelled person, with its score before NMS and its OKS."""
+
+    poses: Predictions
+    scores: Array  # (N,)
+    oks: Array  # (N,)
+
+
+def shown_poses(val: Val, predictions: Predictions, score_thr: float) -> Shown:
+    """The pose predicted for each labelled person; in detected boxes, by matching the boxes.
+
+    A person without a box has keypoints of infinity, score 0 and OKS 0. score_thr is that of
+    rescore.
+    """
+    table = val.samples.table
+    bbox_scores = table.bbox_score[predictions.rows].astype(np.float64)
+    scores = rescore(predictions.scores, bbox_scores, score_thr)
+    if table is not val.persons:
+        index = partners(val.persons, table, predictions)
+        scores = np.append(scores, 0.0)[index]  # -1, no box, is the appended 0
+        predictions = assign(val.persons, table, predictions)
+    oks = person_oks(keypoint_similarity(val.persons, predictions, val.sigmas))
+    return Shown(predictions, scores, oks)
+
+
+def tables(val: Val, results: list[Json], shown: Shown, pck_thr: float) -> Tables:
+    """All tables of COLUMNS but `ablation`, for COCO results and the poses of labelled persons."""
+    truth, sigmas, skeleton = val.truth, val.sigmas, val.skeleton
+    matches = match_results(truth, results, sigmas, MATCH_OKS)
+    ann_ids = val.persons.ann_id[shown.poses.rows].tolist()
+    oks_by_id = dict(zip(ann_ids, shown.oks.tolist(), strict=True))
+    return {
+        "keypoints": breakdown.keypoint_table(
+            skeleton.names, truth, results, val.persons, shown.poses, sigmas, pck_thr
+        ),
+        "errors": error_table(truth, results, matches, sigmas, skeleton.flip_indices),
+        "groups": breakdown.group_table(truth, results, matches, sigmas, oks_by_id),
+        "pr": breakdown.pr_table(truth, results, sigmas),
+        "oks": breakdown.oks_table(shown.oks),
+        "calibration": breakdown.calibration_table(results, matches),
+    }
+
+
+def main_result(tables: Tables, model: str, tta: str, decoder: str) -> dict[str, float]:
+    """COCO's numbers of a row of `ablation`, PCK of all keypoints, expected calibration error."""
+    key: Any = (model, tta, decoder)
+    row = tables["ablation"].set_index(["model", "tta", "decoder"]).loc[key]
+    keypoints = tables["keypoints"]
+    pck = (keypoints["PCK"] * keypoints["labelled"]).sum() / max(keypoints["labelled"].sum(), 1)
+    return {
+        **{name: float(row[name]) for name in STATS},
+        "PCK": round(float(pck), 4),
+        "ECE": round(breakdown.calibration_error(tables["calibration"]), 4),
+    }
+
+
+def persons_json(shown: Shown) -> list[Json]:
+    """Per labelled person: its row, keypoints in image pixels (null without a box), OKS, score."""
+    columns = (shown.poses.rows, shown.poses.keypoints, shown.oks, shown.scores)
+    return [
+        {
+            "row": int(row),
+            "keypoints": keypoints.round(2).tolist() if np.isfinite(keypoints).all() else None,
+            "oks": round(float(oks), 4),
+            "score": round(float(score), 4),
+        }
+        for row, keypoints, oks, score in zip(*columns, strict=True)
+    ]
+
+
+def to_csv(name: str, table: pd.DataFrame) -> bytes:
+    """The CSV of a table of COLUMNS, numbers to six decimals."""
+    return table[COLUMNS[name]].round(6).to_csv(index=False).encode()
