@@ -40,9 +40,11 @@ from pose.models import build
 
 PAGE = Path(__file__).with_suffix(".md")
 TIMES = 3
-HEAD = """# What a checkpoint costs
+HEAD = """# Size and time of a checkpoint
 
-| model | parameters | state | write, ms | read, ms | every `checkpoint_steps` |
+`checkpoint_steps` is the number of steps between two checkpoints in params.yaml or the recipe.
+
+| model | parameters | state | write, ms | read, ms | `checkpoint_steps` |
 |---|---|---|---|---|---|
 """
 
@@ -103,8 +105,9 @@ def main() -> None:
     command = " ".join(["python benchmarks/checkpoint.py", *map(shlex.quote, recipes)])
     load = f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
     page += (
-        f"\nMedians of {TIMES}, by `{command}`; load of the machine at the end {load}. "
-        "`state.previous.pt` takes the same room again.\n"
+        f"\nMedians of {TIMES} writes and reads, measured by\n`{command}`.\n"
+        f"Load of the machine at the end: {load}. `state.previous.pt` takes the same disk space "
+        "again.\n"
     )
     write_atomic(PAGE, page.encode())
 

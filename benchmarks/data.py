@@ -85,10 +85,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="data-") as folder:
         root = chosen.coco or rendered(Path(folder))
         lines = report(root, chosen.split, Path(folder))
-    source = f"COCO images of {chosen.split}" if chosen.coco else "embedded people"
+    source = f"COCO images of {chosen.split}" if chosen.coco else "rendered people"
     arguments = f" --coco FOLDER --split {chosen.split}" if chosen.coco else ""
     title = (
-        f"# The data path, {source}\n\n`python benchmarks/data.py{arguments}`, one CPU thread.\n"
+        f"# Speed and memory of data loading, {source}\n\n"
+        f"`python benchmarks/data.py{arguments}`: one CPU thread, about five minutes.\n"
     )
     name = "data_coco.md" if chosen.coco else "data.md"
     (ROOT / "benchmarks" / name).write_text("\n".join([title, *lines]) + "\n")
@@ -113,8 +114,15 @@ def report(root: Path, split: str, scratch: Path) -> list[str]:
     persons = [p for p in read_annotations(root, split, "person", None).persons if p.num_keypoints]
     kinds = "reference | ours, for a CPU | ours, for a GPU | floor"
     lines = [
-        "Milliseconds a sample; in brackets: times as fast as the reference, and the share "
-        "of the floor's speed. For a GPU, colours and the hole are left to it (augment_device.py).",
+        "Milliseconds of CPU time per training sample, made in four ways:",
+        "",
+        "- reference: the steps of the official pipeline on whole images (reference.py);",
+        "- ours, for a CPU;",
+        "- ours, for a GPU: without the colour augmentation and the dropout hole, which run on the",
+        "  GPU (augment_device.py);",
+        "- floor: decode the stored crop and warp it once.",
+        "",
+        "In brackets: how many times as fast as the reference, and the share of the floor's speed.",
         "",
         f"| input | {kinds} |",
         "|---" * 5 + "|",
@@ -122,7 +130,7 @@ def report(root: Path, split: str, scratch: Path) -> list[str]:
     for wh, sigma in SIZES:
         lines.append(samples_line(root, split, persons, wh, sigma, scratch))
     lines += ["", *stored_lines(root, split, persons, scratch)]
-    lines += ["", "| codec | one by one ms | batched ms | ratio |", "|---" * 4 + "|"]
+    lines += ["", "| codec | one person at a time, ms | batched, ms | ratio |", "|---" * 4 + "|"]
     for wh, sigma in SIZES:
         lines += codec_lines(wh, sigma)
     return [*lines, "", *memory_lines(scratch), "", *dvc_lines(scratch)]
@@ -202,9 +210,11 @@ def stored_lines(root: Path, split: str, persons: list[Person], scratch: Path) -
     speed = len(persons) / (time.thread_time() - start)
     size = np.mean([len(table._jpeg[row].as_buffer()) for row in range(len(table))])
     return [
-        f"A stored crop takes {size / 1000:.0f} kB (JPEG {spec.jpeg_quality}, context of the "
-        f"official augmentation; PSNR of the network's input {psnr_db(errors):.1f} dB), its target "
-        f"204 bytes. One thread caches {speed:.0f} persons a second."
+        f"A stored crop takes {size / 1000:.0f} kB and its target 204 bytes (JPEG quality "
+        f"{spec.jpeg_quality}, as large as the official",
+        f"augmentation needs). The PSNR of the network's input is {psnr_db(errors):.1f} dB. One "
+        f"thread caches {speed:.0f} people per",
+        "second.",
     ]
 
 
@@ -230,9 +240,7 @@ def codec_lines(wh: tuple[int, int], sigma: float) -> list[str]:
     for name, work in zip(("encode", "decode"), pairs, strict=True):
         slow, fast = measured(work, 2)
         times = f"{1000 * median(slow):.1f} | {1000 * median(fast):.1f}"
-        lines.append(
-            f"| {name} 16 persons, {wh[0]} x {wh[1]} | {times} | {ratio(slow, fast):.1f} |"
-        )
+        lines.append(f"| {name} 16 people, {wh[0]} x {wh[1]} | {times} | {ratio(slow, fast):.1f} |")
     return lines
 
 
@@ -247,9 +255,9 @@ def memory_lines(scratch: Path) -> list[str]:
         peaks[count] = int(subprocess.check_output(command, text=True))
     small, large = peaks.values()
     return [
-        "Memory of a process (without the shards' pages, which are the disk cache's) that "
-        f"draws 300 samples: {small / 1e6:.0f} MB of 1,000 persons, {large / 1e6:.0f} MB of "
-        f"100,000: {large / small:.2f} times."
+        "Memory of a process that reads 300 samples, without the memory-mapped pages of shards:",
+        f"{small / 1e6:.0f} MB for a table of 1,000 people, {large / 1e6:.0f} MB for 100,000 "
+        f"({large / small:.2f} times).",
     ]
 
 
@@ -293,8 +301,9 @@ def dvc_lines(scratch: Path) -> list[str]:
         seconds.append(time.monotonic() - start)
     _, first, again = seconds
     return [
-        f"`dvc repro` with 20 shards of 5 MB as the out: {first:.1f} s the first time, "
-        f"{again:.1f} s when nothing changed (most of it DVC's own start)."
+        f"`dvc repro` with 20 shards of 5 MB as the out takes {first:.1f} s the first time, "
+        f"{again:.1f} s when nothing",
+        "changed (most of it is DVC's own start).",
     ]
 
 

@@ -71,12 +71,13 @@ def set_seed(path: Path, seed: int) -> None:
 
 
 def to_markdown(tables: pd.DataFrame, seeds: list[int]) -> str:
-    """AP / AP50 of each model and setting, a column a seed, and the mean."""
+    """AP / AP50 of each model and setting, one column per seed, and the mean."""
+    listed = " ".join(map(str, seeds))
     lines = [
-        "# The default chain over seeds",
+        "# The embedded default over seeds",
         "",
-        f"`python benchmarks/seeds.py --seeds {' '.join(map(str, seeds))}`; AP / AP50 on held-out",
-        "synthetic persons. Each seed renders its own people and trains its own weights.",
+        f"AP / AP50 on held-out rendered people, by `python benchmarks/seeds.py --seeds {listed}`.",
+        "Each seed renders its own people and trains its own weights.",
         "",
         "| model | decoder | flip | " + " | ".join(f"seed {s}" for s in seeds) + " | mean |",
         "|---" * (len(seeds) + 4) + "|",

@@ -1,12 +1,11 @@
-"""What unlabelled persons earn over supervised controls of the same steps, with few labels.
+"""The gain of unlabelled people over supervised controls of the same steps, with few labels.
 
     python benchmarks/unlabelled.py [--seeds 0 1 2] [--jobs 2] [--steps 500] [--work FOLDER]
 
 Each seed renders its own people, labels 0.5 % of them (the papers' 1,000 of COCO's 150,000 are 0.7)
-and trains phases 1 and 2 once; every arm goes on from there. "all labels" goes on with everyone's
-keypoints: what there is to gain. One thread a process: jobs arms run side by side. A finished arm
-is a row of WORK/rows.csv and is not run again; the table of the rows that are there goes to
-benchmarks/unlabelled.md. In the quiet about 3 minutes of one core an arm.
+and trains phases 1 and 2 once; every arm continues from there. "all labels" continues with
+everyone's keypoints: what could be gained. One thread per process; --jobs arms run in parallel. A finished arm is a row of WORK/rows.csv and is not run again; the table of these rows is written to
+benchmarks/unlabelled.md. About 3 minutes of one core per arm if nothing else runs.
 """
 
 from __future__ import annotations
@@ -82,10 +81,10 @@ PEOPLE = {  # what differs from params.yaml, for all arms
 }
 PHASE2 = Path("models/phase2.safetensors")
 CHAIN = ("download_coco", "fetch_weights", "build_cache", "train_phase1", "train_phase2")
-LABELLED, OTHERS = 8, 8  # persons a step; the light control has both of labelled ones
+LABELLED, OTHERS = 8, 8  # people per step; for the light control all are labelled
 SUPERVISED, LIGHT, HARD = "supervised", "control", "control, hard views"
 ALL = "all labels"
-ARMS: dict[str, dict[str, Any]] = {  # changes of ssl; in the order of what is told first
+ARMS: dict[str, dict[str, Any]] = {  # changes of ssl, in the order of the table
     SUPERVISED: {},
     LIGHT: {},
     HARD: {"paths": ("joco", "jccm")},
@@ -98,19 +97,20 @@ ARMS: dict[str, dict[str, Any]] = {  # changes of ssl; in the order of what is t
     "multiaugs, K = 2, own weights teach": {"paths": ("joco", "jccm"), "ema_decay": 0.0},
 }
 TEXT = {
-    SUPERVISED: "phases 1 and 2 on the labelled persons",
-    LIGHT: f"goes on with {LABELLED + OTHERS} labelled persons a step",
-    HARD: f"goes on with {LABELLED}, and {OTHERS} under both hard views, held to their labels",
-    ALL: "the control with everyone's keypoints: no method, but the room there is",
+    SUPERVISED: "phases 1 and 2 on the labelled people",
+    LIGHT: f"continues with {LABELLED + OTHERS} labelled people per step",
+    HARD: f"continues with {LABELLED}, and {OTHERS} in both hard views with their labels as target",
+    ALL: "the control with everyone's keypoints: not a method; it shows what could be gained",
 }
 EXPLAINED = (
-    "Embedded people at 72 x 96, 0.5 % of them labelled (about 11), the rest and the boxes "
-    "unlabelled (about 2,860); AP on held-out people, flip test and DARK. Each seed renders its "
-    "own people. All arms go on from the same phase 2 for the same steps at the same lr; a step "
-    f"has {LABELLED} labelled and {OTHERS} other persons, and the teacher is an average of past "
-    "weights (a step's share 0.01) but in the last arm. Gain is over the better control of the "
-    "same seed, a mean over seeds; spread is its standard deviation. CPU seconds depend on what "
-    "else the machine did."
+    "Rendered people at 72 x 96 pixels. 0.5 % of them are labelled (about 11); the rest, and "
+    "people with boxes only, are unlabelled (about 2,860). The numbers are AP on held-out rendered "
+    "people with flip test and DARK. Each seed renders its own people.",
+    "All arms but `supervised` continue from the same phase 2, for the same number of steps at the "
+    f"same lr. A step has {LABELLED} labelled and {OTHERS} other people. The teacher is an average "
+    "of past weights (the newest has a share of 0.01) in all arms but the last.",
+    "Gain is the difference to the better control of the same seed, as mean over seeds; spread is "
+    "its standard deviation. CPU seconds depend on what else the machine did.",
 )
 
 
@@ -309,12 +309,15 @@ def to_markdown(rows: pd.DataFrame) -> str:
     better = ap.loc[controls].max() if controls else ap.max() * np.nan
     seeds = list(ap.columns)
     lines = [
-        "# What unlabelled persons earn",
+        "# What unlabelled people gain",
         "",
         f"`python benchmarks/unlabelled.py --steps {int(rows['steps'].iloc[0])}`",
         "",
-        *wrap(EXPLAINED, 100, break_on_hyphens=False),
-        "",
+        *(
+            line
+            for paragraph in EXPLAINED
+            for line in [*wrap(paragraph, 100, break_on_hyphens=False), ""]
+        ),
         "| arm | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | gain | spread | CPU s |",
         "|---" * (len(seeds) + 5) + "|",
     ]
@@ -325,7 +328,10 @@ def to_markdown(rows: pd.DataFrame) -> str:
         ended = [f"{ap.loc[arm].mean():.3f}", f"{gain.mean():+.3f}" if len(gain) else "", spread]
         lines.append(f"| {' | '.join([arm, *cells, *ended, f'{cpu[arm]:.0f}'])} |")
     if "both_AP" in rows and len(both := rows.dropna(subset=["both_AP"])):
-        lines += ["", f"Both networks averaged: {both['both_AP'].mean():.3f} ({len(both)} seeds)."]
+        lines += [
+            "",
+            f"Mean heatmaps of both networks: {both['both_AP'].mean():.3f} ({len(both)} seeds).",
+        ]
     lines += ["", *(f"- {arm}: {text}" for arm, text in TEXT.items())]
     return "\n".join(lines) + "\n"
 
