@@ -4,7 +4,8 @@
 
 Each seed renders its own people, labels 0.5 % of them (the papers' 1,000 of COCO's 150,000 are 0.7)
 and trains phases 1 and 2 once; every arm continues from there. "all labels" continues with
-everyone's keypoints: what could be gained. One thread per process; --jobs arms run in parallel. A finished arm is a row of WORK/rows.csv and is not run again; the table of these rows is written to
+everyone's keypoints: what could be gained. One thread per process; --jobs arms run in parallel.
+A finished arm is a row of WORK/rows.csv and is not run again; the table of these rows is written to
 benchmarks/unlabelled.md. About 3 minutes of one core per arm if nothing else runs.
 """
 
