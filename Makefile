@@ -13,7 +13,7 @@ dev: .venv/ready-dev    ## the environment, and what tests and linters need
 
 # The system's Python, also where the environment's own is broken.
 ENVIRONMENT = PATH="$(SYSTEM_PATH)" $(PYTHON) tools/setup_environment.py
-RUNS = $(shell $(1)/bin/python -c '' 2>/dev/null || echo remake)
+RUNS = $(shell $(1)/bin/python -c '' >/dev/null 2>&1 || echo remake)
 .venv/ready: requirements.txt $(call RUNS,.venv)
 	$(ENVIRONMENT) .venv requirements.txt
 	touch $@

@@ -181,11 +181,11 @@ def explain(errors: str, status: int, folder: Path, name: str) -> str:
 
 
 def room(folder: Path) -> str:
-    """Where the files go, and what is free there."""
-    folder = folder if folder.exists() else folder.resolve().parent
-    places = {str(folder.resolve()): folder, tempfile.gettempdir(): Path(tempfile.gettempdir())}
-    free = {name: shutil.disk_usage(str(path)).free >> 20 for name, path in places.items()}
-    return " and ".join(f"{size:,} MB are free in {name}" for name, size in free.items())
+    """What is free where files go: in the environment, and in the folder where pip unpacks."""
+    folder = (folder if folder.exists() else folder.parent).resolve()
+    disks = {path.stat().st_dev: path for path in (Path(tempfile.gettempdir()), folder)}
+    free = [f"{shutil.disk_usage(str(path)).free >> 20:,} MB in {path}" for path in disks.values()]
+    return f"free are {' and '.join(free)}"
 
 
 def say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import pytest
 
 from pipeline.project import ROOT
 
-TARGETS = ["setup", "repro", "test", "unit", "check", "lock", "seeds"]
-TARGETS += ["reproduce", "verify-metrics", "demo-exp"]
+RUN = ["setup", "repro", "seeds", "reproduce", "verify-metrics", "demo-exp"]
+DEV = ["dev", "test", "unit", "test-long", "coverage", "mutants", "check", "lock", "setup-matrix"]
+SCRIPT = "tools/setup_environment.py"
 
 
 @pytest.fixture
@@ -20,13 +22,15 @@ def folder(tmp_path: Path) -> Path:
     """A folder with a space in its name that holds what make reads."""
     folder = tmp_path / "a project"
     folder.mkdir()
-    for name in ("Makefile", "requirements.txt"):
-        shutil.copy(ROOT / name, folder)
+    (folder / "tools").mkdir()
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", SCRIPT):
+        shutil.copy(ROOT / name, folder / name)
     return folder
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True)
+def make(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command, environment = ["make", *arguments], os.environ | variables
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def write_script(path: Path, text: str) -> None:
@@ -36,16 +40,19 @@ def write_script(path: Path, text: str) -> None:
 
 
 def python_of(version: str) -> str:
-    """A script that answers `-c CODE` as a Python of that version."""
-    prelude = f"import sys; sys.version_info = {version}; exec(sys.argv.pop(1))"
-    return f'[ "$1" = -c ] || exit 7\nexec "{sys.executable}" -c "{prelude}" "$2"'
+    """A script that runs SCRIPT as a Python of that version."""
+    prelude = f"import sys, runpy; sys.version_info = {version}; del sys.argv[0]"
+    prelude += "; runpy.run_path(sys.argv[0], run_name='__main__')"
+    return f'exec "{sys.executable}" -c "{prelude}" "$@"'
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_targets_parse(folder: Path, target: str) -> None:
+@pytest.mark.parametrize("target", RUN + DEV)
+def test_targets_bring_their_environment(folder: Path, target: str) -> None:
+    """What runs takes the first lock alone; tests and linters take the second too."""
     done = make(folder, "--dry-run", target)
     assert done.returncode == 0, done.stderr
-    assert "--require-hashes -r requirements.txt" in done.stdout
+    assert f"{SCRIPT} .venv requirements.txt\n" in done.stdout
+    assert (f"{SCRIPT} .venv requirements-dev.txt\n" in done.stdout) is (target in DEV)
 
 
 @pytest.mark.parametrize("version", ["(3, 9, 18)", "(3, 14, 0)"])
@@ -59,30 +66,64 @@ def test_another_python_is_refused(folder: Path, tmp_path: Path, version: str) -
 
 
 def test_a_fitting_python_is_taken(folder: Path, tmp_path: Path) -> None:
-    write_script(tmp_path / "python", python_of("(3, 10, 0)"))
-    done = make(folder, "setup", f"PYTHON={tmp_path}/python")
-    assert "is needed" not in done.stderr
-    assert "-m venv .venv" in done.stdout  # reached; the script plays no further
+    """Also where the environment's own python is on PATH and does not run."""
+    write_script(tmp_path / "bin/python3", 'echo taken: "$@"')
+    write_script(folder / ".venv/bin/python3", "exit 7")
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    done = make(folder, "setup", PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert f"taken: {SCRIPT} .venv requirements.txt\n" in done.stdout
+
+
+def installed(folder: Path, *stamps: str) -> None:
+    """A python that prints what it is asked for, and the stamps of a finished installation."""
+    write_script(folder / ".venv/bin/python", 'echo "$@" with "$PATH"')
+    for stamp in stamps:
+        (folder / ".venv" / stamp).touch()
 
 
 def test_repro_puts_the_environment_first(folder: Path) -> None:
-    write_script(folder / ".venv/bin/python", 'echo "$@" with "$PATH"')
-    (folder / ".venv/ready").touch()
+    installed(folder, "ready")
     done = make(folder, "repro")
     assert done.returncode == 0, done.stderr
     assert f"-m dvc repro with {folder}/.venv/bin:" in done.stdout
 
 
+def test_a_finished_environment_stays(folder: Path) -> None:
+    installed(folder, "ready", "ready-dev")
+    assert SCRIPT not in make(folder, "--dry-run", "test").stdout
+
+
+@pytest.mark.parametrize("cause", ["lock", "python"])
+def test_a_changed_lock_or_a_python_that_is_gone_sets_up_again(folder: Path, cause: str) -> None:
+    installed(folder, "ready", "ready-dev")
+    if cause == "lock":
+        later = (folder / ".venv/ready-dev").stat().st_mtime + 5
+        os.utime(folder / "requirements.txt", (later, later))
+    else:
+        (folder / ".venv/bin/python").unlink()
+        (folder / ".venv/bin/python").symlink_to("nowhere")
+    output = make(folder, "--dry-run", "test").stdout
+    assert f"{SCRIPT} .venv requirements.txt\n" in output
+    assert f"{SCRIPT} .venv requirements-dev.txt\n" in output
+
+
+def test_a_failed_setup_leaves_no_stamp(folder: Path, tmp_path: Path) -> None:
+    write_script(tmp_path / "python", "exit 3")
+    (folder / ".venv").mkdir()
+    assert make(folder, "setup", f"PYTHON={tmp_path}/python").returncode == 2
+    assert not (folder / ".venv/ready").exists()
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_review_takes_a_small_environment_if_there_is_no_other(folder: Path, whole: bool) -> None:
-    (folder / "tools").mkdir()
     shutil.copy(ROOT / "tools/requirements.txt", folder / "tools")
     if whole:
-        (folder / ".venv").mkdir()
-        (folder / ".venv/ready").touch()
+        installed(folder, "ready")
     done = make(folder, "--dry-run", "pr-report", "BASE=$(touch x)")
     assert done.returncode == 0, done.stderr
     place = ".venv" if whole else ".venv-review"
     assert f'{place}/bin/python tools/pr_report.py --base "$BASE"' in done.stdout
-    assert ("--require-hashes -r tools/requirements.txt" in done.stdout) is not whole
-    assert "-r requirements.txt" not in done.stdout
+    alone = f"{SCRIPT} .venv-review tools/requirements.txt\n"
+    assert (alone in done.stdout) is not whole
+    assert done.stdout.count(SCRIPT) == (not whole)
