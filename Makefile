@@ -42,11 +42,12 @@ coverage: dev           ## lines and branches of stages/pose that tests without 
 mutants: dev            ## a sample of small changes to the code, each of which a test has to notice
 	$(BIN)/python tests/mutate.py 150
 
-check: dev              ## linters and types
+check: dev              ## linters, types, workflows
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	PYTHONPATH=stages $(BIN)/lint-imports --no-logo
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 seeds: setup            ## the default chain over three seeds, into benchmarks/seeds.md
 	$(BIN)/python benchmarks/seeds.py
