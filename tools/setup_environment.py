@@ -5,7 +5,7 @@
 Runs on the system's Python, with nothing but the standard library. Packages come through the
 environment's own pip (21.2 or newer) with --require-hashes. Each line of a lock is installed as it
 stands (--no-deps): nothing is left to resolve against what is published today. Ends with one line
-on stderr and status 1 if something is missing, 130 after Ctrl-C; run again, it goes on.
+on stderr and status 1 if something is missing, 130 after Ctrl-C; run it again to continue.
 """
 
 import csv

@@ -118,10 +118,10 @@ class Project:
         wanted = self.folder / "pins.txt"
         lines = dict.fromkeys(f"{pin.name}=={pin.version}" for pin in self.pins)
         wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        told = self.folder / "report.json"
+        path = self.folder / "report.json"
         command = [self.helper, "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet"]
-        must([*command, "--ignore-installed", "--report", str(told), "-r", str(wanted)])
-        return json.loads(told.read_text(encoding="utf-8"))["install"]
+        must([*command, "--ignore-installed", "--report", str(path), "-r", str(wanted)])
+        return json.loads(path.read_text(encoding="utf-8"))["install"]
 
     def copy_real(self, report: list[dict]) -> None:
         """The index of `make setup`: real setuptools, and sources where there is no wheel."""
@@ -194,7 +194,7 @@ def make_environment(folder: Path, python: Python, pip: Path | None = None) -> s
 
 
 def offline(index: Path) -> dict[str, str]:
-    """Environment variables with which pip knows that folder alone, and no cache."""
+    """Environment variables that restrict pip to that folder, without its cache."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     own = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_NO_CACHE_DIR": "1"}
     return kept | own | {"PIP_FIND_LINKS": str(index)}

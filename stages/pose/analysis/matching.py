@@ -23,7 +23,7 @@ def average_precision(
     sigmas: Array,
     areas: Sequence[tuple[float, float]] = (ALL_AREAS,),
 ) -> list[float]:
-    """COCO's AP in each range of areas; 0 without results, NaN where nobody is annotated."""
+    """COCO's AP in each range of areas; 0 without results, NaN where no person is annotated."""
     if not results:
         return [0.0] * len(areas)
     precision = coco_run(ground_truth, results, sigmas, areas).eval["precision"]  # (T, R, 1, A, 1)
@@ -32,7 +32,7 @@ def average_precision(
 
 
 class Match(NamedTuple):
-    """A result's place, the id of the annotation it is taken for (None: nobody), their OKS."""
+    """A result's place, the id of the annotation it is taken for (None: unmatched), their OKS."""
 
     result: int
     annotation: int | None

@@ -82,7 +82,7 @@ class TrainState:
         Any number of processes may go on, by DDP or FSDP. Only with as many as saved it do the
         draws of drop path go on as well.
         """
-        for name, ema in self._emas().items():  # by way of the model, which knows its shards
+        for name, ema in self._emas().items():  # through the model, whose parameters are sharded
             averaged = saved and saved | {"model": saved["model"] | saved[name]}
             parallel.restore_(self.model, self.optimizer, averaged)
             ema.reset_()

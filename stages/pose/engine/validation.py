@@ -42,9 +42,7 @@ TTA = "none"  # test-time augmentation: the plain image
 
 
 class Validation:
-    """Looks at `model` after an epoch, with the weights that would be handed on: the average's, if
-    one is kept.
-    """
+    """Validates `model` after an epoch, with the weights that would be saved: the EMA's, if any."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Checkpoints of other projects as weights of ours: names, class rows, grids, heads.
 
-Families, told apart by their names (keys as in the projects' own files):
+Families, recognised by their parameter names (keys as in the projects' own files):
 
 - Sapiens and mmpose 1.x (mmpretrain names): `layers.N.ln1`, `ffn.layers.0.0`, top-level `ln1`;
 - ViTPose, mmpose 0.x: timm's names with `last_norm`, `keypoint_head`;
@@ -224,7 +224,7 @@ def fit_pos_embed(pos_embed: Tensor, grid_hw: tuple[int, int], adds_class_row: b
     """(1, rows, D) of a file as (1, h * w, D) of the model's grid.
 
     What is not of the model's own size is a square grid, or one of the model's aspect (Sapiens' own
-    loader knows squares only). A class row is there if the file has one row more than the model, or
+    loader takes squares only). A class row is there if the file has one row more than the model, or
     than a square, or a number that is no grid. Sapiens' loader drops the first row of any odd
     number: where that differs, it fails. Raises PoseError if no grid is left.
     """
