@@ -240,7 +240,7 @@ def ablation_blocks(
 ) -> tuple[Text | Table, ...]:
     """What each training step, decoder and test-time augmentation gains."""
     steps = ", ".join(f"{name} {signed(gain)}" for name, gain in gains.items())
-    text = f"AP gain of each, everything else as in the final combination: {steps}."
+    text = f"AP gain of each step, everything else as in the final combination: {steps}."
     return Text((text,) if steps else ()), tta_table(ablation), ablation_table(ablation, final)
 
 
@@ -272,8 +272,11 @@ def ablation_table(ablation: pd.DataFrame, final: int) -> Table:
         )
         for row in ablation.to_dict("records")
     ]
-    columns = ("model", "decoder", "test-time augmentation", *COCO_METRICS)
-    return Table("All combinations; the final one in bold", columns, rows, bold=final)
+    columns = ("model", "decoder", "TTA", *COCO_METRICS)
+    caption = (
+        "All models, decoders and test-time augmentations (TTA); the final combination in bold"
+    )
+    return Table(caption, columns, rows, bold=final)
 
 
 # --- data
