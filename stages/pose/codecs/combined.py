@@ -1,8 +1,9 @@
-"""UDP combined maps: a disc around each keypoint and the offsets to it; batched in torch.
+"""UDP combined codec: a disc around each keypoint and the offsets to it, batched in torch.
 
 Source: mmpose/codecs/udp_heatmap.py and utils/offset_heatmap.py ('combined') of the Sapiens fork.
-Maps come in threes a keypoint: disc, x offset, y offset, offsets in units of the disc's radius over
-the whole map (ViTPose's older code has them inside the disc only; the loss looks nowhere else).
+There are three maps per keypoint: disc, x offset, y offset. Offsets are in units of the disc's
+radius and cover the whole map. ViTPose's older code has them only inside the disc; the loss uses
+only those.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pose.codecs.gaussian import argmax_decode, mirror_blurred
+from pose.codecs.gaussian import argmax_decode, blur_mirrored
 
 
 def encode_targets(
     keypoints_heatmap: NDArray[np.float64], keypoint_weights: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """(K, 3) targets: disc centre x, y in cells and the loss weight.
+    """(K, 3) targets: disc centre x, y in cells, and the loss weight.
 
-    Unlike the gaussian's, the weight of a keypoint off the map stays. Below 0.5 a keypoint is
-    unlabelled: its centre becomes 0, so that NaN coordinates cannot leak.
+    Unlike in the gaussian codec, a keypoint outside the map keeps its weight. A keypoint with a
+    weight below 0.5 is unlabelled: its centre becomes 0, so that NaN coordinates have no effect.
     """
     centers = np.where(keypoint_weights[:, None] >= 0.5, keypoints_heatmap, 0.0)
     return np.concatenate([centers, keypoint_weights[:, None]], axis=1).astype(np.float32)
@@ -44,12 +45,12 @@ def decode_maps(
 ) -> tuple[Tensor, Tensor]:
     """Keypoints (B, K, 2) in cells and scores (B, K) of maps (B, 3 K, H, W), in float32.
 
-    The peak of the blurred disc map, plus, with refine, the offsets found there. The blur is
-    2 * blur_kernel_size + 1 cells wide, edges mirrored; the score is the blurred peak's height.
-    Where it is <= 0 (officially undefined) the peak stays unrefined.
+    The argmax of the blurred disc map and, with refine, plus the offsets at that cell. The blur is
+    2 * blur_kernel_size + 1 cells wide, with mirrored edges. The score is the blurred peak value;
+    where it is <= 0 (undefined in the official code) the peak is not refined.
     """
     discs, dx, dy = maps.float().unflatten(1, (-1, 3)).unbind(2)
-    peaks, scores = argmax_decode(mirror_blurred(discs, 2 * blur_kernel_size + 1))
+    peaks, scores = argmax_decode(blur_mirrored(discs, 2 * blur_kernel_size + 1))
     if not refine:
         return peaks, scores
     index = (peaks[..., 1] * maps.shape[3] + peaks[..., 0]).long()[..., None]

@@ -1,7 +1,7 @@
-"""UDP gaussian heatmaps: encode, and decode with DARK refinement, batched in torch.
+"""UDP gaussian codec: render heatmaps, and decode them with DARK refinement, batched in torch.
 
 Source: mmpose/codecs/udp_heatmap.py (gaussian) of the Sapiens fork; DARK from Zhang et al., CVPR
-2020. Coordinates in and out are heatmap cells.
+2020. All coordinates are in heatmap cells.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+LOG_RANGE = (1e-3, 50.0)  # heatmap values are clamped to it before the logarithm
+
 
 def encode_targets(
     keypoints_heatmap: NDArray[np.float64],
@@ -23,12 +25,13 @@ def encode_targets(
     heatmap_wh: tuple[int, int],
     sigma: float,
 ) -> NDArray[np.float32]:
-    """(K, 3) targets: gaussian centre x, y in cells and the loss weight in [0, 1].
+    """(K, 3) targets: gaussian centre x, y in cells, and the loss weight in [0, 1].
 
-    keypoint_weights (K,) is min(1, COCO visibility): occluded weighs as much as visible. The weight
-    becomes 0 where the 3-sigma window misses the map; a keypoint outside whose window still touches
-    it keeps its weight and a partial gaussian, as in the official code. Where the weight is below
-    0.5 the map stays empty and the centre becomes 0, so that NaN coordinates cannot leak.
+    keypoint_weights (K,) is min(1, COCO visibility): occluded keypoints count as much as visible
+    ones. The weight becomes 0 if the 3-sigma window is outside the map. A keypoint outside the map
+    whose window overlaps it keeps its weight and has a partial gaussian, as in the official code.
+    Where the weight is below 0.5 the map is empty and the centre becomes 0, so that NaN coordinates
+    have no effect.
     """
     labelled = keypoint_weights[:, None] >= 0.5
     centers = np.where(labelled, keypoints_heatmap, 0.0)
@@ -42,10 +45,10 @@ def encode_targets(
 def render_heatmaps(targets: Tensor, heatmap_wh: tuple[int, int], sigma: float) -> Tensor:
     """Heatmaps (B, K, H, W) in [0, 1] from targets (B, K, 3), on the targets' device.
 
-    The 2-D gaussian is the outer product of two 1-D ones, each cut to the 3-sigma window around
-    the nearest cell: the official map, in one batched call. The official window's corner is cut
-    toward zero; where 3 sigma is no whole number the gaussian slips with it, by a cell at most (at
-    the left and upper edge for sigma 1.5).
+    The 2-D gaussian is the outer product of two 1-D ones, each cut to the 3-sigma window around the
+    nearest cell: the official map, in one batched call. The official code truncates the corner
+    of the window toward zero; if 3 sigma is not an integer the gaussian moves with it, by at most a
+    cell (at the left and upper edge for sigma 1.5).
     """
     columns = _gaussian_1d(targets[..., 0], heatmap_wh[0], sigma)
     rows = _gaussian_1d(targets[..., 1], heatmap_wh[1], sigma) * (targets[..., 2:] >= 0.5)
@@ -57,20 +60,21 @@ def _gaussian_1d(centers: Tensor, length: int, sigma: float) -> Tensor:
     nearest, radius = torch.trunc(centers + 0.5), 3 * sigma
     first, last = torch.trunc(nearest - radius), torch.trunc(nearest + radius + 1)
     inside = (cells >= first[..., None]) & (cells < last[..., None])
-    slipped = centers + (first + math.floor(radius + 0.5) - nearest)
-    return torch.exp(-((cells - slipped[..., None]) ** 2) / (2 * sigma**2)) * inside
+    shifted = centers + (first + math.floor(radius + 0.5) - nearest)
+    return torch.exp(-((cells - shifted[..., None]) ** 2) / (2 * sigma**2)) * inside
 
 
 def argmax_decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Peak cell (B, K, 2) as x, y floats, and its raw height (B, K) as score.
+    """Cell of the maximum (B, K, 2) as x, y floats, and its value (B, K) as score.
 
-    The first maximum in row-major order wins. Scores are not clamped, and may exceed 1 or be <= 0.
+    Of several maxima the first in row-major order is taken. Scores are not clamped: they may exceed
+    1 or be <= 0.
 
     >>> argmax_decode(torch.tensor([[[[0.0, 0.1, 0.0], [0.0, 0.0, 0.9]]]]))  # (1, 1, 2, 3)
     (tensor([[[2., 1.]]]), tensor([[0.9000]]))
     """
     width, planes = heatmaps.shape[-1], heatmaps.flatten(2)
-    if planes.device.type == "cpu" and planes.dtype == torch.float32:  # NumPy's is ten times faster
+    if planes.device.type == "cpu" and planes.dtype == torch.float32:  # NumPy is ten times faster
         flat = torch.from_numpy(planes.detach().numpy().argmax(2))
     else:
         flat = planes.argmax(2)
@@ -78,15 +82,12 @@ def argmax_decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([flat % width, flat // width], dim=2).to(heatmaps.dtype), scores
 
 
-LOG_RANGE = (1e-3, 50.0)  # heights that the logarithm before refinement sees
-
-
 @dataclass(frozen=True)
 class Blur:
-    """Of maps before their peak is refined; names of params.yaml's `codec`.
+    """Blur of heatmaps before the refinement, named as in params.yaml's `codec`.
 
-    blur_border: "zero" pads with zeros and keeps each map's maximum, as Sapiens and mmpose 1.x
-    (refine_keypoints_dark_udp); "mirror" mirrors the edges, as ViTPose (mmpose 0.x,
+    blur_border: "zero" pads with zeros and restores each map's maximum, as in Sapiens and mmpose
+    1.x (refine_keypoints_dark_udp); "mirror" mirrors the edges, as in ViTPose (mmpose 0.x,
     post_dark_udp).
     """
 
@@ -95,80 +96,79 @@ class Blur:
 
 
 def dark_decode(heatmaps: Tensor, blur: Blur) -> tuple[Tensor, Tensor]:
-    """Sub-cell peak (B, K, 2) and raw height (B, K) of heatmaps (B, K, H, W), in float32.
+    """Sub-cell peak (B, K, 2) and peak value (B, K) of heatmaps (B, K, H, W), in float32.
 
-    Blur, log, one Newton step from the peak cell; only what lies around the peak is blurred. Where
-    the score is <= 0 the official code divides 0 by 0; there we return the peak cell unrefined, its
-    score tells that it is no find.
+    Blur, log, one Newton step from the argmax; only the cells around the peak are blurred. Where
+    the score is <= 0 the official code divides 0 by 0; here the argmax is returned without
+    refinement.
     """
     heatmaps = heatmaps.float()
     peaks, scores = argmax_decode(heatmaps)
-    around = _around_peaks(heatmaps, peaks, blur)
+    around = _blurred_around_peaks(heatmaps, peaks, blur)
     if blur.blur_border == "zero":
         around = around * _gain(heatmaps, scores, around, blur.blur_kernel_size)
-    log_maps = _border_repeated(around, peaks, heatmaps.shape).clamp(*LOG_RANGE).log()
+    log_maps = _repeat_border(around, peaks, heatmaps.shape).clamp(*LOG_RANGE).log()
     step = _newton_step(log_maps)
     return torch.where(scores[..., None] > 0, peaks - step, peaks), scores
 
 
-def _around_peaks(heatmaps: Tensor, peaks: Tensor, blur: Blur) -> Tensor:
+def _blurred_around_peaks(heatmaps: Tensor, peaks: Tensor, blur: Blur) -> Tensor:
     """Blurred maps (B, K, 3, 3) at the peak cells and their neighbours."""
     size = blur.blur_kernel_size
     kernel = blur_kernel(size).to(heatmaps.device)
     reach = torch.arange(-(size // 2) - 1, size // 2 + 2, device=heatmaps.device)
     rows, columns = (peaks[..., axis].long()[..., None] + reach for axis in (1, 0))
     patches = _patches(heatmaps, rows, columns, blur.blur_border)
-    return _shrunk(_shrunk(patches, kernel).mT, kernel).mT
+    return _blur_last_axis(_blur_last_axis(patches, kernel).mT, kernel).mT
 
 
-def _shrunk(patches: Tensor, kernel: Tensor) -> Tensor:
-    """Patches (..., n) blurred along their last axis to (..., n + 1 - size).
+def _blur_last_axis(patches: Tensor, kernel: Tensor) -> Tensor:
+    """Patches (..., n) blurred along the last axis to (..., n + 1 - size).
 
-    Summed from the middle outwards, as OpenCV does: where a logarithm is flat, last bits show.
+    Summed from the middle outwards, as in OpenCV: where the logarithm is flat, last bits matter.
     """
     size, middle = len(kernel), len(kernel) // 2
     count = patches.shape[-1] + 1 - size
-    found = patches[..., middle : middle + count] * kernel[middle]
+    total = patches[..., middle : middle + count] * kernel[middle]
     for i in range(1, middle + 1):
         left, right = (patches[..., middle + d : middle + d + count] for d in (-i, i))
-        found = found + (left + right) * kernel[middle + i]
-    return found
+        total = total + (left + right) * kernel[middle + i]
+    return total
 
 
 def _patches(heatmaps: Tensor, rows: Tensor, columns: Tensor, border: str) -> Tensor:
-    """heatmaps at rows (B, K, n) x columns (B, K, n), off the map zeros or mirrored."""
+    """Cells at rows (B, K, n) x columns (B, K, n); outside the map zero or mirrored."""
     height, width = heatmaps.shape[2:]
     if border == "mirror":
-        places = [_mirrored(n, 2 * rows.shape[2]).to(rows.device) for n in (height, width)]
-        rows, columns = (
-            p[i + 2 * rows.shape[2]] for p, i in zip(places, (rows, columns), strict=True)
-        )
+        margin = 2 * rows.shape[2]
+        rows = _mirrored_indices(height, margin).to(rows.device)[rows + margin]
+        columns = _mirrored_indices(width, margin).to(columns.device)[columns + margin]
     inside_y, inside_x = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
     index = (
         rows.clamp(0, height - 1)[..., :, None] * width + columns.clamp(0, width - 1)[..., None, :]
     )
-    found = heatmaps.flatten(2).gather(2, index.flatten(2)).view(index.shape)
-    return found * (inside_y[..., :, None] & inside_x[..., None, :])
+    cells = heatmaps.flatten(2).gather(2, index.flatten(2)).view(index.shape)
+    return cells * (inside_y[..., :, None] & inside_x[..., None, :])
 
 
 def _gain(heatmaps: Tensor, scores: Tensor, around: Tensor, kernel_size: int) -> Tensor:
-    """(B, K, 1, 1) factor that gives the blurred maps their maximum back.
+    """(B, K, 1, 1) factor that restores the maximum of the maps before the blur.
 
-    It is at least 1 and leaves no value above the peak. A factor moves no peak of a logarithm, so
-    it is computed, at the price of blurring the whole map, only where the logarithm is clipped.
-    Where the blurred maximum is negative, so is the gain: the official code's arithmetic.
+    It is at least 1 and leaves no value above the peak. A factor does not move the peak of a
+    logarithm, so it is computed only where the logarithm is clipped, since it needs a blur of the
+    whole map. If the blurred maximum is negative, so is the factor, as in the official code.
     """
     clipped = (around.amin((2, 3)) < LOG_RANGE[0]) | (scores > LOG_RANGE[1])
     gain = torch.ones_like(scores)
     if clipped.any():
         half = kernel_size // 2
-        maps = _convolved(F.pad(heatmaps[clipped][None], [half] * 4), kernel_size)
+        maps = _blur_padded(F.pad(heatmaps[clipped][None], [half] * 4), kernel_size)
         gain[clipped] = scores[clipped] / maps.amax((2, 3))[0]
     return gain[..., None, None]
 
 
-def _border_repeated(around: Tensor, peaks: Tensor, shape: torch.Size) -> Tensor:
-    """around (B, K, 3, 3) with what lies off the map replaced by the border's own cells."""
+def _repeat_border(around: Tensor, peaks: Tensor, shape: torch.Size) -> Tensor:
+    """around (B, K, 3, 3) with cells outside the map replaced by the nearest border cells."""
     near = torch.arange(-1, 2, device=peaks.device)
     places = [
         (peaks[..., axis].long()[..., None] + near).clamp(0, shape[dim] - 1)
@@ -180,30 +180,31 @@ def _border_repeated(around: Tensor, peaks: Tensor, shape: torch.Size) -> Tensor
     return rows.gather(3, places[1][..., None, :].expand_as(around))
 
 
-def mirror_blurred(maps: Tensor, kernel_size: int) -> Tensor:
-    """Gaussian blur of each map (B, K, H, W), edges mirrored without repeating them (OpenCV's)."""
-    rows, columns = (_mirrored(n, kernel_size // 2).to(maps.device) for n in maps.shape[2:])
-    return _convolved(maps[:, :, rows][..., columns], kernel_size)
+def blur_mirrored(maps: Tensor, kernel_size: int) -> Tensor:
+    """Gaussian blur of maps (B, K, H, W) with edges mirrored as by OpenCV's BORDER_REFLECT_101."""
+    rows, columns = (_mirrored_indices(n, kernel_size // 2).to(maps.device) for n in maps.shape[2:])
+    return _blur_padded(maps[:, :, rows][..., columns], kernel_size)
 
 
-def _mirrored(length: int, margin: int) -> Tensor:
+def _mirrored_indices(length: int, margin: int) -> Tensor:
     """Indices -margin .. length + margin - 1, mirrored into 0 .. length - 1."""
-    places = range(-margin, length + margin)
-    return torch.tensor([cv2.borderInterpolate(i, length, cv2.BORDER_REFLECT_101) for i in places])
+    indices = range(-margin, length + margin)
+    return torch.tensor([cv2.borderInterpolate(i, length, cv2.BORDER_REFLECT_101) for i in indices])
 
 
-def _convolved(padded: Tensor, kernel_size: int) -> Tensor:
-    """Gaussian blur of maps (B, K, H + k - 1, W + k - 1), which shrinks them to (B, K, H, W).
+def _blur_padded(padded: Tensor, kernel_size: int) -> Tensor:
+    """Gaussian blur of padded maps (B, K, H + k - 1, W + k - 1) to (B, K, H, W).
 
-    No convolution of torch's: its last bits depend on what else is in the batch.
+    torch's convolution is not used: its last bits depend on the rest of the batch.
     """
     kernel = blur_kernel(kernel_size).to(padded.device)
-    return _shrunk(_shrunk(padded, kernel).mT, kernel).mT
+    return _blur_last_axis(_blur_last_axis(padded, kernel).mT, kernel).mT
 
 
 def blur_kernel(size: int) -> Tensor:
-    """(size,) gaussian of OpenCV's automatic sigma: fixed tables for small sizes, else
-    0.3 * ((size - 1) * 0.5 - 1) + 0.8.
+    """Gaussian kernel (size,) with OpenCV's automatic sigma.
+
+    sigma is 0.3 * ((size - 1) * 0.5 - 1) + 0.8; for small sizes OpenCV has fixed tables.
     """
     return torch.from_numpy(cv2.getGaussianKernel(size, 0, cv2.CV_32F)[:, 0])
 
@@ -211,7 +212,7 @@ def blur_kernel(size: int) -> Tensor:
 def _newton_step(around: Tensor) -> Tensor:
     """H^-1 g (B, K, 2) at the middle of log maps (B, K, 3, 3).
 
-    Differences in float32, the inverse in float64, as the official code's.
+    Differences in float32, the inverse in float64, as in the official code.
     """
 
     def at(dx: int, dy: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""Boxes, the UDP affine, its exact inverse, and the warp of pictures.
+"""Box geometry, the UDP affine and its exact inverse, and warping of images.
 
 Spaces: *image* (pixels of the photo), *input* (pixels of the network's crop), *heatmap* (cells).
-Every span is counted in distances between pixel centres, so it is w - 1, never w
-(UDP, Huang et al., CVPR 2020). Boxes are COCO's xywh; `scale` is the crop's (w, h) in image pixels.
+Lengths are distances between pixel centres, so that an image is w - 1 wide, not w (UDP, Huang et
+al., CVPR 2020). Boxes are COCO's xywh; `scale` is the crop's (w, h) in image pixels.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def udp_affine(
     """(2, 3) affine, image -> input: the box `center`, `scale` fills the input exactly.
 
     Source: Sapiens pose/mmpose/structures/bbox/transforms.py, get_udp_warp_matrix. Positive angles
-    turn the picture clockwise on screen.
+    rotate the image clockwise on screen.
 
     >>> affine = udp_affine(np.array([50.0, 80.0]), np.array([60.0, 80.0]), 0.0, (192, 256))
     >>> apply_affine(affine, np.array([[20.0, 40.0], [80.0, 120.0]]))  # corners of the box
@@ -94,14 +94,14 @@ def translate(offset_xy: Array) -> Array:
 
 
 def apply_affine(affine: Array, points: Array) -> Array:
-    """points (..., 2) sent through a (2, 3) affine."""
+    """points (..., 2) transformed by a (2, 3) affine."""
     return points @ affine[:, :2].T + affine[:, 2]
 
 
 def warp(crop: Image, affine: Array, input_wh: tuple[int, int]) -> Image:
-    """The input image (h, w, 3): bilinear, black outside.
+    """Warp a crop to the input image (h, w, 3): bilinear, black outside the crop.
 
-    By way of four channels: OpenCV has a faster path for them, to the same bits.
+    Done with four channels, for which OpenCV is faster and gives the same bits.
     """
     four = cv2.cvtColor(crop, cv2.COLOR_BGR2BGRA)
     four = cv2.warpAffine(four, affine, input_wh, flags=cv2.INTER_LINEAR)
@@ -133,25 +133,26 @@ def heatmap_to_image(
 def context_size(
     scale: Array, scale_factor: float, shift_factor: float, rotation_deg: float
 ) -> Array:
-    """(w, h) of the image region that augmentation of a box `scale` can reach, image pixels.
+    """(w, h) in image pixels of the region that augmentation of a box of size `scale` can reach.
 
-    Largest zoom-out, turned by the worst angle up to `rotation_deg`, moved by the largest shift.
+    That is the largest zoom-out, rotated by the worst angle up to `rotation_deg`, plus the largest
+    shift.
     """
     w, h = scale * (1 + scale_factor)
-    turned_w = _largest_span(w, h, rotation_deg)
-    turned_h = _largest_span(h, w, rotation_deg)
-    return np.array([turned_w, turned_h]) + 2 * shift_factor * scale
+    rotated_w = _largest_span(w, h, rotation_deg)
+    rotated_h = _largest_span(h, w, rotation_deg)
+    return np.array([rotated_w, rotated_h]) + 2 * shift_factor * scale
 
 
 def zoom_room(
     input_wh: tuple[int, int], scale_factor: float, shift_factor: float, rotation_deg: float
 ) -> float:
-    """The largest factor by which a box may grow about its centre inside context_size."""
+    """The largest factor by which a box can be enlarged around its centre within context_size."""
     scale = np.array(input_wh, dtype=np.float64)
     return float((context_size(scale, scale_factor, shift_factor, rotation_deg) / scale).min())
 
 
 def _largest_span(along: float, across: float, rotation_deg: float) -> float:
-    """max over angles in [0, rotation_deg] of along*cos + across*sin."""
+    """Maximum of along * cos(a) + across * sin(a) over angles a in [0, rotation_deg]."""
     angle = min(math.radians(rotation_deg), math.atan2(across, along))
     return along * math.cos(angle) + across * math.sin(angle)

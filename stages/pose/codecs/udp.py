@@ -1,8 +1,8 @@
-"""Keypoints to maps and back, gaussian or combined, by the UDP rule.
+"""Encode keypoints as maps and decode maps to keypoints, with the gaussian or combined UDP codec.
 
-Coordinates are a crop's input pixels or heatmap cells, as the name says; each function is an exact
-inverse on its own: the official code's Wi / (Wi - 1) detour, which cancels when it maps to the
-image, lives in no function of ours.
+Names say whether coordinates are input pixels or heatmap cells, and each conversion is exact. The
+official code multiplies by Wi / (Wi - 1) in between, which cancels when it maps to the image: see
+docs/coordinates.md.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class UdpCodec:
-    """Sizes (w, h) of input and maps; names and units of params.yaml's `codec`.
+    """A codec, with sizes (w, h); named as in params.yaml's `codec`.
 
-    flip_indices (K) is the order of the keypoints in a mirrored image, see skeleton.Skeleton.
+    flip_indices (K,) is the order of the keypoints in a mirrored image, see skeleton.Skeleton.
     """
 
-    type: str  # gaussian: K maps | combined: 3 K maps, see offsets.py
+    type: str  # gaussian: K maps | combined: 3 K maps
     input_size: tuple[int, int]
     heatmap_size: tuple[int, int]
     sigma: float
@@ -38,19 +38,19 @@ class UdpCodec:
 
     @property
     def refinement(self) -> str:
-        """Name of what refines a peak cell."""
+        """Name of the sub-cell refinement."""
         return "offset" if self.type == "combined" else "dark"
 
     @property
     def radius(self) -> float:
-        """Of the combined disc, in cells."""
+        """Radius of the combined disc in cells."""
         return self.radius_factor * max(self.heatmap_size)
 
     def encode(self, keypoints_input: Array, keypoint_weights: Array) -> NDArray[np.float32]:
         """(K, 3) targets, centre x, y in cells and loss weight, from input pixels (K, 2).
 
-        Pixels become cells in float32, as in the official code, which the maps then equal but for
-        rounding.
+        The conversion to cells is in float32, as in the official code, so that the maps agree with
+        its maps up to rounding.
         """
         step = (np.array(self.input_size) - 1) / (np.array(self.heatmap_size) - 1)
         cells = (keypoints_input.astype(np.float32) / step.astype(np.float32)).astype(np.float64)
@@ -77,9 +77,9 @@ class UdpCodec:
         return maps[:, ::3] if self.type == "combined" else maps
 
     def flip_back(self, maps: Tensor) -> Tensor:
-        """Maps of a mirrored image, mirrored back: pairs exchanged, x offsets negated.
+        """Mirror the maps of a mirrored image back: swap flip pairs, negate x offsets.
 
-        No one-cell shift: UDP is aligned (Sapiens' shift_heatmap is False).
+        There is no shift by a cell: UDP is aligned (shift_heatmap is False in Sapiens).
         """
         planes = maps.flip(3).unflatten(1, (len(self.flip_indices), -1))[:, list(self.flip_indices)]
         if self.type == "combined":
@@ -87,25 +87,25 @@ class UdpCodec:
         return planes.flatten(1, 2)
 
     def zoom_back(self, maps: Tensor, zoom: float) -> tuple[Tensor, Tensor]:
-        """Maps of a box `zoom` times as large about the same centre, in the cells of the box.
+        """Resample maps of a box `zoom` times as large, with the same centre, to cells of the box.
 
-        And (H, W), 1 where the larger or smaller box has them, else 0. Corners are pixel centres,
-        as everywhere here; offsets are lengths, so they grow with the zoom.
+        Also returns a mask (H, W): 1 where the zoomed box has values, else 0. Corners are pixel
+        centres; combined offsets are lengths and are multiplied by zoom.
         """
         maps = maps.float()
         inverse = maps.new_tensor([[1 / zoom, 0, 0], [0, 1 / zoom, 0]])
-        with torch.autocast(maps.device.type, enabled=False):  # coordinates want all their bits
+        with torch.autocast(maps.device.type, enabled=False):  # coordinates need float32
             grid = F.affine_grid(inverse[None], [1, 1, *maps.shape[2:]], align_corners=True)
-            found = F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), align_corners=True)
+            resampled = F.grid_sample(maps, grid.expand(len(maps), -1, -1, -1), align_corners=True)
         if self.type == "combined":
-            planes = found.unflatten(1, (len(self.flip_indices), -1))
-            found = (planes * planes.new_tensor([1.0, zoom, zoom])[:, None, None]).flatten(1, 2)
+            planes = resampled.unflatten(1, (len(self.flip_indices), -1))
+            resampled = (planes * planes.new_tensor([1.0, zoom, zoom])[:, None, None]).flatten(1, 2)
         covered = (grid[0].abs() <= 1 + 1e-6).all(dim=2).to(maps.dtype)
-        return found * covered, covered
+        return resampled * covered, covered
 
 
 def build_codec(codec: Codec, flip_indices: tuple[int, ...]) -> UdpCodec:
-    """The codec of params.yaml's section `codec`, for keypoints of that mirrored order."""
+    """The codec of params.yaml's section `codec`; flip_indices as in UdpCodec."""
     return UdpCodec(
         type=codec.type,
         input_size=codec.input_size,

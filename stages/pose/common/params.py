@@ -33,7 +33,7 @@ TTAS = ("none", "flip", "multiscale")  # test-time views, see inference.py
 PathName = Literal["jc", "jo", "co", "cm", "mu", "randaugment", "joco", "jccm"]
 MAX_BYTES, MAX_VALUES = 1 << 20, 10_000  # of params.yaml
 MAX_SHOWN = 300  # characters of a value in a message
-STRANGE_YAML = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # of its reader
+YAML_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # of ruamel
 
 
 def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -151,7 +151,7 @@ class Codec(Section):
 
     @property
     def maps_per_keypoint(self) -> int:
-        """Output channels a keypoint."""
+        """Output channels per keypoint."""
         return 3 if self.type == "combined" else 1
 
     @model_validator(mode="after")
@@ -183,11 +183,11 @@ class Model(Section):
 
     @property
     def head_growth(self) -> int:
-        """Heatmap cells a token side: 2 a deconvolution, 4 for the simple head."""
+        """Heatmap cells per token along each side: 2 per deconvolution, 4 for the simple head."""
         return 4 if self.head == "simple" else 2 ** len(self.deconv_channels)
 
     def grid_wh(self, input_wh: tuple[int, int]) -> tuple[int, int]:
-        """Tokens (w, h) of an input; strided convolution arithmetic."""
+        """Number of tokens (w, h) of an input, by the output size of a strided convolution."""
         w, h = ((n + 2 * self.patch_padding - self.patch_size) // self.patch_size for n in input_wh)
         return w + 1, h + 1
 
@@ -248,7 +248,7 @@ class Train(Section):
 
     @property
     def lr_factor(self) -> float:
-        """What lr_scaling makes of every peak learning rate."""
+        """Factor of every peak learning rate, from lr_scaling."""
         ratio = self.batch_size / self.lr_base_batch
         return {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.lr_scaling]
 
@@ -378,7 +378,7 @@ class Review(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml. A stage gets a copy that holds only what it declares."""
+    """All of params.yaml. A stage gets a copy with only the keys that it declares in dvc.yaml."""
 
     run: Run
     data: Data
@@ -436,8 +436,8 @@ class Params(Section):
 def load_params(path: Path, declared: list[str] | None = None) -> Params:
     """Validated params.yaml; with `declared` (dvc.yaml's list) only those sections and keys.
 
-    Raises PoseError that names key, value and expectation, one line a mistake. Reading a key that
-    was not declared is an AttributeError: a run cannot depend on a number that DVC does not watch.
+    Raises PoseError that names key, value and expectation, one line per error. Reading a key that
+    is not declared raises AttributeError: a run cannot depend on a value that DVC does not track.
     """
     params = _validate(_read_yaml(path), path.name)
     return params if declared is None else _restrict(params, declared)
@@ -454,7 +454,7 @@ def _read_yaml(path: Path) -> Any:
         ) from None
     except OSError as error:
         raise PoseError(f"{path.name}: cannot be read: {error.strerror}") from None
-    except (YAMLError, *STRANGE_YAML) as error:
+    except (YAMLError, *YAML_ERRORS) as error:
         reason = _shortened(printable(" ".join(str(error).split())))
         raise PoseError(f"{path.name}: not valid YAML: {reason}") from None
 
@@ -477,7 +477,7 @@ def _line(name: str, item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"{name}: {key} = {_shown(item['input'])} is not a known key; check its spelling"
     message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "json_invalid":  # ours, of what YAML gave: nested too deeply, half a letter
+    if item["type"] == "json_invalid":  # of our JSON: too deep, lone surrogate
         return f"{name}: {message}"
     if item["type"] == "value_error":
         return f"{name}: {key + '.' if key else ''}{message}"
@@ -485,22 +485,22 @@ def _line(name: str, item: Any) -> str:
 
 
 def _require_plain(raw: Any, name: str) -> None:
-    """Raises PoseError for what flat numbers and names never are: aliases grow without bound."""
-    waiting, seen = [raw], 0
+    """Raise PoseError for too many values, as YAML aliases can make, and for keys not of text."""
+    waiting, count = [raw], 0
     while waiting:
-        value, seen = waiting.pop(), seen + 1
-        if seen > MAX_VALUES:
+        value, count = waiting.pop(), count + 1
+        if count > MAX_VALUES:
             raise PoseError(f"{name}: more than {MAX_VALUES:,} values; write it without aliases")
         if isinstance(value, dict):
-            if strange := [key for key in value if not isinstance(key, str)]:
-                raise PoseError(f"{name}: the key {_shown(strange[0])} is no text; correct it")
+            if others := [key for key in value if not isinstance(key, str)]:
+                raise PoseError(f"{name}: the key {_shown(others[0])} is not text; correct it")
             waiting += value.values()
         elif isinstance(value, list | tuple | set):
             waiting += value
 
 
 def _shown(value: Any) -> str:
-    """As JSON, at most a line of a terminal or two."""
+    """The value as JSON, shortened to MAX_SHOWN characters."""
     return _shortened(json.dumps(value, default=str) if _is_json(value) else repr(value))
 
 
@@ -513,10 +513,10 @@ def _shortened(text: str) -> str:
 
 
 def _restrict(params: Params, declared: list[str]) -> Params:
-    kept: dict[str, dict[str, Any]] = {}
+    values_by_section: dict[str, dict[str, Any]] = {}
     for entry in declared:
         section, _, key = entry.partition(".")
         values = dict(getattr(params, section))
-        kept.setdefault(section, {}).update({key: values[key]} if key else values)
-    parts = {s: type(getattr(params, s)).model_construct(**v) for s, v in kept.items()}
+        values_by_section.setdefault(section, {}).update({key: values[key]} if key else values)
+    parts = {s: type(getattr(params, s)).model_construct(**v) for s, v in values_by_section.items()}
     return Params.model_construct(**parts)

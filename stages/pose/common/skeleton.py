@@ -1,6 +1,6 @@
-"""A set of keypoints: names, mirror pairs, half-body groups, limbs, OKS sigmas. COCO_17 is COCO's.
+"""Keypoint sets: names, flip pairs, half-body groups, limbs, OKS sigmas; COCO_17 is that of COCO.
 
-Source of COCO's: the `categories` entry of person_keypoints_train2017.json and pycocotools'
+Source of COCO_17: the `categories` entry of person_keypoints_train2017.json and pycocotools'
 cocoeval.py.
 """
 
@@ -20,13 +20,13 @@ Pairs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Keypoints are known by their index in `names`, 0-based; K is their number."""
+    """A set of K keypoints; all fields refer to them by their index in `names`, from 0."""
 
     names: tuple[str, ...]
     flip_pairs: Pairs  # (left, right)
-    upper_body: tuple[int, ...]  # half-body groups; both empty: there is no half body
+    upper_body: tuple[int, ...]  # half-body groups; both empty: no half-body augmentation
     lower_body: tuple[int, ...]
-    limbs: Pairs  # lines of a picture, nothing else
+    limbs: Pairs  # lines in drawings; nothing else uses them
 
     @property
     def num_keypoints(self) -> int:
@@ -105,9 +105,9 @@ def build_skeleton(
     upper_body: Sequence[str] | None,
     lower_body: Sequence[str] | None,
 ) -> Skeleton:
-    """The skeleton of these names; what is None is derived, see params.yaml's `keypoints`.
+    """The skeleton of these names; arguments that are None are derived, see params.yaml.
 
-    Raises PoseError for a name that is none of the keypoints', or that is there twice.
+    Raises PoseError for a name that is not a keypoint, or is listed twice.
     """
     names = tuple(names)
     pairs = mirror_pairs(names) if flip_pairs is None else _given_pairs(names, flip_pairs)
@@ -116,20 +116,20 @@ def build_skeleton(
 
 
 def mirror_pairs(names: Sequence[str]) -> Pairs:
-    """(left, right) of names that differ in left/right or l/r alone, as words of the name.
+    """(left, right) pairs of names that differ only in the word left/right or l/r.
 
-    So left_eye, eye-left, L_eye and front_left_paw are left, in any case of letters. Raises
-    PoseError for a name with a side and no partner: mirrored, it would teach the wrong side.
+    So left_eye, eye-left, L_eye and front_left_paw are left; case is ignored. Raises PoseError for
+    a name with a side but no partner, since flip augmentation would label the wrong side.
 
     >>> mirror_pairs(["nose", "right_ear", "left_ear", "L-paw", "R-paw"])
     ((2, 1), (3, 4))
     """
-    place = {name.lower(): k for k, name in enumerate(names)}
-    partners = {k: place.get(other) for k, name in enumerate(names) if (other := _mirrored(name))}
-    if alone := [names[k] for k, partner in partners.items() if partner is None]:
+    index = {name.lower(): k for k, name in enumerate(names)}
+    partners = {k: index.get(other) for k, name in enumerate(names) if (other := _mirrored(name))}
+    if unpaired := [names[k] for k, partner in partners.items() if partner is None]:
         raise PoseError(
-            f"params.yaml: keypoints.flip_pairs is null, but {', '.join(alone)} has no partner of "
-            "the other side; give the pairs as [[left, right], ...], [] for none"
+            f"params.yaml: keypoints.flip_pairs is null, but {', '.join(unpaired)} has no partner "
+            "of the other side; set the pairs as [[left, right], ...], [] for none"
         )
     return tuple((k, p) for k, p in partners.items() if p is not None and _is_left(names[k]))
 
@@ -145,7 +145,7 @@ def _is_left(name: str) -> bool:
 
 
 def _words(name: str) -> list[str]:
-    """The lower-case name cut at `_`, `-`, `.` and spaces, which stay as words of their own."""
+    """The lower-case name split at `_`, `-`, `.` and spaces; the separators are items too."""
     return re.split(r"([_\-. ])", name.lower())
 
 
@@ -159,12 +159,12 @@ def _groups(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if upper is None or lower is None:
         return (COCO_17.upper_body, COCO_17.lower_body) if names == COCO_17.names else ((), ())
-    found = _indices(names, [*upper, *lower], "upper_body and lower_body")
-    return found[: len(upper)], found[len(upper) :]
+    indices = _indices(names, [*upper, *lower], "upper_body and lower_body")
+    return indices[: len(upper)], indices[len(upper) :]
 
 
 def _indices(names: Sequence[str], wanted: Sequence[str], key: str) -> tuple[int, ...]:
-    """Places of the wanted names. Raises PoseError if one is unknown or there twice."""
+    """Indices of the wanted names. Raises PoseError if one is unknown or listed twice."""
     for name in wanted:
         if name not in names:
             raise PoseError(
@@ -172,21 +172,22 @@ def _indices(names: Sequence[str], wanted: Sequence[str], key: str) -> tuple[int
                 f"{shorten(names)}"
             )
         if wanted.count(name) > 1:
-            raise PoseError(f"params.yaml: keypoints.{key}: {name!r} is there twice; leave one")
+            raise PoseError(f"params.yaml: keypoints.{key}: {name!r} is listed twice; remove one")
     return tuple(names.index(name) for name in wanted)
 
 
 def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[np.float64]:
-    """(K,) sigmas: the given ones, or COCO's for COCO's names, or OTHER_OKS_SIGMA for all.
+    """OKS sigmas (K,): the given ones, or COCO's for COCO's names, or OTHER_OKS_SIGMA for all.
 
-    Raises PoseError if there are not as many as names.
+    Raises PoseError if their number differs from that of the names.
 
     >>> oks_sigmas(["nose", "tail"], None)
     array([0.067, 0.067])
     """
     if given is None:
-        own = np.full(len(names), OTHER_OKS_SIGMA)
-        return COCO_OKS_SIGMAS if tuple(names) == COCO_17.names else own
+        if tuple(names) == COCO_17.names:
+            return COCO_OKS_SIGMAS
+        return np.full(len(names), OTHER_OKS_SIGMA)
     if len(given) != len(names):
         raise PoseError(
             f"params.yaml: keypoints.oks_sigmas has {len(given)} numbers, expected {len(names)}: "
@@ -196,6 +197,6 @@ def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[n
 
 
 def shorten(names: Sequence[str]) -> str:
-    """All names if they are few, else the first ones and their number."""
+    """All names, or the first 20 and their total number."""
     listed = ", ".join(names[:20])
     return listed if len(names) <= 20 else f"{listed} ... ({len(names)} in all)"

@@ -1,4 +1,4 @@
-"""The model of a run, from its parameters, and torch's settings for it."""
+"""Build the model of params.yaml, and configure torch for a run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from pose.common.params import Params
 from pose.common.skeleton import Skeleton
 from pose.models.vit import PoseModel, model_spec
 
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def setup_torch(params: Params) -> torch.device:
-    """Seeded, deterministic torch on params' thread count; CUDA if there is one.
+    """Configure torch: seed, determinism, threads, precision; returns the device, CUDA if possible.
 
-    As many processes as the environment asks for come back from this call, see pose.distributed.
+    Starts the processes that the environment asks for, see pose.distributed: this call returns in
+    each of them.
     """
     device = distributed.init(params.run.threads)
     keep_freed_memory()
@@ -25,7 +28,7 @@ def setup_torch(params: Params) -> torch.device:
     torch.manual_seed(params.run.seed)
     torch.set_num_threads(params.run.threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid; costs 9 % here
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # for debugging only; costs 9 % here
     precision = "tf32" if params.train.tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
@@ -33,26 +36,23 @@ def setup_torch(params: Params) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's malloc keep what torch frees, or each step's maps are paged in anew.
+    """Stop glibc's malloc from returning freed memory to the system, which slows down each step.
 
-    See benchmarks/allocator.md. Does nothing with another C library.
+    Measured in benchmarks/allocator.md. Does nothing with another C library.
     """
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 32 << 20)  # the most it takes
+        libc.mallopt(mmap_threshold, 32 << 20)  # the largest allowed value
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def build_model(params: Params, skeleton: Skeleton) -> PoseModel:
-    """The model of params, freshly initialised."""
+    """The model of params.yaml, newly initialised."""
     return PoseModel(model_spec(params, skeleton.num_keypoints))
 
 
-AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 def autocast(device: torch.device, amp: str) -> torch.autocast:
-    """Matrix products in bf16 or fp16 if amp says so; losses and codec stay float32."""
+    """torch.autocast for train.amp: bf16, fp16 or none. Losses and the codec stay in float32."""
     dtype = AMP_TYPES.get(amp, torch.bfloat16)
     return torch.autocast(device.type, dtype=dtype, enabled=amp in AMP_TYPES)

@@ -1,6 +1,6 @@
-"""Heatmap heads: features (B, D, h, w) -> maps (B, C, H, W).
+"""Heatmap heads: features (B, D, grid h, grid w) -> maps (B, C, H, W).
 
-Names of the parameters are the official ones, so released heads load as they are.
+The parameters have the official names, so that published heads load unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class HeatmapHead(nn.Module):
-    """Deconvolutions (each doubles the map), 1x1 convolutions, then a 1x1 to the maps.
+    """Deconvolutions (each doubles the resolution), 1x1 convolutions, a final 1x1 convolution.
 
     Sapiens: InstanceNorm without affine, SiLU. Source: facebookresearch/sapiens
     pose/mmpose/models/heads/heatmap_heads/heatmap_head.py.
@@ -36,21 +36,21 @@ class HeatmapHead(nn.Module):
         ]
         channels = [channels[-1], *conv_channels]
         convs = [nn.Conv2d(c_in, c_out, 1) for c_in, c_out in pairwise(channels)]
-        self.deconv_layers = self._normed(deconvs)
-        self.conv_layers = self._normed(convs)
+        self.deconv_layers = self._with_norm(deconvs)
+        self.conv_layers = self._with_norm(convs)
         self.final_layer = nn.Conv2d(channels[-1], maps, 1)
         self.apply(_init)
 
-    def _normed(self, layers: list[nn.ConvTranspose2d] | list[nn.Conv2d]) -> nn.Sequential:
+    def _with_norm(self, layers: list[nn.ConvTranspose2d] | list[nn.Conv2d]) -> nn.Sequential:
         parts = ((layer, self.norm(layer.out_channels), self.activation()) for layer in layers)
-        return nn.Sequential(*(part for three in parts for part in three))
+        return nn.Sequential(*(part for triple in parts for part in triple))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.final_layer(self.conv_layers(self.deconv_layers(features)))
 
 
 class ClassicHead(HeatmapHead):
-    """The same with BatchNorm and ReLU: ViTPose classic (no 1x1 convolutions), plain mmpose."""
+    """HeatmapHead with BatchNorm and ReLU: ViTPose classic (no 1x1 convolutions), plain mmpose."""
 
     norm = nn.BatchNorm2d
     activation = nn.ReLU
@@ -67,13 +67,15 @@ class SimpleHead(nn.Module):
         maps: int,
     ) -> None:
         super().__init__()
-        assert not [*deconv_channels, *conv_channels]  # params.Model sees to it
+        assert not [*deconv_channels, *conv_channels]  # checked by params.Model
         self.final_layer = nn.Conv2d(embed_dim, maps, 3, padding=1)
         self.apply(_init)
 
     def forward(self, features: Tensor) -> Tensor:
-        grown = F.interpolate(features.relu(), scale_factor=4, mode="bilinear", align_corners=False)
-        return self.final_layer(grown)
+        upsampled = F.interpolate(
+            features.relu(), scale_factor=4, mode="bilinear", align_corners=False
+        )
+        return self.final_layer(upsampled)
 
 
 HEADS: dict[str, type[HeatmapHead] | type[SimpleHead]] = {
@@ -84,7 +86,7 @@ HEADS: dict[str, type[HeatmapHead] | type[SimpleHead]] = {
 
 
 def _init(module: nn.Module) -> None:
-    """Weights N(0, 0.001), biases 0, as the official heads."""
+    """Weights from N(0, 0.001), biases 0, as in the official heads."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, std=0.001)
         if module.bias is not None:

@@ -1,7 +1,8 @@
-"""timm's plain ViT under a heatmap head.
+"""The pose model: timm's plain ViT with a heatmap head.
 
-Patch convolution with padding 2 (Sapiens and ViTPose; without it a pretrained model sees every
-window 2 pixels off), no class token, learned position embedding, final LayerNorm.
+The ViT has no class token, a learned position embedding, a final LayerNorm, and a patch convolution
+with padding 2 as in Sapiens and ViTPose. Without the padding, a pretrained model would see every
+window shifted by 2 pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Sizes of a model; the names and units of params.yaml's `model`, and the input's (w, h)."""
+    """Sizes of a model, named as in params.yaml's `model`, and the input size (w, h) in pixels."""
 
     input_wh: tuple[int, int]
     patch_size: int
@@ -73,14 +74,15 @@ class PoseModel(nn.Module):
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """Feature map (B, D, grid h, grid w); another image size than the spec's has its own grid.
+        """Feature map (B, D, grid h, grid w) of images (B, 3, h, w).
 
-        The position embedding is then resized on the fly, as the official forward does.
+        For images of another size than the spec's, the position embedding is resized in this call,
+        as in the official forward.
         """
         vit = self.backbone
         embedded = vit.patch_embed.proj(images)  # (B, D, grid h, grid w)
         grid: tuple[int, int] = embedded.shape[2:]
-        pos_embed: Tensor = vit.pos_embed  # type: ignore[assignment]  # timm allows for none
+        pos_embed: Tensor = vit.pos_embed  # type: ignore[assignment]  # timm allows None
         positions = resize_pos_embed(pos_embed, vit.patch_embed.grid_size, grid)
         tokens = embedded.flatten(2).transpose(1, 2) + positions  # (B, grid h * grid w, D)
         if vit.grad_checkpointing and torch.is_grad_enabled():
@@ -91,9 +93,10 @@ class PoseModel(nn.Module):
 
 
 def resize_pos_embed(pos_embed: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
-    """(1, h * w, D) from one grid to another: bicubic without antialiasing, in float32.
+    """Resize a position embedding (1, h * w, D) to another grid: bicubic, no antialiasing, float32.
 
-    Source: pretrain/mmpretrain/models/utils/embed.py. timm antialiases by default: other numbers.
+    Source: Sapiens pretrain/mmpretrain/models/utils/embed.py. timm's function uses antialiasing by
+    default and gives other values.
     """
     if tuple(from_hw) == tuple(to_hw):
         return pos_embed
@@ -103,7 +106,7 @@ def resize_pos_embed(pos_embed: Tensor, from_hw: tuple[int, int], to_hw: tuple[i
 
 
 def build_backbone(spec: ModelSpec) -> VisionTransformer:
-    """timm ViT whose grid is that of the padded patch convolution."""
+    """timm's ViT of this spec, with a padded patch convolution."""
     width, height = spec.input_wh
     backbone = VisionTransformer(
         img_size=(height, width),
@@ -123,13 +126,13 @@ def build_backbone(spec: ModelSpec) -> VisionTransformer:
 
 
 def build_on_meta(spec: ModelSpec) -> PoseModel:
-    """The model without memory: names, shapes and counts of any size, on any machine."""
+    """The model on the meta device: names, shapes and counts without allocating memory."""
     with torch.device("meta"):
         return PoseModel(spec)
 
 
 def normalise(images_bgr: Tensor) -> Tensor:
-    """Network input (B, 3, h, w) float32 from uint8 BGR (B, h, w, 3), on its device."""
+    """Normalised float32 RGB (B, 3, h, w) of uint8 BGR images (B, h, w, 3), on their device."""
     mean = images_bgr.new_tensor(PIXEL_MEAN, dtype=torch.float32)
     std = images_bgr.new_tensor(PIXEL_STD, dtype=torch.float32)
     return ((images_bgr.flip(3).float() - mean) / std).permute(0, 3, 1, 2).contiguous()

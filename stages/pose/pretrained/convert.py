@@ -1,15 +1,15 @@
-"""Checkpoints of other projects as weights of ours: names, class rows, grids, heads.
+"""Convert checkpoints of other projects: parameter names, position embeddings, patch size, heads.
 
-Families, recognised by their parameter names (keys as in the projects' own files):
+Source formats, recognised by their parameter names (keys as in the projects' own files):
 
-- Sapiens and mmpose 1.x (mmpretrain names): `layers.N.ln1`, `ffn.layers.0.0`, top-level `ln1`;
+- Sapiens and mmpose 1.x (mmpretrain names): `layers.N.ln1`, `ffn.layers.0.0`, final norm `ln1`;
 - ViTPose, mmpose 0.x: timm's names with `last_norm`, `keypoint_head`;
 - Hugging Face ViTPose: `encoder.layer.N`, separate query, key, value;
 - timm and MAE ViTs: timm's names with `norm`.
 
-The class row of a position embedding is added to all others in both ViTPose families (no class
-token is left, vit.py of ViTPose) and thrown away in the others (Sapiens' vision_transformer.py;
-MAE's row is zero, so that there both rules agree).
+Our ViT has no class token. Both ViTPose formats add the class token's row of the position embedding
+to all other rows (vit.py of ViTPose); the other formats drop it (Sapiens' vision_transformer.py).
+MAE's row is zero, so both rules give the same.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ RENAMES = [
 ]
 HF_QKV = re.compile(r"^(backbone\.blocks\.\d+)\.attention\.attention\.(query|key|value)\.(.+)$")
 IN_HEAD = re.compile(r"^head\.(deconv_layers|conv_layers|final_layer)\.")
-IN_A_HEAD = re.compile(r"^(module\.)?(model\.)?keypoint_head\.")
-WRAPPED = re.compile(r"^(module\.)?(model\.)?")
-NOT_OURS = re.compile(  # what other projects keep beside a backbone's own tensors
+IN_KEYPOINT_HEAD = re.compile(r"^(module\.)?(model\.)?keypoint_head\.")
+WRAPPER = re.compile(r"^(module\.)?(model\.)?")
+UNUSED = re.compile(  # tensors of other projects that our backbone does not have
     r"^backbone\.(cls_token|mask_token|decoder_.*|head\..*|fc_norm\..*|pre_logits\..*)$"
 )
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -64,7 +64,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass
 class LoadReport:
-    """What became of each tensor, by name; `notes` says what was found out on the way."""
+    """What was done with each tensor, by name; `notes` describes the file and the model."""
 
     loaded: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
@@ -73,72 +73,72 @@ class LoadReport:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """A table, a line a fate."""
-        fates = {key: getattr(self, key) for key in ("loaded", "resized", "dropped", "missing")}
-        lines = [f"{key:8} {len(names):5}  {shorten(names)}" for key, names in fates.items()]
+        """A table with one line per list."""
+        lists = {key: getattr(self, key) for key in ("loaded", "resized", "dropped", "missing")}
+        lines = [f"{key:8} {len(names):5}  {shorten(names)}" for key, names in lists.items()]
         return "\n".join([*lines, *self.notes])
 
 
 def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, LoadReport]:
-    """Weights under `model`'s names and shapes, and what became of each tensor of the file.
+    """Weights with `model`'s names and shapes, and a report on each tensor of the file.
 
-    Backbone always, head if keep_head. Raises PoseError if a backbone tensor (or, if kept, a head
-    tensor) is missing, unexpected or of another shape. A wrong num_heads cannot be found out: no
-    tensor has its shape. The model may lie on the meta device.
+    The backbone is always converted, the head only if keep_head. Raises PoseError if a tensor of
+    these is missing, unexpected or of another shape. A wrong num_heads cannot be detected, because
+    no shape depends on it. The model may be on the meta device.
     """
     adds_class_row = any(re.search(r"last_norm\.|embeddings\.position_", n) for n in state)
-    found = _our_names(state)
+    renamed = _our_names(state)
     report = LoadReport()
-    report.notes += [describe_backbone(found), describe_head(found)]
-    kept: State = {}
-    for name, tensor in found.items():
-        wanted = name.startswith("backbone.") and not NOT_OURS.match(name)
+    report.notes += [describe_backbone(renamed), describe_head(renamed)]
+    weights: State = {}
+    for name, tensor in renamed.items():
+        wanted = name.startswith("backbone.") and not UNUSED.match(name)
         if wanted or (keep_head and IN_HEAD.match(name)):
-            kept[name] = tensor
+            weights[name] = tensor
         else:
             report.dropped.append(name)
-    _require_floats(kept)
+    _require_floats(weights)
     expected = {k: v for k, v in model.state_dict().items() if keep_head or k[:5] != "head."}
     report.missing = [k for k in model.state_dict() if k not in expected]
-    _fit_embeddings(kept, model, adds_class_row, report)
+    _fit_embeddings(weights, model, adds_class_row, report)
     for part, note in zip(("backbone.", "head."), report.notes, strict=True):
-        _require_part(part, expected, kept, note)
+        _require_part(part, expected, weights, note)
     if not keep_head:
         report.notes.append("the model's head is newly initialised")
-    require_finite(kept)
-    report.loaded = sorted(kept)
-    return kept, report
+    require_finite(weights)
+    report.loaded = sorted(weights)
+    return weights, report
 
 
 def _require_floats(state: State) -> None:
-    """Raises PoseError for weights in types that arithmetic here does not know."""
-    odd = [k for k, v in state.items() if v.dtype not in FLOATS and not k.endswith("_tracked")]
-    if odd:
-        raise PoseError(f"{shorten(odd)} are {state[odd[0]].dtype}; convert them to float32")
+    """Raise PoseError for weights that are not floats."""
+    others = [k for k, v in state.items() if v.dtype not in FLOATS and not k.endswith("_tracked")]
+    if others:
+        raise PoseError(f"{shorten(others)} are {state[others[0]].dtype}; convert them to float32")
 
 
 def _require_part(part: str, expected: State, state: State, note: str) -> None:
-    """require_same of the tensors of one part; `note` tells people what the file holds instead."""
-    wanted, found = ({k: v for k, v in s.items() if k.startswith(part)} for s in (expected, state))
+    """require_same of the tensors of one part; `note` describes the part in the file."""
+    wanted, given = ({k: v for k, v in s.items() if k.startswith(part)} for s in (expected, state))
     try:
-        require_same(wanted, found)
+        require_same(wanted, given)
     except PoseError as error:
         raise PoseError(f"{error} ({note})") from None
 
 
 def _our_names(state: State) -> State:
-    """The same tensors under our names, all backbone tensors under `backbone.`."""
+    """The same tensors with our names; names of the backbone start with `backbone.`."""
     prefixed = any(re.match(r"(module\.)?(model\.)?backbone\.", name) for name in state)
-    found: State = {}
+    renamed: State = {}
     for name, tensor in state.items():
-        bare = name if prefixed or IN_A_HEAD.match(name) else WRAPPED.sub("backbone.", name)
+        bare = name if prefixed or IN_KEYPOINT_HEAD.match(name) else WRAPPER.sub("backbone.", name)
         for pattern, replacement in RENAMES:
             bare = pattern.sub(replacement, bare)
-        found[bare] = tensor
-    return _named_final(_merged_qkv(found))
+        renamed[bare] = tensor
+    return _rename_final(_merge_qkv(renamed))
 
 
-def _merged_qkv(state: State) -> State:
+def _merge_qkv(state: State) -> State:
     """Hugging Face's query, key and value stacked as timm's qkv."""
     merged = {name: tensor for name, tensor in state.items() if not HF_QKV.match(name)}
     parts: dict[str, State] = {}
@@ -152,8 +152,8 @@ def _merged_qkv(state: State) -> State:
     return merged
 
 
-def _named_final(state: State) -> State:
-    """mmpose 0.x's sequential final_layer.N: the last is the final one, those before are 1x1s."""
+def _rename_final(state: State) -> State:
+    """mmpose 0.x's final_layer.N: the last is our final_layer, the others are conv_layers."""
     pattern = re.compile(r"^head\.final_layer\.(\d{1,4})\.")
     last = max((int(m[1]) for name in state if (m := pattern.match(name))), default=0)
 
@@ -165,7 +165,7 @@ def _named_final(state: State) -> State:
 
 
 def describe_backbone(state: State) -> str:
-    """One line: which backbone a file (under our names) holds, as values of params.yaml's model."""
+    """One line: the backbone in a file (with our names), as values of params.yaml's model."""
     kernel = state.get("backbone.patch_embed.proj.weight")
     blocks = [
         int(m[1]) for name in state if (m := re.match(r"backbone\.blocks\.(\d{1,4})\.", name))
@@ -179,7 +179,7 @@ def describe_backbone(state: State) -> str:
 
 
 def describe_head(state: State) -> str:
-    """One line: which head a file (under our names) holds, as the values of params.yaml's model."""
+    """One line: the head in a file (with our names), as values of params.yaml's model."""
     final = state.get("head.final_layer.weight")
     if final is None or final.ndim != 4:
         return "head in the file: none"
@@ -198,14 +198,14 @@ def describe_head(state: State) -> str:
 
 def _channels(state: State, part: str, axis: int) -> list[int]:
     pattern = re.compile(rf"^head\.{part}\.(\d{{1,4}})\.weight$")
-    found = {int(m.group(1)): t for n, t in state.items() if (m := pattern.match(n))}
-    return [found[i].shape[axis] for i in sorted(found) if found[i].ndim == 4]
+    layers = {int(m.group(1)): t for n, t in state.items() if (m := pattern.match(n))}
+    return [layers[i].shape[axis] for i in sorted(layers) if layers[i].ndim == 4]
 
 
 def _fit_embeddings(
     state: State, model: PoseModel, adds_class_row: bool, report: LoadReport
 ) -> None:
-    """Bring pos_embed and the patch kernel to the model's shapes; notes what was resized."""
+    """Resize pos_embed and pad the patch kernel in `state` to the model's; note it in report."""
     expected = model.state_dict()
     if (name := "backbone.pos_embed") in state and state[name].ndim == 3:
         grid: tuple[int, int] = model.backbone.patch_embed.grid_size
@@ -221,12 +221,12 @@ def _fit_embeddings(
 
 
 def fit_pos_embed(pos_embed: Tensor, grid_hw: tuple[int, int], adds_class_row: bool) -> Tensor:
-    """(1, rows, D) of a file as (1, h * w, D) of the model's grid.
+    """Convert a position embedding (1, rows, D) to (1, h * w, D) of the model's grid.
 
-    What is not of the model's own size is a square grid, or one of the model's aspect (Sapiens' own
-    loader takes squares only). A class row is there if the file has one row more than the model, or
-    than a square, or a number that is no grid. Sapiens' loader drops the first row of any odd
-    number: where that differs, it fails. Raises PoseError if no grid is left.
+    An embedding of another size is a square grid, or a grid of the model's aspect ratio (Sapiens'
+    loader supports only squares). Its first row is a class row if it has one row more than the
+    model or than a square, or if its rows are no grid. Sapiens' loader drops the first row of any
+    odd number of rows: where that differs, it fails. Raises PoseError if no grid is left.
     """
     rows, count = pos_embed.shape[1], grid_hw[0] * grid_hw[1]
     if rows != count and (adds_class_row or _has_class_row(rows, grid_hw)):
@@ -237,8 +237,8 @@ def fit_pos_embed(pos_embed: Tensor, grid_hw: tuple[int, int], adds_class_row: b
     source = _source_grid(pos_embed.shape[1], grid_hw)
     if source is None:
         raise PoseError(
-            f"pos_embed has {rows} rows: neither a square nor of the aspect of a grid of "
-            f"{grid_hw[0]} x {grid_hw[1]} (h x w); is codec.input_size right?"
+            f"pos_embed has {rows} rows: neither a square nor of the aspect ratio of a grid of "
+            f"{grid_hw[0]} x {grid_hw[1]} (h x w); check codec.input_size"
         )
     return resize_pos_embed(pos_embed, source, grid_hw)
 
@@ -256,7 +256,7 @@ def _is_square(number: int) -> bool:
 
 
 def _source_grid(rows: int, grid_hw: tuple[int, int]) -> tuple[int, int] | None:
-    """The grid (h, w) that has so many rows: a square, else one of grid_hw's aspect."""
+    """The grid (h, w) with so many cells: a square, else one of grid_hw's aspect ratio."""
     if _is_square(rows):
         return math.isqrt(rows), math.isqrt(rows)
     common = math.gcd(*grid_hw)
@@ -266,9 +266,9 @@ def _source_grid(rows: int, grid_hw: tuple[int, int]) -> tuple[int, int] | None:
 
 
 def pad_kernel(kernel: Tensor, size: int) -> Tensor:
-    """Patch kernel (D, 3, p, p) inside zeros of (D, 3, size, size), if an even rim is wanted.
+    """Pad a patch kernel (D, 3, p, p) with zeros to (D, 3, size, size), if size - p is even.
 
     MAE's ViT-H has patches of 14; ViTPose-H pads them to 16 (mmcv_custom/checkpoint.py).
     """
-    rim = size - kernel.shape[-1]
-    return F.pad(kernel, [rim // 2] * 4) if rim > 0 and rim % 2 == 0 else kernel
+    padding = size - kernel.shape[-1]
+    return F.pad(kernel, [padding // 2] * 4) if padding > 0 and padding % 2 == 0 else kernel

@@ -86,10 +86,10 @@ def test_half_bodies() -> None:
             {"flip_pairs": [("nose", "x")]},
             "flip_pairs: 'x' is not a keypoint; there are: nose, left_",
         ),
-        ({"flip_pairs": [("nose", "nose")]}, "flip_pairs: 'nose' is there twice; leave one"),
+        ({"flip_pairs": [("nose", "nose")]}, "flip_pairs: 'nose' is listed twice; remove one"),
         (
             {"flip_pairs": [("nose", "tail"), ("tail", "left_ear")]},
-            "flip_pairs: 'tail' is there tw",
+            "flip_pairs: 'tail' is listed twice",
         ),
         (
             {"upper": ["nose"], "lower": ["legs"]},
@@ -97,7 +97,7 @@ def test_half_bodies() -> None:
         ),
         (
             {"upper": ["nose"], "lower": ["nose"]},
-            "upper_body and lower_body: 'nose' is there twice",
+            "upper_body and lower_body: 'nose' is listed twice",
         ),
     ],
 )

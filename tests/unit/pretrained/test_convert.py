@@ -360,8 +360,8 @@ def test_rows_that_are_no_grid(rows: int) -> None:
     with pytest.raises(PoseError) as caught:
         fit_pos_embed(torch.zeros(1, rows, 4), (4, 3), adds_class_row=False)
     assert str(caught.value) == (
-        f"pos_embed has {rows} rows: neither a square nor of the aspect of a grid of 4 x 3 "
-        "(h x w); is codec.input_size right?"
+        f"pos_embed has {rows} rows: neither a square nor of the aspect ratio of a grid of 4 x 3 "
+        "(h x w); check codec.input_size"
     )
 
 

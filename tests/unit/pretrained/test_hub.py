@@ -1,4 +1,4 @@
-"""Against a fake Hub on loopback: what arrives is right, what fails names the key to look at."""
+"""Downloads from a fake Hub on loopback: verified, cached, and errors name the key to correct."""
 
 from __future__ import annotations
 
@@ -155,24 +155,24 @@ def test_a_hub_that_is_not_there(hub: Server, slept: list[float]) -> None:
 def test_what_the_hub_does_not_have(
     tmp_path: Path, hub: Server, wrong: dict[str, str], text: str
 ) -> None:
-    said = failure(lambda: fetch(**wrong))
-    assert text in said
-    assert f"{wrong.get('repo', REPO)}/{wrong.get('file', FILE)} at" in said
+    message = failure(lambda: fetch(**wrong))
+    assert text in message
+    assert f"{wrong.get('repo', REPO)}/{wrong.get('file', FILE)} at" in message
     assert not [name for name in cached(tmp_path) if name != "other.pth"]  # the Hub's .no_exist
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "text"),
     [
-        (401, {}, "HTTP 401: weights.repo is private or the token not accepted; `hf auth login`"),
+        (401, {}, "HTTP 401: weights.repo is private or the token is invalid; `hf auth login`"),
         (401, {"X-Error-Code": "RepoNotFound"}, "no such weights.repo, or private; correct it, or"),
         (403, {"X-Error-Code": "GatedRepo"}, "weights.repo is gated; accept its terms at http"),
-        (403, {}, "HTTP 403: not allowed; `hf auth login` or HF_TOKEN"),
+        (403, {}, "HTTP 403: access denied; `hf auth login` or HF_TOKEN"),
         (404, {}, "HTTP 404: not found; correct weights.repo, weights.revision or weights.file"),
         (500, {}, "HTTP 500: the server is overloaded or failing; rerun later"),
         (503, {}, "HTTP 503: the server is overloaded or failing; rerun later"),
         (429, {}, "HTTP 429: the server is overloaded or failing; rerun later"),
-        (200, {}, "the answer is not a Hub's; check HF_ENDPOINT and the proxy"),
+        (200, {}, "the answer is not from a Hub; check HF_ENDPOINT and the proxy"),
     ],
 )
 def test_the_hub_refuses(
@@ -185,9 +185,9 @@ def test_the_hub_refuses(
 ) -> None:
     monkeypatch.setattr(Hub, "send_response", Handler.send_response)  # no X-Repo-Commit
     hub.statuses = [(status, headers)] * 20
-    said = failure(fetch)
-    assert said.startswith(f"{hub.address}: {REPO}/{FILE} at main: ")
-    assert text in said
+    message = failure(fetch)
+    assert message.startswith(f"{hub.address}: {REPO}/{FILE} at main: ")
+    assert text in message
     assert cached(tmp_path) == []
 
 
