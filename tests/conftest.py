@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from pose.coco.annotations import read_annotations
+from pose.coco.detections import read_detections
 from pose.coco.images import Images
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17
@@ -165,3 +167,23 @@ def truth(tiny_coco: TinyCoco) -> dict[str, Any]:
         "annotations": found.annotations,
         "categories": [found.category.entry],
     }
+
+
+@pytest.fixture
+def detected_table(tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings) -> CropTable:
+    """Two boxes round person 11, the second nearer; half a one round 13; one of nothing."""
+    boxes = [
+        (1, [35, 15, 50, 100], 0.9),
+        (1, [31, 10, 50, 100], 0.5),
+        (2, [20, 20, 80, 70], 0.8),
+        (2, [1, 2, 9, 9], 0.7),
+    ]
+    keys = ("image_id", "bbox", "score")
+    records = [dict(zip(keys, one, strict=True), category_id=1) for one in boxes]
+    (tmp_path / "boxes.json").write_text(json.dumps(records))
+    truth = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    persons = read_detections(tmp_path / "boxes.json", truth.images, truth.category).persons
+    (tmp_path / "detected").mkdir()
+    found = Images(tiny_coco.root, SPLIT)
+    write_shard(tmp_path / "detected" / "0.arrow", found, persons, crop_settings)
+    return CropTable(tmp_path / "detected")

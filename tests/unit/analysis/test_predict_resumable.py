@@ -78,7 +78,7 @@ def test_another_number_of_processes_goes_on(
 ) -> None:
     """Killed as one of two, ended alone: only the other's batches are left to do."""
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "gather", lambda found: [found, {}])
+    monkeypatch.setattr(distributed, "all_gather", lambda found: [found, {}])
     monkeypatch.setattr(
         "pose.analysis.predict_resumable.gather_predictions", lambda found, *_: found
     )

@@ -1,11 +1,18 @@
-"""The model card's head: whose licence binds, and the scores in the Hub's form."""
+"""The model card's head, the folder that is replaced, large weights beside the graph."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
+import torch
 from ruamel.yaml import YAML
 
-from pose.deploy.export import front_matter, licence
+from loopback import failure
+from pose.deploy import export as deploy_export
+from pose.deploy.export import front_matter, licence, replacing_folder
 
 
 @pytest.mark.parametrize(
@@ -46,3 +53,45 @@ def test_without_scores_and_licence_nothing_is_claimed() -> None:
         read(front_matter("mine", "other", "local", {}))["license_name"]
         == "as-the-starting-weights"
     )
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").touch()
+    (tmp_path / "file").touch()
+    for name in ("thesis", "file"):
+        line = failure(replacing_folder(tmp_path / name, "pose.json").__enter__)
+        assert "is there already, and no exported model; choose another --out" in line
+    assert (tmp_path / "thesis/chapter.tex").exists()
+
+
+@pytest.mark.parametrize("before", [None, "pose.json"])
+def test_trouble_leaves_what_was_there(tmp_path: Path, before: str | None) -> None:
+    out = tmp_path / "deep/exported"
+    if before:
+        out.mkdir(parents=True)
+        (out / before).write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing_folder(out, "pose.json") as folder:
+        (folder / "pose.json").write_text(str(1 / 0))
+    assert [path.name for path in out.parent.iterdir()] == (["exported"] if before else [])
+    with replacing_folder(out, "pose.json") as folder:
+        (folder / "pose.json").write_text("new")
+    assert (out / "pose.json").read_text() == "new"
+    assert os.listdir(out.parent) == ["exported"]
+
+
+def test_large_weights_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An .onnx holds 2 GB at most."""
+    asked: list[bool] = []
+
+    def note(*_: object, external_data: bool, **others: object) -> None:
+        asked.append(external_data)
+
+    monkeypatch.setattr(torch.onnx, "export", note)
+    program = SimpleNamespace(state_dict={"a": torch.zeros(10), "b": torch.zeros(6)})
+    for limit in (63, 64):
+        monkeypatch.setattr(deploy_export, "EXTERNAL_BYTES", limit)
+        deploy_export.write_onnx(program, torch.zeros(2), tmp_path / "model.onnx")
+    assert asked == [True, False]

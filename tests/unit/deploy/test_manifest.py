@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from loopback import failure
-from pose.deploy.manifest import describe, read_manifest
+from pose.common import stage
+from pose.deploy.manifest import describe, project_params, read_manifest
 from pose.models.vit import PIXEL_MEAN, PIXEL_STD
 from tiny_model import tiny_manifest
 
@@ -51,3 +52,8 @@ def test_no_json(tmp_path: Path) -> None:
     (tmp_path / "pose.json").write_text('{"input": ')
     assert "pose.json: not valid JSON" in failure(read_manifest, tmp_path / "pose.json")
     assert "no such file" in failure(read_manifest, tmp_path / "another.json")
+
+
+def test_the_projects_own_model_is_asked_for_its_files(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
+    assert "params.yaml: no such file" in failure(project_params)

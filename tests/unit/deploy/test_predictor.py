@@ -22,7 +22,7 @@ from pose.deploy.media import read_picture
 from pose.deploy.predictor import Predictor, cut, to_results
 from pose.evaluation.coco_metrics import to_results as evaluated
 from pose.models.checkpoint import save_weights
-from predict_all import predict_all
+from predictions import predict_all
 from tiny_coco import TinyCoco
 from tiny_model import random_model, tiny_manifest
 

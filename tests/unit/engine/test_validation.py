@@ -24,7 +24,7 @@ from pose.engine.optim import Schedule, build_adamw
 from pose.evaluation.coco_metrics import coco_eval, to_results
 from pose.evaluation.predict import Predictions
 from pose.models.vit import ModelSpec, PoseModel
-from predict_all import predict_all
+from predictions import predict_all
 from sections import DEFAULT, changed
 from tiny_coco import TinyCoco
 

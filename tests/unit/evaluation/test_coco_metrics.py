@@ -15,22 +15,16 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pose.analysis import matching
-from pose.coco.annotations import read_annotations
-from pose.coco.detections import read_detections
-from pose.coco.images import Images
 from pose.common.errors import PoseError
 from pose.common.skeleton import COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSettings, write_shard
 from pose.evaluation import coco_metrics
 from pose.evaluation.predict import Predictions
-from tiny_coco import SPLIT, TinyCoco
+from predictions import areas_of, numbered_predictions, perfect_predictions
 
 oks = partial(coco_metrics.oks, sigmas=COCO_OKS_SIGMAS)
 oks_nms = partial(coco_metrics.oks_nms, sigmas=COCO_OKS_SIGMAS)
 coco_eval = partial(coco_metrics.coco_eval, sigmas=COCO_OKS_SIGMAS)
-keypoint_similarity = partial(matching.keypoint_similarity, sigmas=COCO_OKS_SIGMAS)
 to_results = partial(coco_metrics.to_results, sigmas=COCO_OKS_SIGMAS, category_id=1)
 
 
@@ -101,18 +95,8 @@ def test_similarity_at_the_threshold_is_kept() -> None:
     assert len(oks_nms(poses, np.ones(2), np.ones(2), 0.999)) == 1
 
 
-def perfect(table: CropTable) -> Predictions:
-    rows = table.labelled()
-    keypoints = table.keypoints[rows][..., :2].astype(float)
-    return Predictions(keypoints, np.full((len(rows), 17), 0.9), rows)
-
-
-def areas_of(found: Predictions) -> np.ndarray:
-    return np.full(len(found.rows), 5000.0)
-
-
 def test_perfect_predictions_score_one(crop_table: CropTable, truth) -> None:
-    found = perfect(crop_table)
+    found = perfect_predictions(crop_table)
     results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
     assert len(results) == 5
     assert {r["image_id"] for r in results} == {1, 2, 3}
@@ -142,7 +126,7 @@ def test_numbers_equal_pycocotools_run_by_hand(
     tmp_path: Path, crop_table: CropTable, truth
 ) -> None:
     rng = np.random.default_rng(2)
-    found = perfect(crop_table)
+    found = perfect_predictions(crop_table)
     found = Predictions(found.keypoints + rng.normal(0, 3, (5, 17, 2)), found.scores, found.rows)
     results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
     (tmp_path / "truth.json").write_text(json.dumps(truth))
@@ -158,30 +142,6 @@ def test_numbers_equal_pycocotools_run_by_hand(
     assert 0.2 < stats["AP"] < 0.95
 
 
-def test_person_oks_is_that_of_coco(crop_table: CropTable, truth) -> None:
-    rng = np.random.default_rng(3)
-    found = perfect(crop_table)
-    found = Predictions(found.keypoints + rng.normal(0, 4, (5, 17, 2)), found.scores, found.rows)
-    similarity = keypoint_similarity(crop_table, found)
-    assert np.isnan(similarity[2]).tolist() == [False] * 8 + [True] * 9
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-    mine = matching.person_oks(similarity)
-    for i, row in enumerate(found.rows):
-        one = Predictions(found.keypoints[[i]], found.scores[[i]], found.rows[[i]])
-        results = to_results(crop_table, one, np.ones(1), 0.2, 0.9)
-        with contextlib.redirect_stdout(io.StringIO()):
-            run = COCOeval(coco, coco.loadRes(results), "keypoints")
-            run.params.imgIds = [int(crop_table.image_id[row])]
-            run._prepare()
-            image_id = run.params.imgIds[0]
-            ids = [truth["id"] for truth in run._gts[image_id, 1]]
-            theirs = run.computeOks(image_id, 1)[0, ids.index(crop_table.ann_id[row])]
-        assert mine[i] == pytest.approx(theirs, abs=1e-4)
-
-
 BAD_RESULTS = [
     ({"keypoints": [1.0] * 24}, "record 1 has 24 numbers in 'keypoints', expected 51 (17 x 3)"),
     ({"keypoints": None}, "record 1 has 0 numbers in 'keypoints'"),
@@ -195,7 +155,7 @@ BAD_RESULTS = [
 
 @pytest.mark.parametrize(("spoilt", "expected"), BAD_RESULTS)
 def test_results_of_something_else(crop_table: CropTable, truth, spoilt, expected: str) -> None:
-    found = perfect(crop_table)
+    found = perfect_predictions(crop_table)
     results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
     results[1] |= spoilt
     with pytest.raises(PoseError, match=re.escape(f"results: {expected}")):
@@ -204,124 +164,48 @@ def test_results_of_something_else(crop_table: CropTable, truth, spoilt, expecte
 
 def test_results_stay_as_they_are(crop_table: CropTable, truth) -> None:
     """pycocotools writes ids, areas and boxes into what it reads; the file gets none of them."""
-    found = perfect(crop_table)
+    found = perfect_predictions(crop_table)
     results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
     coco_eval(truth, results)
     assert {*results[0]} == {"image_id", "category_id", "keypoints", "score"}
 
 
-def test_an_annotation_may_have_the_id_0(crop_table: CropTable, truth) -> None:
-    """pycocotools alone takes it for no match."""
-    found = perfect(crop_table)
-    results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
-    expected = coco_metrics.coco_eval(truth, results, COCO_OKS_SIGMAS)
-    before = matching.match_results(truth, results, COCO_OKS_SIGMAS, 0.5)
-    first = truth["annotations"][0]["id"]
-    for one in truth["annotations"]:
-        one["id"] -= first
-    assert coco_metrics.coco_eval(truth, results, COCO_OKS_SIGMAS) == expected
-    after = matching.match_results(truth, results, COCO_OKS_SIGMAS, 0.5)
-    assert [m.annotation for m in after] == [m.annotation - first for m in before]
-    assert 0 in [m.annotation for m in after]
-
-
-def test_matches_are_of_results_and_persons(crop_table: CropTable, truth) -> None:
-    """Five perfect poses, a pose of nobody, and one on person 12, who has no keypoints."""
-    found = perfect(crop_table)
-    results = to_results(crop_table, found, areas_of(found), 0.2, 0.9)
-    nobody = {**results[0], "keypoints": [900.0] * 51, "score": 0.1}
-    unlabelled = {**results[0], "keypoints": [110.0, 40, 1] * 17, "score": 0.2}
-    matches = matching.match_results(truth, [nobody, *results, unlabelled], COCO_OKS_SIGMAS, 0.1)
-    assert matching.Match(0, None, 0.0) in matches
-    assert 6 not in [match.result for match in matches]
-    assert sorted(m.annotation for m in matches if m.annotation) == [11, 13, 14, 15, 16]
-    assert all(m.oks == pytest.approx(1) for m in matches if m.annotation)
-    by_image = {one["id"]: one["image_id"] for one in truth["annotations"]}
-    for match in matches:
-        if match.annotation:
-            assert results[match.result - 1]["image_id"] == by_image[match.annotation]
-
-
-def test_ap_by_area_is_cocos(crop_table: CropTable, truth) -> None:
-    found = perfect(crop_table)
-    moved = found.keypoints + np.random.default_rng(1).normal(0, 4, found.keypoints.shape)
-    moved = Predictions(moved, found.scores, found.rows)
-    results = to_results(crop_table, moved, areas_of(moved), 0.2, 0.9)
-    ranges = [(0.0, 1e10), (32.0**2, 96.0**2), (1e9, 1e10)]
-    aps = matching.average_precision(truth, results, COCO_OKS_SIGMAS, ranges)
-    stats = coco_eval(truth, results)
-    assert aps[:2] == [stats["AP"], stats["APm"]]
-    assert math.isnan(aps[2])
-    assert matching.average_precision(truth, [], COCO_OKS_SIGMAS, ranges) == [0, 0, 0]
-
-
-# ---------------------------------------------------------------------------------- detections
-
-
-@pytest.fixture
-def detected(tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings) -> CropTable:
-    """Two boxes round person 11, the second nearer; half a one round 13; one of nothing."""
-    boxes = [
-        (1, [35, 15, 50, 100], 0.9),
-        (1, [31, 10, 50, 100], 0.5),
-        (2, [20, 20, 80, 70], 0.8),
-        (2, [1, 2, 9, 9], 0.7),
-    ]
-    keys = ("image_id", "bbox", "score")
-    records = [dict(zip(keys, one, strict=True), category_id=1) for one in boxes]
-    (tmp_path / "boxes.json").write_text(json.dumps(records))
-    truth = read_annotations(tiny_coco.root, SPLIT, "person", None)
-    persons = read_detections(tmp_path / "boxes.json", truth.images, truth.category).persons
-    (tmp_path / "detected").mkdir()
-    found = Images(tiny_coco.root, SPLIT)
-    write_shard(tmp_path / "detected" / "0.arrow", found, persons, crop_settings)
-    return CropTable(tmp_path / "detected")
-
-
-def numbered(table: CropTable) -> Predictions:
-    """Poses far from each other, that of row i at 1000 i; three keypoints above 0.2, mean 0.5."""
-    rows = np.arange(len(table))
-    scores = np.full((len(rows), 17), 0.2)
-    scores[:, 4:7] = 0.3, 0.5, 0.7
-    return Predictions(np.full((len(rows), 17, 2), 1000.0) * rows[:, None, None], scores, rows)
-
-
-def test_final_scores_by_hand(detected: CropTable) -> None:
-    results = to_results(detected, numbered(detected), np.ones(4), 0.2, 0.9)
+def test_final_scores_by_hand(detected_table: CropTable) -> None:
+    results = to_results(detected_table, numbered_predictions(detected_table), np.ones(4), 0.2, 0.9)
     found = [(one["image_id"], one["score"]) for one in results]
     expected = [(1, 0.45), (1, 0.25), (2, 0.4), (2, 0.35)]
     assert [one[0] for one in found] == [one[0] for one in expected]
     assert [one[1] for one in found] == pytest.approx([one[1] for one in expected], rel=1e-6)
 
 
-def test_scores_are_not_rounded_into_ties(detected: CropTable) -> None:
-    detected.bbox_score = np.float32([1e-7, 2e-7, 3e-7, 4e-7])
-    results = to_results(detected, numbered(detected), np.ones(4), 0.2, 0.9)
+def test_scores_are_not_rounded_into_ties(detected_table: CropTable) -> None:
+    detected_table.bbox_score = np.float32([1e-7, 2e-7, 3e-7, 4e-7])
+    results = to_results(detected_table, numbered_predictions(detected_table), np.ones(4), 0.2, 0.9)
     assert len({one["score"] for one in results}) == 4
 
 
-def test_a_row_predicted_twice_counts_once(detected: CropTable) -> None:
+def test_a_row_predicted_twice_counts_once(detected_table: CropTable) -> None:
     """Even where NMS would keep both: the official metric drops equal ids before it."""
-    once = numbered(detected)
+    once = numbered_predictions(detected_table)
     again = Predictions(once.keypoints + 500, once.scores, once.rows)
     columns = zip(vars(once).values(), vars(again).values(), strict=True)
     both = Predictions(*(np.concatenate(pair) for pair in columns))
-    assert to_results(detected, both, np.ones(8), 0.2, 1.0) == to_results(
-        detected, once, np.ones(4), 0.2, 1.0
+    assert to_results(detected_table, both, np.ones(8), 0.2, 1.0) == to_results(
+        detected_table, once, np.ones(4), 0.2, 1.0
     )
 
 
-def test_results_do_not_depend_on_the_order_of_prediction(detected: CropTable) -> None:
-    found, order = numbered(detected), [2, 0, 3, 1]
+def test_results_do_not_depend_on_the_order_of_prediction(detected_table: CropTable) -> None:
+    found, order = numbered_predictions(detected_table), [2, 0, 3, 1]
     turned = Predictions(*(column[order] for column in vars(found).values()))
     areas = np.array([1.0, 2, 3, 4])
-    expected = to_results(detected, found, areas, 0.2, 0.9)
-    assert to_results(detected, turned, areas[order], 0.2, 0.9) == expected
+    expected = to_results(detected_table, found, areas, 0.2, 0.9)
+    assert to_results(detected_table, turned, areas[order], 0.2, 0.9) == expected
 
 
 def test_false_positives_cost_precision(crop_table: CropTable, truth) -> None:
     """A false pose that scores above the three true ones of its area range lowers AP, below not."""
-    found = perfect(crop_table)
+    found = perfect_predictions(crop_table)
     rows = np.append(found.rows, 1)  # person 12 has no keypoints: whatever is there is false
     poses = np.concatenate([found.keypoints, np.full((1, 17, 2), 5.0)])
     scores = np.full((6, 17), 0.9)
@@ -335,54 +219,6 @@ def test_false_positives_cost_precision(crop_table: CropTable, truth) -> None:
         aps.append(coco_eval(truth, results)["AP"])
     assert aps[0] == pytest.approx(5 / 6, abs=0.01)
     assert aps[1] == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
-    ("boxes", "others", "expected"),
-    [
-        ([], [], []),
-        ([[0, 0, 9, 9]], [], [-1]),
-        ([], [[0, 0, 9, 9]], []),
-        ([[0, 0, 10, 10]], [[0, 0, 10, 5]], [0]),  # IoU 0.5
-        ([[0, 0, 10, 10]], [[0, 0, 10, 4.9]], [-1]),
-        ([[0, 0, 10, 10]], [[0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 10]], [1]),
-        ([[0, 0, 10, 10], [0, 0, 10, 8]], [[0, 0, 10, 8.1]], [-1, 0]),
-        ([[0, 0, 10, 10], [0, 0, 10, 8]], [[0, 0, 10, 8.1], [0, 0, 10, 6]], [1, 0]),
-    ],
-)
-def test_match_boxes(boxes, others, expected) -> None:
-    found = matching.match_boxes(*(np.array(b, float).reshape(-1, 4) for b in (boxes, others)))
-    assert found.tolist() == expected
-
-
-def test_assign_goes_by_boxes(crop_table: CropTable, detected: CropTable) -> None:
-    """Labelled are 11, 13, 14, 15, 16 in rows 0, 2, 3, 4, 5; only 11 has a box that shows it."""
-    found = matching.assign(crop_table, detected, numbered(detected))
-    assert found.rows.tolist() == [0, 2, 3, 4, 5]
-    assert (found.keypoints[0] == 1000).all()
-    assert np.isinf(found.keypoints[1:]).all()
-    assert found.scores[:, 5].tolist() == [0.5, 0, 0, 0, 0]
-    similarity = keypoint_similarity(crop_table, found)
-    assert matching.person_oks(similarity)[1:].tolist() == [0, 0, 0, 0]
-    labelled = crop_table.keypoints[found.rows][..., 2] > 0
-    np.testing.assert_array_equal(~np.isnan(similarity), labelled)
-
-
-def test_assign_gives_a_persons_own_box_back(crop_table: CropTable) -> None:
-    rng = np.random.default_rng(5)
-    order = rng.permutation(5)
-    found = perfect(crop_table)
-    turned = Predictions(found.keypoints[order], found.scores[order], found.rows[order])
-    same = matching.assign(crop_table, crop_table, turned)
-    np.testing.assert_array_equal(same.keypoints, found.keypoints)
-    np.testing.assert_array_equal(same.rows, found.rows)
-
-
-def test_assign_of_nobody(crop_table: CropTable) -> None:
-    nobody = Predictions(np.zeros((0, 17, 2)), np.zeros((0, 17)), np.zeros(0, np.int64))
-    found = matching.assign(crop_table, crop_table, nobody)
-    assert np.isinf(found.keypoints).all()
-    assert len(found.rows) == 5
 
 
 def test_own_keypoints_have_their_own_sigmas() -> None:

@@ -23,7 +23,7 @@ from pose.evaluation.predict import (
     predict_views,
 )
 from pose.models.vit import ModelSpec, PoseModel
-from predict_all import predict_all
+from predictions import predict_all
 
 CPU = torch.device("cpu")
 INPUT_WH, MAP_WH, SIGMA = (96, 128), (48, 64), 2.0
@@ -223,7 +223,7 @@ def test_gathered_predictions_are_in_order_and_once(monkeypatch, world_size: int
     shares = [list(chain(*test_batches(11, 2, rank, world_size))) for rank in range(world_size)]
     parts = [of_samples(share) for share in shares]
     monkeypatch.setattr(distributed, "world_size", lambda: world_size)
-    monkeypatch.setattr(distributed, "gather", lambda found: parts)
+    monkeypatch.setattr(distributed, "all_gather", lambda found: parts)
     (found,) = gather_predictions(parts[0], 11, 2).values()
     assert found.rows.tolist() == [10 * i for i in range(11)]
     assert found.keypoints[:, 0, 0].tolist() == list(range(11))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +15,7 @@ from huggingface_hub import ModelCard
 import export
 from loopback import failure
 from pose.common import stage
-from pose.deploy import export as deploy_export
-from pose.deploy.export import replacing_folder, verify
+from pose.deploy.export import verify
 from pose.deploy.manifest import read_manifest
 from pose.deploy.predictor import Predictor
 from pose.models.checkpoint import read_weights, save_weights
@@ -144,45 +142,3 @@ def test_a_models_numbers_are_its_own(exported: Path, monkeypatch: pytest.Monkey
     assert export._scores("phase2", "phase2")["AP"] == 0.5
     monkeypatch.setattr(stage, "METRICS", exported.parent / "none")
     assert export._scores("ssl", "ssl") == {}
-
-
-def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis/chapter.tex").touch()
-    (tmp_path / "file").touch()
-    for name in ("thesis", "file"):
-        line = failure(replacing_folder(tmp_path / name, "pose.json").__enter__)
-        assert "is there already, and no exported model; choose another --out" in line
-    assert (tmp_path / "thesis/chapter.tex").exists()
-
-
-@pytest.mark.parametrize("before", [None, "pose.json"])
-def test_trouble_leaves_what_was_there(tmp_path: Path, before: str | None) -> None:
-    out = tmp_path / "deep/exported"
-    if before:
-        out.mkdir(parents=True)
-        (out / before).write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing_folder(out, "pose.json") as folder:
-        (folder / "pose.json").write_text(str(1 / 0))
-    assert [path.name for path in out.parent.iterdir()] == (["exported"] if before else [])
-    with replacing_folder(out, "pose.json") as folder:
-        (folder / "pose.json").write_text("new")
-    assert (out / "pose.json").read_text() == "new"
-    assert os.listdir(out.parent) == ["exported"]
-
-
-def test_large_weights_lie_beside_the_graph(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An .onnx holds 2 GB at most."""
-    asked: list[bool] = []
-
-    def note(*_: object, external_data: bool, **others: object) -> None:
-        asked.append(external_data)
-
-    monkeypatch.setattr(torch.onnx, "export", note)
-    program = SimpleNamespace(state_dict={"a": torch.zeros(10), "b": torch.zeros(6)})
-    for limit in (63, 64):
-        monkeypatch.setattr(deploy_export, "EXTERNAL_BYTES", limit)
-        deploy_export.write_onnx(program, torch.zeros(2), tmp_path / "model.onnx")
-    assert asked == [True, False]

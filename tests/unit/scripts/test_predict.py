@@ -14,9 +14,8 @@ from pycocotools.coco import COCO
 import predict
 from loopback import failure
 from pose.common.files import write_json
-from pose.deploy import detector, manifest
+from pose.deploy import detector
 from pose.deploy.manifest import describe
-from pose.deploy.results import numbers, overlay_paths
 from pose.models.checkpoint import save_weights
 from tiny_coco import TinyCoco, picture
 from tiny_model import random_model, tiny_manifest
@@ -212,29 +211,3 @@ def test_wrong_commands_end_with_2(run, arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(*arguments)
     assert caught.value.code == 2
-
-
-def test_names_of_overlays_are_distinct() -> None:
-    paths = [Path(name) for name in ("x/a.jpg", "y/a.png", "y/a.avi", "y/a-2.png", "z/a.jpg")]
-    found = overlay_paths(paths, Path("o"))
-    names = ["a.jpg", "a-2.jpg", "a.mp4", "a-2-2.jpg", "a-3.jpg"]
-    assert [path.name for path in found.values()] == names
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["000139.jpg", "7.png"], [139, 7]),
-        (["7.jpg", "007.jpg"], []),
-        (["7.jpg", "a.jpg"], []),
-        (["7.jpg", "8.avi"], []),
-        ([], []),
-    ],
-)
-def test_ids_are_the_names_numbers_if_all_have_one(names: list[str], expected: list[int]) -> None:
-    assert list(numbers([Path(name) for name in names]).values()) == expected
-
-
-def test_the_projects_own_model_is_asked_for_its_files(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(manifest.stage, "ROOT", tmp_path)
-    assert "params.yaml: no such file" in failure(manifest.project_params)
