@@ -37,7 +37,7 @@ from pose.deploy.detector import DETECTORS, Detector, weights_path, weights_url
 from pose.deploy.manifest import FILE, build_manifest, project_params, project_weights
 from pose.deploy.media import Video, is_video, list_inputs, read_picture, video_writer
 from pose.deploy.predictor import Predictor, torch_network
-from pose.deploy.results import Album, FindBoxes, numbers, overlay_paths
+from pose.deploy.results import FindBoxes, ResultsWriter, numeric_ids, overlay_paths
 from pose.draw import encode_jpeg
 
 NAME = "predict"
@@ -58,23 +58,23 @@ def _predict(arguments: argparse.Namespace, paths: list[Path]) -> int:
     """How many of the files failed; each is named in the log."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictor, out = _predictor(arguments, device), arguments.out
-    album = Album(predictor, _box_source(arguments, predictor, device))
+    writer = ResultsWriter(predictor, _box_source(arguments, predictor, device))
     upright = arguments.boxes is None  # COCO's boxes count in pixels as stored
-    overlays, ids, failed = overlay_paths(paths, out / "overlays"), numbers(paths), 0
+    overlays, ids, failed = overlay_paths(paths, out / "overlays"), numeric_ids(paths), 0
     for path in tqdm(paths, NAME, disable=None):
         try:
             if is_video(path):
-                _add_video_(album, path, overlays[path])
+                _add_video_(writer, path, overlays[path])
             else:
                 picture = read_picture(path, upright)
-                drawn = album.add_(picture, ids.get(path), str(path))
+                drawn = writer.add_(picture, ids.get(path), str(path))
                 write_atomic(overlays[path], encode_jpeg(drawn))
         except BadImageError as error:
             failed += 1
             log(f"{NAME}: {path}: {error}")
-    if album.images:
-        album.save(out)
-    log(f"{NAME}: {len(album.results)} poses in {len(album.images)} pictures and frames: {out}")
+    if writer.images:
+        writer.save(out)
+    log(f"{NAME}: {len(writer.results)} poses in {len(writer.images)} pictures and frames: {out}")
     return failed
 
 
@@ -113,7 +113,7 @@ def _box_source(
     return lambda image, *names: detector(image)
 
 
-def _add_video_(album: Album, path: Path, overlay: Path) -> None:
+def _add_video_(writer: ResultsWriter, path: Path, overlay: Path) -> None:
     """All frames of a video; its overlay has as many, at the same rate."""
     video = Video(path)
     frames = iter(tqdm(video, path.name, video.count or None, leave=False, disable=None))
@@ -122,7 +122,7 @@ def _add_video_(album: Album, path: Path, overlay: Path) -> None:
         with video_writer(overlay, video.fps, first.shape[1::-1]) as write:
             for index, frame in enumerate(chain([first], frames)):
                 name = f"{path}/{index}"
-                write(album.add_(frame, None, name, f"{path.name}/{index}", str(path)))
+                write(writer.add_(frame, None, name, f"{path.name}/{index}", str(path)))
     if fault := video.fault():
         raise BadImageError(fault)
 

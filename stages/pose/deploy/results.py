@@ -1,4 +1,4 @@
-"""Poses of many pictures: COCO results, the list of images, overlays, and who gets which name."""
+"""Poses of many pictures: COCO results, the list of images, overlays and their file names."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FindBoxes = Callable[..., Boxes]  # of (image RGB, its names, the most precise f
 
 
 @dataclass
-class Album:
-    """What is found in pictures and frames, in the order they are shown."""
+class ResultsWriter:
+    """COCO results and image entries of pictures and video frames, in the order they are added."""
 
     predictor: Predictor
     find_boxes: FindBoxes
@@ -30,9 +30,10 @@ class Album:
     images: list[dict[str, Any]] = field(default_factory=list)
 
     def add_(self, image: Image, number: int | None, *names: str) -> Image:
-        """Note the poses of an RGB picture; returns them drawn over it, BGR.
+        """Predict and store the poses of an RGB picture; returns it with them drawn on it, BGR.
 
-        number: its id, None for the next from 1; names: the first is its own, boxes may go by any.
+        number: its image id, None for the next one from 1. names: the first is its file_name; boxes
+        are looked up by any of them.
         """
         boxes, box_scores = self.find_boxes(image, *names)
         keypoints, scores = self.predictor(image, boxes)
@@ -47,7 +48,7 @@ class Album:
         return draw_poses(image, self.predictor, *poses)
 
     def save(self, folder: Path) -> None:
-        """results.json and images.json."""
+        """Write results.json and images.json."""
         write_json(folder / "results.json", self.results)
         write_json(folder / "images.json", {"images": self.images})
 
@@ -55,7 +56,10 @@ class Album:
 def draw_poses(
     image_rgb: Image, predictor: Predictor, keypoints: NDArray, scores: NDArray
 ) -> Image:
-    """BGR picture with poses (N, K, 2), the first on top: what scores enough and lies in it."""
+    """BGR picture with poses (N, K, 2), the first on top.
+
+    Keypoints outside the picture or with scores up to keypoint_score_thr are not drawn.
+    """
     drawn = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
     thickness = max(1, round(min(drawn.shape[:2]) / 240))
     inside = ((keypoints >= 0) & (keypoints < drawn.shape[1::-1])).all(axis=2)
@@ -66,8 +70,8 @@ def draw_poses(
     return drawn
 
 
-def numbers(paths: list[Path]) -> dict[Path, int]:
-    """COCO's image ids where all inputs are pictures named by distinct numbers, else none."""
+def numeric_ids(paths: list[Path]) -> dict[Path, int]:
+    """Image ids from file names, as in COCO, if all are pictures with distinct numbers; else {}."""
     stems = [path.stem for path in paths]
     plain = all(stem.isdecimal() and not is_video(p) for p, stem in zip(paths, stems, strict=True))
     numbers = [int(stem) for stem in stems] if plain else []
@@ -75,7 +79,7 @@ def numbers(paths: list[Path]) -> dict[Path, int]:
 
 
 def overlay_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Where the overlay of each input goes; a second one of a name gets a number."""
+    """Path of each input's overlay; inputs of the same name get a number."""
     chosen: dict[Path, Path] = {}
     taken: set[str] = set()
     for path in paths:

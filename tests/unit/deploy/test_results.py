@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pose.deploy.results import numbers, overlay_paths
+from pose.deploy.results import numeric_ids, overlay_paths
 
 
 def test_names_of_overlays_are_distinct() -> None:
@@ -27,4 +27,4 @@ def test_names_of_overlays_are_distinct() -> None:
     ],
 )
 def test_ids_are_the_names_numbers_if_all_have_one(names: list[str], expected: list[int]) -> None:
-    assert list(numbers([Path(name) for name in names]).values()) == expected
+    assert list(numeric_ids([Path(name) for name in names]).values()) == expected
