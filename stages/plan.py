@@ -18,6 +18,7 @@ import argparse
 import sys
 
 from pose.common import stage
+from pose.common.params import load_params
 from pose.common.script import exit_codes
 from pose.planner.plan import ACHIEVED, format_plan, make_plan, read_throughputs
 
@@ -32,7 +33,7 @@ def main() -> None:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
     recipe = parser.parse_args().name
-    params = apply.resolve(recipe) if recipe else apply.load_params(apply.PARAMS)
+    params = apply.resolve(recipe) if recipe else load_params(apply.PARAMS)
     cache = None if recipe else stage.ROOT / stage.CACHE
     throughputs = read_throughputs(ACHIEVED)
     print(format_plan(recipe or apply.PARAMS.name, params, make_plan(params, cache), throughputs))

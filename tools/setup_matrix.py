@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -113,7 +114,7 @@ class Project:
         for name in LOCKS:
             write_hollow_lock(folder / name, read_lock(ROOT / name), hashes)
 
-    def report(self) -> list[dict]:
+    def report(self) -> list[dict[str, Any]]:
         """pip's own account of the files that it would take for the pins: file name, metadata."""
         wanted = self.folder / "pins.txt"
         lines = dict.fromkeys(f"{pin.name}=={pin.version}" for pin in self.pins)
@@ -121,9 +122,10 @@ class Project:
         path = self.folder / "report.json"
         command = [self.helper, "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet"]
         must([*command, "--ignore-installed", "--report", str(path), "-r", str(wanted)])
-        return json.loads(path.read_text(encoding="utf-8"))["install"]
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["install"]
+        return entries
 
-    def copy_real(self, report: list[dict]) -> None:
+    def copy_real(self, report: list[dict[str, Any]]) -> None:
         """The index of `make setup`: real setuptools, and sources where there is no wheel."""
         shutil.copytree(self.resolved, self.built)
         for entry in report:
@@ -169,7 +171,7 @@ class Project:
         return compare(self.pins, python, self.folder)
 
 
-def release(entry: dict) -> Release:
+def release(entry: dict[str, Any]) -> Release:
     """An entry of pip's report as a release with the tags of its real file."""
     metadata, file = entry["metadata"], entry["download_info"]["url"].rsplit("/", 1)[-1]
     tags = "-".join(file.removesuffix(".whl").split("-")[-3:]) if file.endswith(".whl") else None
@@ -218,7 +220,9 @@ def first_error(text: str) -> str:
     return re.sub(r"\s+", " ", " ".join(lines[start : start + 2]))[:240]
 
 
-def run(command: list[str], folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess:
+def run(
+    command: list[str], folder: Path, variables: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
 
 

@@ -71,7 +71,8 @@ class Column:
             return np.stack(values) if values else np.empty((0, *self.shape[1:]), self.dtype)
         shard = int(np.searchsorted(self._ends, rows, side="right"))
         index = rows - (self._ends[shard] - len(self.parts[shard]))
-        return self.parts[shard][index].astype(self.dtype)
+        value: NDArray[Any] = self.parts[shard][index].astype(self.dtype)
+        return value
 
 
 class CropTable:

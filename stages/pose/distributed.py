@@ -123,7 +123,7 @@ def broadcast(value: T) -> T:
     """The value of rank 0, on all processes."""
     if world_size() == 1:
         return value
-    box: list[Any] = [value]
+    box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 

@@ -66,7 +66,8 @@ def correct_keypoints(table: CropTable, found: Predictions, threshold: float) ->
     truth = table.keypoints[found.rows].astype(np.float64)
     distance = np.linalg.norm(found.keypoints - truth[..., :2], axis=2)
     limit = threshold * table.bbox_xywh[found.rows][:, 2:].max(axis=1)
-    return (distance <= limit[:, None]) & (truth[..., 2] > 0)
+    within: NDArray[np.bool_] = (distance <= limit[:, None]) & (truth[..., 2] > 0)
+    return within
 
 
 def keypoint_ap(truth: Json, results: list[Json], sigmas: Array) -> list[float]:

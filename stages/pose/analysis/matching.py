@@ -120,4 +120,5 @@ def keypoint_similarity(table: CropTable, found: Predictions, sigmas: Array) -> 
 
 def person_oks(similarity: Array) -> Array:
     """COCO's OKS (N,) of each person: keypoint_similarity averaged over its labelled keypoints."""
-    return np.nanmean(similarity, axis=1)
+    oks: Array = np.nanmean(similarity, axis=1)
+    return oks

@@ -254,7 +254,8 @@ def _parse(
     for key in keys:
         if not isinstance(raw, dict) or not isinstance(raw.get(key), list):
             raise PoseError(f"{name}: expected a list under {key!r}; is it a COCO keypoint file?")
-    return raw
+    annotations: dict[str, Any] = raw
+    return annotations
 
 
 def _checked_images(images: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

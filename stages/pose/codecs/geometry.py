@@ -85,7 +85,8 @@ def compose(second: Array, first: Array) -> Array:
            [ 0.,  1.,  2.]])
     """
     bottom = np.array([[0.0, 0.0, 1.0]])
-    return (np.vstack([second, bottom]) @ np.vstack([first, bottom]))[:2]
+    both: Array = np.vstack([second, bottom]) @ np.vstack([first, bottom])
+    return both[:2]
 
 
 def translate(offset_xy: Array) -> Array:
@@ -114,7 +115,8 @@ def input_to_heatmap_factor(input_wh: tuple[int, int], heatmap_wh: tuple[int, in
     >>> input_to_heatmap_factor((101, 201), (26, 51))
     array([0.25, 0.25])
     """
-    return (np.array(heatmap_wh, dtype=np.float64) - 1) / (np.array(input_wh) - 1)
+    factor: Array = (np.array(heatmap_wh, dtype=np.float64) - 1) / (np.array(input_wh) - 1)
+    return factor
 
 
 def heatmap_to_image(

@@ -81,7 +81,8 @@ class UdpCodec:
 
         There is no shift by a cell: UDP is aligned (shift_heatmap is False in Sapiens).
         """
-        planes = maps.flip(3).unflatten(1, (len(self.flip_indices), -1))[:, list(self.flip_indices)]
+        planes: Tensor = maps.flip(3).unflatten(1, (len(self.flip_indices), -1))
+        planes = planes[:, list(self.flip_indices)]
         if self.type == "combined":
             planes = planes * planes.new_tensor([1.0, -1.0, 1.0])[:, None, None]
         return planes.flatten(1, 2)

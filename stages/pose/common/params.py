@@ -250,7 +250,8 @@ class Train(Section):
     def lr_factor(self) -> float:
         """Factor of every peak learning rate, from lr_scaling."""
         ratio = self.batch_size / self.lr_base_batch
-        return {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.lr_scaling]
+        factors: dict[str, float] = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}
+        return factors[self.lr_scaling]
 
     @model_validator(mode="after")
     def _lr_falls(self) -> Train:

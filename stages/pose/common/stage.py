@@ -57,7 +57,9 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
 
 def definition(name: str) -> dict[str, Any]:
     """The stage's entry in dvc.yaml."""
-    return YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text())["stages"][name]
+    stages: dict[str, dict[str, Any]]
+    stages = YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text())["stages"]
+    return stages[name]
 
 
 def live(name: str) -> Live:

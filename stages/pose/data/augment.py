@@ -165,7 +165,8 @@ def _draw_contrast(rng: np.random.Generator, official_quirks: bool) -> tuple[boo
 def _lookup_table(factor: float, offset: float = 0.0) -> Image:
     """(256,) grey levels * factor + offset in float32, clipped and truncated to uint8."""
     values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
-    return np.clip(values, 0, 255).astype(np.uint8)
+    table: Image = np.clip(values, 0, 255).astype(np.uint8)
+    return table
 
 
 def apply_colour_jitter(image: Image, jitter: ColourJitter) -> Image:

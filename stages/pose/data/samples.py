@@ -240,7 +240,7 @@ test_batches.__test__ = False  # type: ignore[attr-defined]  # not a pytest func
 
 def batch_loader(
     samples: TrainingSamples | TestSamples, batches: Iterable[list[Any]], workers: int
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Data loader of the given batches of keys, in order; workers = 0 loads in this process.
 
     A training batch is [images (B, h, w, 3) uint8, targets (B, K, 3) float32]; if the samples are

@@ -38,7 +38,8 @@ class PrefixChecksum(Checksum):
 
 def weights_url(name: str) -> str:
     """Where torchvision keeps the best weights of a detector."""
-    return get_model_weights(name).DEFAULT.url
+    url: str = get_model_weights(name).DEFAULT.url
+    return url
 
 
 def weights_path(url: str) -> Path:

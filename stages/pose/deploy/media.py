@@ -104,7 +104,9 @@ class Video:
 
 
 @contextlib.contextmanager
-def video_writer(path: Path, fps: float, image_wh: tuple[int, int]) -> Iterator[Callable]:
+def video_writer(
+    path: Path, fps: float, image_wh: tuple[int, int]
+) -> Iterator[Callable[[Image], object]]:
     """A function that appends a BGR frame to an MP4 (MPEG-4), which gets its name at the end.
 
     Of an odd width or height the encoder drops the last column or row.

@@ -54,7 +54,10 @@ class ResultsWriter:
 
 
 def draw_poses(
-    image_rgb: Image, predictor: Predictor, keypoints: NDArray, scores: NDArray
+    image_rgb: Image,
+    predictor: Predictor,
+    keypoints: NDArray[np.float64],
+    scores: NDArray[np.float64],
 ) -> Image:
     """BGR picture with poses (N, K, 2), the first on top.
 

@@ -55,6 +55,7 @@ def read_training_state(path: Path) -> dict[str, Any] | None:
         return None
     try:
         require_zip_checksums(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
     except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         raise PoseError(f"{path}: damaged ({unreadable_reason(path, error)})") from None

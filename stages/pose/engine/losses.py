@@ -28,7 +28,8 @@ def combined_mse(maps: Tensor, targets: Tensor, keypoint_weights: Tensor) -> Ten
     weights = keypoint_weights[..., None, None]
     disc = wanted[:, :, 0] * weights
     factors = torch.stack([weights.expand_as(disc), disc, disc], dim=2)
-    return 0.5 * 3 * ((factors * (found - wanted)) ** 2).mean()
+    loss: Tensor = 0.5 * 3 * ((factors * (found - wanted)) ** 2).mean()
+    return loss
 
 
 LOSSES = {"gaussian": keypoint_mse, "combined": combined_mse}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,7 +153,7 @@ def first_rows(table: CropTable, count: int) -> NDArray[np.intp]:
     return rows[np.isin(table.image_id[rows], table.image_id[rows[:count]])]
 
 
-def restrict_to_images(truth: dict, image_ids: set[int]) -> dict:
+def restrict_to_images(truth: dict[str, Any], image_ids: set[int]) -> dict[str, Any]:
     """COCO annotations restricted to these images."""
     return truth | {
         "images": [image for image in truth["images"] if image["id"] in image_ids],

@@ -38,7 +38,8 @@ def oks(keypoints: Array, others: Array, area: float, other_areas: Array, sigmas
     """
     squared = ((others - keypoints) ** 2).sum(axis=2)
     spread = (2 * sigmas) ** 2 * ((area + other_areas) / 2 + np.spacing(1))[:, None] * 2
-    return np.exp(-squared / spread).mean(axis=1)
+    oks: Array = np.exp(-squared / spread).mean(axis=1)
+    return oks
 
 
 def oks_nms(
@@ -66,7 +67,8 @@ def rescore(keypoint_scores: Array, bbox_scores: Array, threshold: float) -> Arr
     """
     above = keypoint_scores > threshold
     total = np.where(above, keypoint_scores, 0.0).sum(axis=1)
-    return bbox_scores * total / np.maximum(above.sum(axis=1), 1)
+    scores: Array = bbox_scores * total / np.maximum(above.sum(axis=1), 1)
+    return scores
 
 
 def to_results(

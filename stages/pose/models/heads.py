@@ -46,7 +46,8 @@ class HeatmapHead(nn.Module):
         return nn.Sequential(*(part for triple in parts for part in triple))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.final_layer(self.conv_layers(self.deconv_layers(features)))
+        heatmaps: Tensor = self.final_layer(self.conv_layers(self.deconv_layers(features)))
+        return heatmaps
 
 
 class ClassicHead(HeatmapHead):
@@ -75,7 +76,8 @@ class SimpleHead(nn.Module):
         upsampled = F.interpolate(
             features.relu(), scale_factor=4, mode="bilinear", align_corners=False
         )
-        return self.final_layer(upsampled)
+        heatmaps: Tensor = self.final_layer(upsampled)
+        return heatmaps
 
 
 HEADS: dict[str, type[HeatmapHead] | type[SimpleHead]] = {

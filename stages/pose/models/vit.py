@@ -71,7 +71,8 @@ class PoseModel(nn.Module):
         self.head = HEADS[spec.head](spec.embed_dim, spec.deconv_channels, spec.conv_channels, maps)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+        heatmaps: Tensor = self.head(self.features(images))
+        return heatmaps
 
     def features(self, images: Tensor) -> Tensor:
         """Feature map (B, D, grid h, grid w) of images (B, 3, h, w).
@@ -89,7 +90,8 @@ class PoseModel(nn.Module):
             tokens = checkpoint_seq(vit.blocks, tokens)
         else:
             tokens = vit.blocks(tokens)
-        return vit.norm(tokens).transpose(1, 2).unflatten(2, grid)
+        features: Tensor = vit.norm(tokens).transpose(1, 2).unflatten(2, grid)
+        return features
 
 
 def resize_pos_embed(pos_embed: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:

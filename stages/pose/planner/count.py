@@ -68,7 +68,7 @@ def _detached_features(model: PoseModel, image: Tensor) -> Tensor:
 def _flops(function: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
         function()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def count_activation_bytes(spec: ModelSpec, amp: str) -> ActivationBytes:
@@ -97,13 +97,14 @@ def _batch_bytes(spec: ModelSpec, amp: str, batch: int) -> int:
 
 def _loss(model: PoseModel, images: Tensor, amp: str) -> Tensor:
     with _autocast(amp):
-        maps = model(images)
+        maps: Tensor = model(images)
     return ((maps.float() - torch.zeros_like(maps, dtype=torch.float32)) ** 2).mean()
 
 
 def _block(model: PoseModel, tokens: Tensor, amp: str) -> Tensor:
     with _autocast(amp):
-        return model.backbone.blocks[0](tokens)
+        out: Tensor = model.backbone.blocks[0](tokens)
+    return out
 
 
 def _autocast(amp: str) -> torch.autocast:

@@ -184,4 +184,5 @@ def _to_input(
 ) -> NDArray[np.float64]:
     """Heatmap cells (B, K, 2) as input pixels, by UDP's factor (w - 1) / (W - 1)."""
     factor = (np.array(size_wh) - 1) / (np.array(heatmap_wh) - 1)
-    return peaks.cpu().numpy().astype(np.float64) * factor
+    points: NDArray[np.float64] = peaks.cpu().numpy().astype(np.float64) * factor
+    return points

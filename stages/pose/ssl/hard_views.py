@@ -70,7 +70,8 @@ def stays_inside(peaks: Tensor, theta: Tensor, size_wh: tuple[int, int]) -> Tens
     half = (peaks.new_tensor(size_wh) - 1) / 2
     matrix, shift = theta[:, :, :2], theta[:, None, :, 2]
     warped = torch.linalg.solve(matrix, (peaks / half - 1 - shift).mT).mT  # inverse of theta
-    return (warped.abs() <= 1 + 1e-5).all(2)
+    inside: Tensor = (warped.abs() <= 1 + 1e-5).all(2)
+    return inside
 
 
 def draw_box(
