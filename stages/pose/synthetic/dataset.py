@@ -246,13 +246,13 @@ def _write_split(
     width, height = synthetic.image_size
     temporary = folder / f"{split}.zip.tmp"
     with zipfile.ZipFile(temporary, "w") as archive:
-        for image_id, content, found in _records(synthetic, tasks, workers):
+        for image_id, content, image_annotations in _records(synthetic, tasks, workers):
             name = f"{image_id:012d}.jpg"
             _add_member(archive, f"{split}/{name}", content, zipfile.ZIP_STORED)
             images.append(
                 {"id": image_id, "file_name": name, "width": width, "height": height, "license": 1}
             )
-            annotations += found
+            annotations += image_annotations
             if progress is not None:
                 progress(1)
     os.replace(temporary, folder / f"{split}.zip")
@@ -281,9 +281,11 @@ def write_coco_zips(
             SPLITS, (synthetic.train_images, synthetic.val_images), strict=True
         ):
             tasks = [(number, index) for index in range(size)]
-            document, found = _write_split(folder, synthetic, split, tasks, workers, progress)
+            document, split_counts = _write_split(
+                folder, synthetic, split, tasks, workers, progress
+            )
             name = f"annotations/person_keypoints_{split}.json"
             _add_member(archive, name, document, zipfile.ZIP_DEFLATED)
-            counts |= {f"{split}_{key}": value for key, value in found.items()}
+            counts |= {f"{split}_{key}": value for key, value in split_counts.items()}
     os.replace(temporary, folder / ANNOTATIONS_ZIP)
     return counts
