@@ -75,7 +75,8 @@ def test_a_recipe_is_planned(name: str) -> None:
     factor, epochs = 4 if model.grad_checkpointing else 3, params.phase2.epochs
     assert f"{factor} x {forward / 1e9:,.1f} GFLOP x 149,813 people x {epochs}" in header
     hours = factor * forward * 149_813 * epochs / 3e14 / 3600
-    assert f"would take {hours:,.0f} GPU hours at an assumed 300 TFLOP/s" in header
+    plural = "s" if round(hours) > 1 else ""
+    assert f"would take {hours:,.0f} GPU hour{plural} at an assumed 300 TFLOP/s" in header
 
 
 def test_memory_settings_save_memory(default: Params) -> None:
