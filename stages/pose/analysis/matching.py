@@ -1,4 +1,8 @@
-"""Which result COCOeval matched with which person, and the OKS of each pair."""
+"""Similarity of predictions to people, and which result or box belongs to which person.
+
+Two kinds of match: COCOeval's own, of results with people by OKS (match_results), and of boxes with
+people by IoU (match_boxes), which gives each labelled person the pose predicted in its box.
+"""
 
 from __future__ import annotations
 
@@ -14,106 +18,18 @@ from pose.evaluation.coco_metrics import ALL_AREAS, coco_run
 from pose.evaluation.predict import Predictions
 
 Array = NDArray[np.float64]
-MATCH_IOU = 0.5  # a box shows a person from here on
+Json = dict[str, Any]
+MATCH_IOU = 0.5  # lowest IoU at which a box matches a person
 
 
-def average_precision(
-    ground_truth: dict[str, Any],
-    results: list[dict[str, Any]],
-    sigmas: Array,
-    areas: Sequence[tuple[float, float]] = (ALL_AREAS,),
-) -> list[float]:
-    """COCO's AP in each range of areas; 0 without results, NaN where no person is annotated."""
-    if not results:
-        return [0.0] * len(areas)
-    precision = coco_run(ground_truth, results, sigmas, areas).eval["precision"]  # (T, R, 1, A, 1)
-    found = [precision[:, :, 0, a, 0] for a in range(len(areas))]
-    return [float(one[one > -1].mean()) if (one > -1).any() else np.nan for one in found]
+def keypoint_similarity(table: CropTable, predictions: Predictions, sigmas: Array) -> Array:
+    """exp(-d^2 / 2 s^2 k^2) (N, K) of each keypoint to its ground truth; NaN where unlabelled.
 
-
-class Match(NamedTuple):
-    """A result's place, the id of the annotation it is taken for (None: unmatched), their OKS."""
-
-    result: int
-    annotation: int | None
-    oks: float
-
-
-def match_results(
-    ground_truth: dict[str, Any], results: list[dict[str, Any]], sigmas: Array, oks_thr: float
-) -> list[Match]:
-    """COCOeval's own matches at oks_thr, image by image, the best score first.
-
-    Results taken for a crowd or for a person without keypoints are left out.
+    d is the distance in image pixels, s^2 the person's area and k = 2 sigma, as in COCO's OKS.
     """
-    if not results:
-        return []
-    run = coco_run(ground_truth, results, sigmas, [ALL_AREAS], [oks_thr])
-    ids = [annotation["id"] for annotation in ground_truth["annotations"]]
-    found = []
-    for one in filter(None, run.evalImgs):
-        place = (one["image_id"], one["category_id"])
-        columns = {truth["id"]: column for column, truth in enumerate(run._gts[place])}
-        for row, (id_, annotation) in enumerate(
-            zip(one["dtIds"], one["dtMatches"][0], strict=True)
-        ):
-            if one["dtIgnore"][0][row]:
-                continue
-            known = int(annotation)  # pycocotools' ids of results count from 1 as well
-            oks = float(run.ious[place][row, columns[known]]) if known else 0.0
-            found.append(Match(id_ - 1, ids[known - 1] if known else None, oks))
-    return found
-
-
-def partners(truth: CropTable, table: CropTable, found: Predictions) -> NDArray[np.intp]:
-    """For each of truth's labelled rows its prediction's place in found, by boxes alone, or -1.
-
-    One to one, the highest IoU first, none below MATCH_IOU.
-    """
-    rows = truth.labelled()
-    boxes, image_ids = table.bbox_xywh[found.rows], table.image_id[found.rows]
-    index = np.full(len(rows), -1, dtype=np.intp)
-    for image_id in np.unique(truth.image_id[rows]):
-        mine = np.flatnonzero(truth.image_id[rows] == image_id)
-        theirs = np.flatnonzero(image_ids == image_id)
-        matched = match_boxes(truth.bbox_xywh[rows[mine]], boxes[theirs])
-        index[mine[matched >= 0]] = theirs[matched[matched >= 0]]
-    return index
-
-
-def assign(truth: CropTable, table: CropTable, found: Predictions) -> Predictions:
-    """The predictions in `table`'s boxes handed to truth's labelled rows, see partners.
-
-    A row without gets keypoints of infinity and scores of 0.
-    """
-    rows, index = truth.labelled(), partners(truth, table, found)
-    keypoints = np.full((len(rows), *found.keypoints.shape[1:]), np.inf)
-    scores = np.zeros(keypoints.shape[:2])
-    shown = index >= 0
-    keypoints[shown], scores[shown] = found.keypoints[index[shown]], found.scores[index[shown]]
-    return Predictions(keypoints, scores, rows.astype(np.int64))
-
-
-def match_boxes(boxes: Array, others: Array) -> NDArray[np.intp]:
-    """For each of boxes (N, 4: xywh) the index of its partner among others (M, 4), or -1."""
-    partners = np.full(len(boxes), -1, dtype=np.intp)
-    if not len(boxes) or not len(others):
-        return partners
-    iou = mask.iou(boxes, others, np.zeros(len(others), np.uint8))  # (N, M)
-    for flat in np.argsort(-iou, axis=None, kind="stable"):
-        i, j = divmod(int(flat), len(others))
-        if iou[i, j] < MATCH_IOU:
-            break
-        if partners[i] < 0 and j not in partners:
-            partners[i] = j
-    return partners
-
-
-def keypoint_similarity(table: CropTable, found: Predictions, sigmas: Array) -> Array:
-    """exp(-d^2 / 2 s^2 k^2) (N, K) of each keypoint to its own truth; NaN where unlabelled."""
-    truth = table.keypoints[found.rows].astype(np.float64)
-    squared = ((found.keypoints - truth[..., :2]) ** 2).sum(axis=2)
-    spread = (2 * sigmas) ** 2 * table.area[found.rows].astype(np.float64)[:, None] * 2
+    truth = table.keypoints[predictions.rows].astype(np.float64)
+    squared = ((predictions.keypoints - truth[..., :2]) ** 2).sum(axis=2)
+    spread = (2 * sigmas) ** 2 * table.area[predictions.rows].astype(np.float64)[:, None] * 2
     similarity = np.exp(-squared / np.maximum(spread, np.spacing(1)))
     return np.where(truth[..., 2] > 0, similarity, np.nan)
 
@@ -122,3 +38,107 @@ def person_oks(similarity: Array) -> Array:
     """COCO's OKS (N,) of each person: keypoint_similarity averaged over its labelled keypoints."""
     oks: Array = np.nanmean(similarity, axis=1)
     return oks
+
+
+def average_precision(
+    ground_truth: Json,
+    results: list[Json],
+    sigmas: Array,
+    areas: Sequence[tuple[float, float]] = (ALL_AREAS,),
+) -> list[float]:
+    """COCO's AP in each range of areas; 0 without results, NaN where no person is annotated."""
+    if not results:
+        return [0.0] * len(areas)
+    precision = coco_run(ground_truth, results, sigmas, areas).eval["precision"]  # (T, R, 1, A, 1)
+    by_area = [precision[:, :, 0, a, 0] for a in range(len(areas))]
+    # COCOeval writes -1 where no person is annotated.
+    return [float(p[p > -1].mean()) if (p > -1).any() else np.nan for p in by_area]
+
+
+class Match(NamedTuple):
+    """Index of a result, id of the annotation matched to it (None: unmatched), OKS of the pair."""
+
+    result: int
+    annotation: int | None
+    oks: float
+
+
+def match_results(
+    ground_truth: Json, results: list[Json], sigmas: Array, oks_thr: float
+) -> list[Match]:
+    """COCOeval's matches at oks_thr, per image in descending order of score.
+
+    Results matched to a crowd or to a person without keypoints are left out.
+    """
+    if not results:
+        return []
+    run = coco_run(ground_truth, results, sigmas, [ALL_AREAS], [oks_thr])
+    annotation_ids = [annotation["id"] for annotation in ground_truth["annotations"]]
+    matches = []
+    for image in filter(None, run.evalImgs):
+        key = (image["image_id"], image["category_id"])
+        columns = {truth["id"]: column for column, truth in enumerate(run._gts[key])}
+        for row, (result_number, matched) in enumerate(
+            zip(image["dtIds"], image["dtMatches"][0], strict=True)
+        ):
+            if image["dtIgnore"][0][row]:
+                continue
+            number = int(matched)  # of the annotation; like results counted from 1, 0: unmatched
+            oks = float(run.ious[key][row, columns[number]]) if number else 0.0
+            annotation_id = annotation_ids[number - 1] if number else None
+            matches.append(Match(result_number - 1, annotation_id, oks))
+    return matches
+
+
+def assign_predictions(
+    people: CropTable, boxes: CropTable, predictions: Predictions
+) -> Predictions:
+    """The prediction of each labelled row of people, see match_predictions.
+
+    The rows of the outcome are those of people. A person without a matching box gets keypoints of
+    infinity and scores of 0.
+    """
+    rows, index = people.labelled(), match_predictions(people, boxes, predictions)
+    keypoints = np.full((len(rows), *predictions.keypoints.shape[1:]), np.inf)
+    scores = np.zeros(keypoints.shape[:2])
+    matched = index >= 0
+    keypoints[matched] = predictions.keypoints[index[matched]]
+    scores[matched] = predictions.scores[index[matched]]
+    return Predictions(keypoints, scores, rows.astype(np.int64))
+
+
+def match_predictions(
+    people: CropTable, boxes: CropTable, predictions: Predictions
+) -> NDArray[np.intp]:
+    """For each labelled row of people the index (N,) of its prediction, or -1.
+
+    predictions were made in rows of boxes. Only boxes of the same image are compared, by
+    match_boxes.
+    """
+    rows = people.labelled()
+    box_xywh, box_image_ids = boxes.bbox_xywh[predictions.rows], boxes.image_id[predictions.rows]
+    index = np.full(len(rows), -1, dtype=np.intp)
+    for image_id in np.unique(people.image_id[rows]):
+        in_people = np.flatnonzero(people.image_id[rows] == image_id)
+        in_boxes = np.flatnonzero(box_image_ids == image_id)
+        matched = match_boxes(people.bbox_xywh[rows[in_people]], box_xywh[in_boxes])
+        index[in_people[matched >= 0]] = in_boxes[matched[matched >= 0]]
+    return index
+
+
+def match_boxes(boxes: Array, candidates: Array) -> NDArray[np.intp]:
+    """For each of boxes (N, 4: xywh) the index of its match among candidates (M, 4), or -1.
+
+    One to one, greedily by descending IoU, none below MATCH_IOU.
+    """
+    matches = np.full(len(boxes), -1, dtype=np.intp)
+    if not len(boxes) or not len(candidates):
+        return matches
+    iou = mask.iou(boxes, candidates, np.zeros(len(candidates), np.uint8))  # (N, M)
+    for pair in np.argsort(-iou, axis=None, kind="stable"):
+        i, j = divmod(int(pair), len(candidates))
+        if iou[i, j] < MATCH_IOU:
+            break
+        if matches[i] < 0 and j not in matches:
+            matches[i] = j
+    return matches

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from pose.analysis import breakdown
 from pose.analysis.error_diagnosis import MATCH_OKS, error_table
-from pose.analysis.matching import assign, keypoint_similarity, match_results, partners, person_oks
+from pose.analysis.matching import (
+    assign_predictions,
+    keypoint_similarity,
+    match_predictions,
+    match_results,
+    person_oks,
+)
 from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data.samples import TestSamples
@@ -69,9 +75,9 @@ def shown_poses(val: Val, predictions: Predictions, score_thr: float) -> Shown:
     bbox_scores = table.bbox_score[predictions.rows].astype(np.float64)
     scores = rescore(predictions.scores, bbox_scores, score_thr)
     if table is not val.persons:
-        index = partners(val.persons, table, predictions)
+        index = match_predictions(val.persons, table, predictions)
         scores = np.append(scores, 0.0)[index]  # -1, no box, is the appended 0
-        predictions = assign(val.persons, table, predictions)
+        predictions = assign_predictions(val.persons, table, predictions)
     oks = person_oks(keypoint_similarity(val.persons, predictions, val.sigmas))
     return Shown(predictions, scores, oks)
 
