@@ -11,8 +11,8 @@ from pose.analysis.matching import Match, match_results
 SIGMAS = np.full(6, 0.05)
 AREA = 1e4  # with these sigmas a similarity of exp(-d^2 / 200)
 FLIP = (0, 2, 1, 4, 3, 5)
-OWN = np.array([[100.0 * k, 0, 2] for k in range(6)])
-OTHER = OWN + np.array([0.0, 1000, 0])
+MATCHED = np.array([[100.0 * k, 0, 2] for k in range(6)])
+OTHER = MATCHED + np.array([0.0, 1000, 0])
 PREDICTED = np.array([[5.0, 0], [109, 0], [101, 0], [300, 1000], [300, 1003], [500, 30]])
 KINDS = ["good", "jitter", "inversion", "swap", "swap", "miss"]
 
@@ -27,28 +27,29 @@ def classify(points, *people):
 
 
 def test_kinds_by_hand() -> None:
-    """A keypoint at another's mirrored one is a swap too, as in the paper's code."""
-    kinds, best = classify(PREDICTED, OWN, OTHER)
+    """A keypoint at the mirror partner of another person's is a swap too, as in the paper's code."""
+    kinds, best = classify(PREDICTED, MATCHED, OTHER)
     assert kinds.tolist() == KINDS
     assert best == pytest.approx([similarity(d) for d in (5, 9, 1, 0, 3, 30)])
 
 
-def test_alone_there_is_no_swap() -> None:
-    kinds, _ = classify(PREDICTED, OWN)
+def test_with_a_single_person_there_is_no_swap() -> None:
+    kinds, _ = classify(PREDICTED, MATCHED)
     assert kinds.tolist() == ["good", "jitter", "inversion", "miss", "miss", "miss"]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "kind"), [(0.86, "good"), (0.84, "jitter"), (0.51, "jitter"), (0.49, "miss")]
+    ("expected_similarity", "kind"),
+    [(0.86, "good"), (0.84, "jitter"), (0.51, "jitter"), (0.49, "miss")],
 )
-def test_limits(wanted: float, kind: str) -> None:
-    points = OWN[:, :2].copy()
-    points[5, 1] += np.sqrt(-200 * np.log(wanted))
-    assert classify(points, OWN)[0][5] == kind
+def test_similarity_limits_of_the_kinds(expected_similarity: float, kind: str) -> None:
+    points = MATCHED[:, :2].copy()
+    points[5, 1] += np.sqrt(-200 * np.log(expected_similarity))
+    assert classify(points, MATCHED)[0][5] == kind
 
 
-def test_unlabelled_keypoints_are_neither_judged_nor_anyones_place() -> None:
-    hidden = OWN.copy()
+def test_unlabelled_keypoints_have_no_kind_and_are_no_candidates() -> None:
+    hidden = MATCHED.copy()
     hidden[[1, 5], 2] = 0  # 2's mirror partner, and the missed one
     kinds, _ = classify(PREDICTED, hidden, OTHER)
     assert kinds.tolist() == ["good", "", "miss", "swap", "swap", ""]
@@ -66,7 +67,7 @@ def truth() -> dict:
             "num_keypoints": 6,
             "keypoints": keypoints.reshape(-1).tolist(),
         }
-        for i, keypoints in enumerate((OWN, OTHER))
+        for i, keypoints in enumerate((MATCHED, OTHER))
     ]
     return {"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": annotations}
 
@@ -80,12 +81,12 @@ RESULTS = [result(PREDICTED, 0.9), result(OTHER, 0.5)]
 
 
 def ap(oks: float) -> float:
-    """Of the two results, if the first and better scored has this OKS and the second is perfect."""
+    """AP of two results: the one with the higher score has this OKS, the other is perfect."""
     passed = 0.5 + 0.05 * np.arange(10) <= oks
     return float(np.where(passed, 1.0, 0.5 * 51 / 101).mean())
 
 
-def test_gains_are_of_one_correction_after_the_other() -> None:
+def test_gains_are_those_of_successive_corrections() -> None:
     matches = match_results(truth(), RESULTS, SIGMAS, error_diagnosis.MATCH_OKS)
     assert [(m.result, m.annotation) for m in matches] == [(0, 7), (1, 8)]
     table = error_diagnosis.error_table(truth(), RESULTS, matches, SIGMAS, FLIP).set_index("kind")
@@ -102,15 +103,15 @@ def test_gains_are_of_one_correction_after_the_other() -> None:
         oks[places] = values
         steps.append(oks.mean())
     gains = np.diff([ap(step) for step in steps])
-    found = [table["ap_gain"][kind] for kind in ("miss", "swap", "inversion", "jitter")]
-    assert found == pytest.approx(gains.tolist(), abs=1e-6)
-    assert max(found) > 0.2
+    ap_gains = [table["ap_gain"][kind] for kind in ("miss", "swap", "inversion", "jitter")]
+    assert ap_gains == pytest.approx(gains.tolist(), abs=1e-6)
+    assert max(ap_gains) > 0.2
     assert table["ap_gain"]["good"] == 0
-    assert RESULTS[0]["keypoints"][0] == 5  # not touched
+    assert RESULTS[0]["keypoints"][0] == 5  # unchanged
 
 
 @pytest.mark.parametrize("results", [[], [result(OTHER + 9000, 0.9)]])
-def test_without_a_match_there_is_nothing_to_say(results: list[dict]) -> None:
+def test_without_a_match_shares_and_gains_are_zero(results: list[dict]) -> None:
     matches = match_results(truth(), results, SIGMAS, error_diagnosis.MATCH_OKS)
     assert matches == [Match(0, None, 0.0)][: len(results)]
     table = error_diagnosis.error_table(truth(), results, matches, SIGMAS, FLIP)
