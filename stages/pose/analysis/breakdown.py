@@ -1,12 +1,12 @@
-"""Where a result is good and where not: keypoint by keypoint, by kind of person, by score.
+"""Tables that break the result down: per keypoint, per group of people, per score.
 
-Tables of what COCOeval says of results, see docs/evaluation.md for what each number means.
+docs/evaluation.md explains each number.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,19 @@ from pose.evaluation.predict import Predictions
 
 Array = NDArray[np.float64]
 Json = dict[str, Any]
-FOUND = 0.5  # similarity above which a keypoint counts as found
+FOUND_SIMILARITY = 0.5  # a keypoint with a higher similarity counts as found
 OKS_THRS = np.arange(21) / 20
 PR_THRS = (0.5, 0.75, 0.9)
-SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # COCO's
+SIZE_RANGES = {
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}  # COCO's
 
-# Upper ends: the share of keypoints that are hidden, and how many others' boxes overlap.
-OCCLUDED = {"none hidden": 0.0, "up to 1/4 hidden": 0.25, "more hidden": 1.0}
-CROWDED = {"alone": 0, "one other": 1, "more others": 10**6}
-OVERLAP = 0.1  # IoU of boxes; Ronchi and Perona 2017
+# Upper ends: share of labelled keypoints that are hidden; number of overlapping boxes.
+OCCLUSION_BINS = {"none hidden": 0.0, "up to 1/4 hidden": 0.25, "more hidden": 1.0}
+CROWDING_BINS = {"alone": 0, "one other": 1, "more others": 10**6}
+OVERLAP_IOU = 0.1  # lowest IoU at which boxes overlap; Ronchi and Perona 2017
 SCORE_BINS = 10
 
 
@@ -38,140 +42,141 @@ def keypoint_table(
     truth: Json,
     results: list[Json],
     table: CropTable,
-    shown: Predictions,
+    predictions: Predictions,
     sigmas: Array,
     pck_thr: float,
 ) -> pd.DataFrame:
-    """A row a keypoint: how often labelled, found, AP of it alone, PCK, mean similarity.
+    """One row per keypoint: times labelled, share found, AP of this keypoint, PCK, mean similarity.
 
-    shown are the predictions of all labelled persons; results those of COCOeval.
+    predictions are those of all labelled persons, results the COCO results that AP is computed of.
     """
-    similarity = keypoint_similarity(table, shown, sigmas)
+    similarity = keypoint_similarity(table, predictions, sigmas)
     labelled = (~np.isnan(similarity)).sum(axis=0)
     count = np.maximum(labelled, 1)
     return pd.DataFrame(
         {
             "keypoint": names,
             "labelled": labelled,
-            "found": np.nansum(similarity > FOUND, axis=0) / count,
+            "found": np.nansum(similarity > FOUND_SIMILARITY, axis=0) / count,
             "AP": keypoint_ap(truth, results, sigmas),
-            "PCK": correct_keypoints(table, shown, pck_thr).sum(axis=0) / count,
+            "PCK": correct_keypoints(table, predictions, pck_thr).sum(axis=0) / count,
             "oks": np.nansum(similarity, axis=0) / count,
         }
     )
 
 
-def correct_keypoints(table: CropTable, found: Predictions, threshold: float) -> NDArray[np.bool_]:
-    """(N, K) whether a labelled keypoint is at most threshold x the box's longer side away."""
-    truth = table.keypoints[found.rows].astype(np.float64)
-    distance = np.linalg.norm(found.keypoints - truth[..., :2], axis=2)
-    limit = threshold * table.bbox_xywh[found.rows][:, 2:].max(axis=1)
+def correct_keypoints(
+    table: CropTable, predictions: Predictions, threshold: float
+) -> NDArray[np.bool_]:
+    """(N, K): labelled, and at most threshold x the longer side of the box from the truth."""
+    truth = table.keypoints[predictions.rows].astype(np.float64)
+    distance = np.linalg.norm(predictions.keypoints - truth[..., :2], axis=2)
+    limit = threshold * table.bbox_xywh[predictions.rows][:, 2:].max(axis=1)
     within: NDArray[np.bool_] = (distance <= limit[:, None]) & (truth[..., 2] > 0)
     return within
 
 
 def keypoint_ap(truth: Json, results: list[Json], sigmas: Array) -> list[float]:
-    """AP of COCOeval for each keypoint as if it were the only one; NaN where none is labelled."""
+    """COCO's AP per keypoint, as if it were the only one; NaN where it is never labelled."""
     return [
         average_precision(
-            {**truth, "annotations": [_alone(one, k) for one in truth["annotations"]]},
-            [{**one, "keypoints": one["keypoints"][3 * k : 3 * k + 3]} for one in results],
+            {**truth, "annotations": [_single_keypoint(a, k) for a in truth["annotations"]]},
+            [{**r, "keypoints": r["keypoints"][3 * k : 3 * k + 3]} for r in results],
             sigmas[[k]],
         )[0]
         for k in range(len(sigmas))
     ]
 
 
-def _alone(annotation: Json, k: int) -> Json:
-    triple = annotation["keypoints"][3 * k : 3 * k + 3]
-    return {**annotation, "keypoints": triple, "num_keypoints": int(triple[2] > 0)}
+def _single_keypoint(annotation: Json, k: int) -> Json:
+    keypoint = annotation["keypoints"][3 * k : 3 * k + 3]
+    return {**annotation, "keypoints": keypoint, "num_keypoints": int(keypoint[2] > 0)}
 
 
 def group_table(
-    truth: Json, results: list[Json], matches: list[Match], sigmas: Array, oks: dict[int, float]
+    truth: Json,
+    results: list[Json],
+    matches: list[Match],
+    sigmas: Array,
+    oks_by_id: dict[int, float],
 ) -> pd.DataFrame:
-    """Persons, AP and mean OKS by size, occlusion and crowding; oks is by annotation id.
+    """Persons, AP and mean OKS by size, occlusion and crowding; oks_by_id is per annotation id.
 
-    AP of a size is COCO's, so that medium and large equal APm and APl. In the other groups it is of
-    the bin's persons and the results matched to them alone: poses that belong to persons elsewhere,
-    or to nobody, would drown a small bin.
+    AP by size is COCO's: medium and large equal APm and APl. AP of the other groups counts the
+    persons of a bin and the results matched to them, no other results: the poses matched to other
+    persons or to none would outnumber those of a small bin.
     """
     persons = labelled_persons(truth)
-    sizes = {one["id"]: _bin(SIZES, one["area"], upper=1) for one in persons}
-    aps = dict(
-        zip(SIZES, average_precision(truth, results, sigmas, [*SIZES.values()]), strict=True)
-    )
-    rows = _group_rows("size", sizes, aps, oks)
-    for group, bins in (("occlusion", occlusion(persons)), ("crowding", crowding(persons))):
-        labels = OCCLUDED if group == "occlusion" else CROWDED
-        aps = {
-            label: average_precision(*_only(truth, results, matches, bins, label), sigmas)[0]
-            for label in labels
-        }
-        rows += _group_rows(group, bins, aps, oks)
+    size_ends = {label: end for label, (_, end) in SIZE_RANGES.items()}
+    sizes = {person["id"]: _bin_label(size_ends, person["area"]) for person in persons}
+    size_aps = average_precision(truth, results, sigmas, [*SIZE_RANGES.values()])
+    rows = _group_rows("size", sizes, dict(zip(SIZE_RANGES, size_aps, strict=True)), oks_by_id)
+    for group, bins, labels in (
+        ("occlusion", OCCLUSION_BINS, occlusion(persons)),
+        ("crowding", CROWDING_BINS, crowding(persons)),
+    ):
+        aps = {}
+        for label in bins:
+            ids = {id_ for id_, person_label in labels.items() if person_label == label}
+            annotations = [a for a in truth["annotations"] if a["id"] in ids]
+            matched = [results[match.result] for match in matches if match.annotation in ids]
+            subset = {**truth, "annotations": annotations}
+            aps[label] = average_precision(subset, matched, sigmas)[0]
+        rows += _group_rows(group, labels, aps, oks_by_id)
     return pd.DataFrame(rows)
 
 
 def labelled_persons(truth: Json) -> list[Json]:
-    """The annotations that COCOeval counts."""
-    return [one for one in truth["annotations"] if one["num_keypoints"] and not one["iscrowd"]]
+    """The annotations that COCOeval counts: with keypoints, and no crowd."""
+    return [a for a in truth["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
 
 
 def occlusion(persons: list[Json]) -> dict[int, str]:
-    """Each person's bin by the share of its labelled keypoints that are hidden (visibility 1)."""
-    found = {}
-    for one in persons:
-        visibility = np.array(one["keypoints"][2::3])
+    """Bin per annotation id, by the share of labelled keypoints that are hidden (visibility 1)."""
+    labels = {}
+    for person in persons:
+        visibility = np.array(person["keypoints"][2::3])
         share = (visibility == 1).sum() / max((visibility > 0).sum(), 1)
-        found[one["id"]] = _bin(OCCLUDED, share)
-    return found
+        labels[person["id"]] = _bin_label(OCCLUSION_BINS, share)
+    return labels
 
 
 def crowding(persons: list[Json]) -> dict[int, str]:
-    """Each person's bin by how many others' boxes overlap its own by an IoU of OVERLAP or more."""
-    found: dict[int, str] = {}
-    for image_id in {one["image_id"]: None for one in persons}:
-        group = [one for one in persons if one["image_id"] == image_id]
-        boxes = np.array([one["bbox"] for one in group], dtype=np.float64)
-        overlaps = mask.iou(boxes, boxes, np.zeros(len(boxes), np.uint8)) >= OVERLAP
-        others = overlaps.sum(axis=1) - 1
-        found |= {one["id"]: _bin(CROWDED, n) for one, n in zip(group, others, strict=True)}
-    return found
+    """Bin per annotation id, by the number of other persons' boxes with an IoU >= OVERLAP_IOU."""
+    labels: dict[int, str] = {}
+    for image_id in {person["image_id"]: None for person in persons}:
+        in_image = [person for person in persons if person["image_id"] == image_id]
+        boxes = np.array([person["bbox"] for person in in_image], dtype=np.float64)
+        overlaps = mask.iou(boxes, boxes, np.zeros(len(boxes), np.uint8)) >= OVERLAP_IOU
+        counts = overlaps.sum(axis=1) - 1  # without the person's own box
+        for person, count in zip(in_image, counts, strict=True):
+            labels[person["id"]] = _bin_label(CROWDING_BINS, count)
+    return labels
 
 
-def _bin(bins: dict[str, Any], value: float, upper: int | None = None) -> str:
+def _bin_label(upper_ends: Mapping[str, float], value: float) -> str:
     """The first bin whose upper end is not below value."""
-    ends = {label: end if upper is None else end[upper] for label, end in bins.items()}
-    return next(label for label, end in ends.items() if value <= end)
-
-
-def _only(
-    truth: Json, results: list[Json], matches: list[Match], bins: dict[int, str], label: str
-) -> tuple[Json, list[Json]]:
-    """A bin's persons, and what is matched to them."""
-    members = {id_ for id_, own in bins.items() if own == label}
-    annotations = [one for one in truth["annotations"] if one["id"] in members]
-    mine = [results[match.result] for match in matches if match.annotation in members]
-    return {**truth, "annotations": annotations}, mine
+    return next(label for label, end in upper_ends.items() if value <= end)
 
 
 def _group_rows(
-    group: str, bins: dict[int, str], aps: dict[str, float], oks: dict[int, float]
+    group: str, labels: dict[int, str], aps: dict[str, float], oks_by_id: dict[int, float]
 ) -> list[Json]:
-    counts = Counter(bins.values())
+    """One row per bin of aps; labels is the bin per annotation id."""
+    counts = Counter(labels.values())
     means = {
-        label: np.mean([oks.get(id_, 0.0) for id_, own in bins.items() if own == label])
-        for label in counts
+        bin_: np.mean([oks_by_id.get(id_, 0.0) for id_, label in labels.items() if label == bin_])
+        for bin_ in counts
     }
     return [
         {
             "group": group,
-            "bin": label,
-            "persons": counts[label],
-            "AP": ap if counts[label] else np.nan,
-            "oks": means.get(label, np.nan),
+            "bin": bin_,
+            "persons": counts[bin_],
+            "AP": ap if counts[bin_] else np.nan,
+            "oks": means.get(bin_, np.nan),
         }
-        for label, ap in aps.items()
+        for bin_, ap in aps.items()
     ]
 
 
@@ -191,15 +196,15 @@ def pr_table(truth: Json, results: list[Json], sigmas: Array) -> pd.DataFrame:
 
 
 def oks_table(oks: Array) -> pd.DataFrame:
-    """The share of persons whose OKS (N,) is at or above each of OKS_THRS."""
+    """Share of persons whose OKS (N,) is at or above the threshold, for each of OKS_THRS."""
     share = [(oks >= threshold).mean() if len(oks) else 0.0 for threshold in OKS_THRS]
     return pd.DataFrame({"oks_thr": OKS_THRS, "share": share})
 
 
 def calibration_table(results: list[Json], matches: list[Match]) -> pd.DataFrame:
-    """Mean score and mean OKS of the matched and unmatched results, in bins of the score.
+    """Mean score and mean OKS of all results, matched or not, per bin of the score.
 
-    Bins are tenths of 0..1, scores beyond fall into the outer ones; empty bins are left out.
+    Bins are tenths of 0..1. Scores outside fall into the first or last bin; empty bins are omitted.
     """
     scores = np.array([results[match.result]["score"] for match in matches])
     oks = np.array([match.oks for match in matches])
@@ -221,7 +226,7 @@ def calibration_table(results: list[Json], matches: list[Match]) -> pd.DataFrame
 def calibration_error(table: pd.DataFrame) -> float:
     """Expected calibration error: |mean score - mean OKS|, weighted by count; 0 for no results.
 
-    Source: Guo et al., ICML 2017, with OKS in the place of accuracy.
+    Source: Guo et al., ICML 2017, with OKS in place of accuracy.
     """
     gap = (table["score"] - table["oks"]).abs() * table["count"]
     return float(gap.sum() / max(table["count"].sum(), 1))

@@ -1,4 +1,4 @@
-"""Tables of where a result is good, on cases small enough to know."""
+"""Tables per keypoint, group and score, on cases small enough to compute by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pose.evaluation.predict import Predictions
 
 
 @pytest.fixture
-def shown(crop_table: CropTable) -> Predictions:
+def predictions(crop_table: CropTable) -> Predictions:
     """The labelled persons' poses, some pixels off."""
     rows = crop_table.labelled()
     keypoints = crop_table.keypoints[rows][..., :2].astype(float)
@@ -30,74 +30,76 @@ def shown(crop_table: CropTable) -> Predictions:
 
 
 @pytest.fixture
-def results(crop_table: CropTable, shown: Predictions) -> list[dict]:
-    areas = np.full(len(shown.rows), 5000.0)
-    return to_results(crop_table, shown, areas, 0.2, 0.9, COCO_OKS_SIGMAS, 1)
+def results(crop_table: CropTable, predictions: Predictions) -> list[dict]:
+    areas = np.full(len(predictions.rows), 5000.0)
+    return to_results(crop_table, predictions, areas, 0.2, 0.9, COCO_OKS_SIGMAS, 1)
 
 
-def test_ap_of_one_keypoint_is_that_of_annotations_that_have_no_other(truth, results) -> None:
-    """By hand: the others' visibility and count are taken away, results stay whole.
+def test_keypoint_ap_is_that_of_annotations_with_this_keypoint_only(truth, results) -> None:
+    """By hand: all other keypoints become unlabelled; results are unchanged.
 
-    Without persons of no keypoint: how much of a pose lies in their box depends on all of it.
+    Persons without keypoints are left out: their match depends on the whole pose.
     """
     truth["annotations"] = breakdown.labelled_persons(truth)
-    found = breakdown.keypoint_ap(truth, results, COCO_OKS_SIGMAS)
-    assert len(found) == 17
+    aps = breakdown.keypoint_ap(truth, results, COCO_OKS_SIGMAS)
+    assert len(aps) == 17
     k = 9
     annotations = []
-    for one in truth["annotations"]:
-        keypoints = np.array(one["keypoints"], float).reshape(-1, 3)
+    for annotation in truth["annotations"]:
+        keypoints = np.array(annotation["keypoints"], float).reshape(-1, 3)
         keypoints[np.arange(17) != k, 2] = 0
         count = int(keypoints[k, 2] > 0)
         annotations.append(
-            {**one, "keypoints": keypoints.reshape(-1).tolist(), "num_keypoints": count}
+            {**annotation, "keypoints": keypoints.reshape(-1).tolist(), "num_keypoints": count}
         )
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = {**truth, "annotations": annotations}
         coco.createIndex()
-        run = COCOeval(coco, coco.loadRes([dict(one) for one in results]), "keypoints")
+        run = COCOeval(coco, coco.loadRes([dict(result) for result in results]), "keypoints")
         run.evaluate()
         run.accumulate()
         run.summarize()
-    assert found[k] == pytest.approx(run.stats[0], abs=1e-12)
-    assert 0 < min(found) < max(found) <= 1
+    assert aps[k] == pytest.approx(run.stats[0], abs=1e-12)
+    assert 0 < min(aps) < max(aps) <= 1
 
 
-def test_keypoint_table_by_hand(crop_table: CropTable, truth, results, shown) -> None:
-    exact = crop_table.keypoints[shown.rows][..., :2].astype(float)
-    longer = crop_table.bbox_xywh[shown.rows][:, 2:].max(axis=1)
+def test_keypoint_table_by_hand(crop_table: CropTable, truth, results, predictions) -> None:
+    exact = crop_table.keypoints[predictions.rows][..., :2].astype(float)
+    longer = crop_table.bbox_xywh[predictions.rows][:, 2:].max(axis=1)
     moved = exact.copy()
     moved[:, 3, 0] += 0.04 * longer
     moved[:, 4, 1] += 0.06 * longer
-    found = Predictions(moved, shown.scores, shown.rows)
+    moved_predictions = Predictions(moved, predictions.scores, predictions.rows)
     table = breakdown.keypoint_table(
-        COCO_17.names, truth, results, crop_table, found, COCO_OKS_SIGMAS, 0.05
+        COCO_17.names, truth, results, crop_table, moved_predictions, COCO_OKS_SIGMAS, 0.05
     ).set_index("keypoint")
     assert table.loc["nose", "labelled"] == 5
     assert table.loc["right_ankle", "labelled"] == 3
     assert table["PCK"].drop(["left_ear", "right_ear"]).tolist() == [1.0] * 15
     assert (table.loc["left_ear", "PCK"], table.loc["right_ear", "PCK"]) == (1, 0)
-    area = crop_table.area[shown.rows]
+    area = crop_table.area[predictions.rows]
     expected = np.exp(-((0.04 * longer) ** 2) / (2 * (2 * COCO_OKS_SIGMAS[3]) ** 2 * area))
     assert table.loc["left_ear", "oks"] == pytest.approx(expected.mean(), rel=1e-5)
     assert table.loc["left_ear", "found"] == (expected > 0.5).mean()
 
 
-def test_a_person_without_a_box_has_no_correct_keypoint(crop_table: CropTable, shown) -> None:
-    lost = Predictions(np.full_like(shown.keypoints, np.inf), shown.scores * 0, shown.rows)
+def test_a_person_without_a_box_has_no_correct_keypoint(crop_table: CropTable, predictions) -> None:
+    lost = Predictions(
+        np.full_like(predictions.keypoints, np.inf), predictions.scores * 0, predictions.rows
+    )
     assert not breakdown.correct_keypoints(crop_table, lost, 10.0).any()
 
 
 def test_medium_and_large_are_cocos(truth, results) -> None:
-    oks = {one["id"]: 0.5 for one in truth["annotations"]}
+    oks = {annotation["id"]: 0.5 for annotation in truth["annotations"]}
     matches = match_results(truth, results, COCO_OKS_SIGMAS, 0.1)
     table = breakdown.group_table(truth, results, matches, COCO_OKS_SIGMAS, oks)
     sizes = table[table["group"] == "size"].set_index("bin")
     stats = coco_eval(truth, results, COCO_OKS_SIGMAS)
     assert sizes.loc["medium", "AP"] == pytest.approx(stats["APm"])
     assert math.isnan(sizes.loc["small", "AP"])
-    assert stats["APl"] == -1  # nobody is large
+    assert stats["APl"] == -1  # no person is large
     assert sizes["persons"].tolist() == [0, 5, 0]
     for _, rows in table.groupby("group"):
         assert rows["persons"].sum() == 5
@@ -126,9 +128,9 @@ def test_occlusion_by_hand() -> None:
 def test_crowding_by_hand() -> None:
     """IoU: 1 and 2 share half of each, 3 touches 2 by less than a tenth, 4 to 6 coincide."""
     boxes = [[0, 0, 10, 10], [0, 5, 10, 10], [0, 14, 10, 10], *[[50, 50, 9, 9]] * 3]
-    found = breakdown.crowding([annotation(i, box, [2]) for i, box in enumerate(boxes, 1)])
+    labels = breakdown.crowding([annotation(i, box, [2]) for i, box in enumerate(boxes, 1)])
     pair, crowd = ["one other"] * 2, ["more others"] * 3
-    assert list(found.values()) == [*pair, "alone", *crowd]
+    assert list(labels.values()) == [*pair, "alone", *crowd]
 
 
 def occlusion_rows(truth, results) -> pd.DataFrame:
@@ -137,16 +139,16 @@ def occlusion_rows(truth, results) -> pd.DataFrame:
     return table[table["group"] == "occlusion"].set_index("bin")
 
 
-def test_a_bad_pose_hurts_its_persons_bin_alone(truth, results) -> None:
-    """Person 14 is the only one with a quarter hidden, and there is a pose of nobody besides."""
+def test_a_bad_pose_lowers_only_the_ap_of_its_persons_bin(truth, results) -> None:
+    """Only person 14 has up to a quarter hidden; an unmatched pose is added."""
     before = occlusion_rows(truth, results)
     assert before["persons"].tolist() == [0, 1, 4]
     matches = match_results(truth, results, COCO_OKS_SIGMAS, 0.1)
-    (own,) = [match.result for match in matches if match.annotation == 14]
-    worse = [dict(one) for one in results]
-    worse[own]["keypoints"] = [value + 4 for value in worse[own]["keypoints"]]
-    nobody = {**results[0], "keypoints": [900.0] * 51, "score": 5.0}
-    after = occlusion_rows(truth, [*worse, nobody])
+    (index,) = [match.result for match in matches if match.annotation == 14]
+    worse = [dict(result) for result in results]
+    worse[index]["keypoints"] = [value + 4 for value in worse[index]["keypoints"]]
+    unmatched = {**results[0], "keypoints": [900.0] * 51, "score": 5.0}
+    after = occlusion_rows(truth, [*worse, unmatched])
     assert 0 < after.loc["up to 1/4 hidden", "AP"] < before.loc["up to 1/4 hidden", "AP"]
     assert after.loc["more hidden", "AP"] == before.loc["more hidden", "AP"]
 
@@ -174,7 +176,7 @@ def test_oks_table() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    """Of four results two are in one bin, one scores above 1; the third is taken for nobody."""
+    """Of four results two are in one bin, one scores above 1; the third is unmatched."""
     results = [{"score": score} for score in (0.72, 0.78, 0.1, 1.4)]
     matches = [Match(0, 5, 0.9), Match(1, 6, 0.8), Match(2, None, 0.0), Match(3, 7, 0.9)]
     table = breakdown.calibration_table(results, matches)
@@ -186,7 +188,7 @@ def test_calibration_by_hand() -> None:
     assert breakdown.calibration_error(table) == pytest.approx(expected)
 
 
-def test_calibration_of_nobody() -> None:
+def test_calibration_without_results() -> None:
     table = breakdown.calibration_table([], [])
     assert isinstance(table, pd.DataFrame)
     assert breakdown.calibration_error(table) == 0
