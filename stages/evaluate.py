@@ -31,7 +31,7 @@ from pose.analysis.tables import (
     Val,
     main_result,
     persons_json,
-    shown_poses,
+    poses_per_person,
     tables,
     to_csv,
 )
@@ -61,8 +61,8 @@ def main(params: Params) -> None:
     log(f"{NAME}: boxes: {val.boxes} ({len(val.samples):,})")
     first, final = distributed.is_main_process(), _final(params, val)
     rows: list[dict[str, Any]] = []
-    with stage.resume_folder(NAME) if first else nullcontext() as own:
-        folder = distributed.broadcast(own or Path())
+    with stage.resume_folder(NAME) if first else nullcontext() as resume_folder:
+        folder = distributed.broadcast(resume_folder or Path())
         for name, paths in _networks(params).items():
             stored = folder / f"{name}-{_digest(paths)}"
             predictions = _predict(params, val, name, paths, device, stored)
@@ -186,21 +186,22 @@ def _write(
     """Poses, tables and metrics.json of the main result's predictions and COCO results."""
     settings = params.evaluate
     write_json(stage.PREDICTIONS / "keypoints.json", results)
-    found = {name: pd.DataFrame(columns=columns) for name, columns in COLUMNS.items()}
+    metrics = {name: pd.DataFrame(columns=columns) for name, columns in COLUMNS.items()}
     summary: dict[str, Any] = {"boxes": val.boxes}
     persons: list[dict[str, Any]] = []
     if val.scored:
-        shown = shown_poses(val, predictions, settings.keypoint_score_thr)
-        persons = persons_json(shown)
-        found |= {"ablation": pd.DataFrame(rows)} | tables(val, results, shown, settings.pck_thr)
-        summary = main_result(found, settings.asked_models[-1], *_final(params, val)) | summary
+        person_poses = poses_per_person(val, predictions, settings.keypoint_score_thr)
+        persons = persons_json(person_poses)
+        metrics |= {"ablation": pd.DataFrame(rows)}
+        metrics |= tables(val, results, person_poses, settings.pck_thr)
+        summary = main_result(metrics, settings.asked_models[-1], *_final(params, val)) | summary
         if not results:
             summary["reason"] = f"no predictions: there is no box to predict in ({val.boxes})"
     else:
         summary |= {"scored": False, "poses": len(results)}
         log(f"{NAME}: val has no annotations, so nothing is scored; poses are in keypoints.json")
     write_json(stage.PREDICTIONS / "persons.json", persons)
-    for name, table in found.items():
+    for name, table in metrics.items():
         write_atomic(stage.METRICS / NAME / f"{name}.csv", to_csv(name, table))
     with stage.live(NAME) as live:
         live.summary.update(summary)

@@ -41,7 +41,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Val:
-    """The validation split: boxes to predict in, and the ground truth."""
+    """The validation split: the boxes to predict in and the ground truth."""
 
     samples: TestSamples
     boxes: str  # "ground truth", or the file of the detector's boxes
@@ -57,51 +57,51 @@ class Val:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PersonPoses:
     """The predicted pose of each labelled person, with its score before NMS and its OKS."""
 
-    poses: Predictions
+    predictions: Predictions
     scores: Array  # (N,)
     oks: Array  # (N,)
 
 
-def shown_poses(val: Val, predictions: Predictions, score_thr: float) -> Shown:
-    """The pose predicted for each labelled person; in detected boxes, by matching the boxes.
+def poses_per_person(val: Val, predictions: Predictions, score_thr: float) -> PersonPoses:
+    """The pose predicted for each labelled person.
 
-    A person without a box has keypoints of infinity, score 0 and OKS 0. score_thr is that of
-    rescore.
+    Predictions in detected boxes are assigned by matching the boxes; a person without a matching
+    box has keypoints of infinity, score 0 and OKS 0. score_thr is that of rescore.
     """
     table = val.samples.table
     bbox_scores = table.bbox_score[predictions.rows].astype(np.float64)
     scores = rescore(predictions.scores, bbox_scores, score_thr)
     if table is not val.persons:
         index = match_predictions(val.persons, table, predictions)
-        scores = np.append(scores, 0.0)[index]  # -1, no box, is the appended 0
+        scores = np.append(scores, 0.0)[index]  # index -1, no box, reads the appended 0
         predictions = assign_predictions(val.persons, table, predictions)
     oks = person_oks(keypoint_similarity(val.persons, predictions, val.sigmas))
-    return Shown(predictions, scores, oks)
+    return PersonPoses(predictions, scores, oks)
 
 
-def tables(val: Val, results: list[Json], shown: Shown, pck_thr: float) -> Tables:
-    """All tables of COLUMNS but `ablation`, for COCO results and the poses of labelled persons."""
+def tables(val: Val, results: list[Json], person_poses: PersonPoses, pck_thr: float) -> Tables:
+    """All tables of COLUMNS except `ablation`, of COCO results and the poses of labelled persons."""
     truth, sigmas, skeleton = val.truth, val.sigmas, val.skeleton
     matches = match_results(truth, results, sigmas, MATCH_OKS)
-    ann_ids = val.persons.ann_id[shown.poses.rows].tolist()
-    oks_by_id = dict(zip(ann_ids, shown.oks.tolist(), strict=True))
+    ann_ids = val.persons.ann_id[person_poses.predictions.rows].tolist()
+    oks_by_id = dict(zip(ann_ids, person_poses.oks.tolist(), strict=True))
     return {
         "keypoints": breakdown.keypoint_table(
-            skeleton.names, truth, results, val.persons, shown.poses, sigmas, pck_thr
+            skeleton.names, truth, results, val.persons, person_poses.predictions, sigmas, pck_thr
         ),
         "errors": error_table(truth, results, matches, sigmas, skeleton.flip_indices),
         "groups": breakdown.group_table(truth, results, matches, sigmas, oks_by_id),
         "pr": breakdown.pr_table(truth, results, sigmas),
-        "oks": breakdown.oks_table(shown.oks),
+        "oks": breakdown.oks_table(person_poses.oks),
         "calibration": breakdown.calibration_table(results, matches),
     }
 
 
 def main_result(tables: Tables, model: str, tta: str, decoder: str) -> dict[str, float]:
-    """COCO's numbers of a row of `ablation`, PCK of all keypoints, expected calibration error."""
+    """COCO's metrics of one row of `ablation`, PCK of all keypoints, expected calibration error."""
     key: Any = (model, tta, decoder)
     row = tables["ablation"].set_index(["model", "tta", "decoder"]).loc[key]
     keypoints = tables["keypoints"]
@@ -113,9 +113,14 @@ def main_result(tables: Tables, model: str, tta: str, decoder: str) -> dict[str,
     }
 
 
-def persons_json(shown: Shown) -> list[Json]:
-    """Per labelled person: its row, keypoints in image pixels (null without a box), OKS, score."""
-    columns = (shown.poses.rows, shown.poses.keypoints, shown.oks, shown.scores)
+def persons_json(person_poses: PersonPoses) -> list[Json]:
+    """Per labelled person: row, keypoints in image pixels (None without a box), OKS, score."""
+    columns = (
+        person_poses.predictions.rows,
+        person_poses.predictions.keypoints,
+        person_poses.oks,
+        person_poses.scores,
+    )
     return [
         {
             "row": int(row),
@@ -128,5 +133,5 @@ def persons_json(shown: Shown) -> list[Json]:
 
 
 def to_csv(name: str, table: pd.DataFrame) -> bytes:
-    """The CSV of a table of COLUMNS, numbers to six decimals."""
+    """The CSV file of a table of COLUMNS, numbers rounded to six decimals."""
     return table[COLUMNS[name]].round(6).to_csv(index=False).encode()

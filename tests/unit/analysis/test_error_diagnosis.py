@@ -27,7 +27,7 @@ def classify(points, *people):
 
 
 def test_kinds_by_hand() -> None:
-    """A keypoint at the mirror partner of another person's is a swap too, as in the paper's code."""
+    """As in the paper's code, the mirror partner of another person's keypoint is a swap too."""
     kinds, best = classify(PREDICTED, MATCHED, OTHER)
     assert kinds.tolist() == KINDS
     assert best == pytest.approx([similarity(d) for d in (5, 9, 1, 0, 3, 30)])

@@ -1,4 +1,4 @@
-"""The pose shown for each labelled person, and the rows of persons.json."""
+"""The pose of each labelled person, and the rows of persons.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pose.analysis.tables import Val, persons_json, shown_poses
+from pose.analysis.tables import Val, persons_json, poses_per_person
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings
@@ -24,10 +24,10 @@ def test_in_detected_boxes_a_person_without_a_box_has_no_pose(
     """Of the labelled people 11, 13, 14, 15, 16 (rows 0, 2 to 5) only 11 has a box, the second."""
     samples = TestSamples(detected_table, np.arange(4), 1.25, crop_settings.codec)
     val = Val(samples, "detections.json", crop_table, truth, COCO_17, COCO_OKS_SIGMAS)
-    shown = shown_poses(val, numbered_predictions(detected_table), 0.2)
-    np.testing.assert_allclose(shown.scores, [0.25, 0, 0, 0, 0])  # bbox 0.5 x keypoints 0.5
-    assert shown.poses.rows.tolist() == [0, 2, 3, 4, 5]
-    assert (shown.oks[1:] == 0).all()
-    first, second, *_ = json.loads(json.dumps(persons_json(shown)))
+    person_poses = poses_per_person(val, numbered_predictions(detected_table), 0.2)
+    np.testing.assert_allclose(person_poses.scores, [0.25, 0, 0, 0, 0])  # bbox 0.5 x keypoints 0.5
+    assert person_poses.predictions.rows.tolist() == [0, 2, 3, 4, 5]
+    assert (person_poses.oks[1:] == 0).all()
+    first, second, *_ = json.loads(json.dumps(persons_json(person_poses)))
     assert first["keypoints"] == [[1000.0, 1000.0]] * 17
     assert second == {"row": 2, "keypoints": None, "oks": 0.0, "score": 0.0}
