@@ -42,28 +42,32 @@ def predict_resumable(
 ) -> PredictionsByView:
     """Predictions of all samples by (tta, decoder), in all processes.
 
-    Batches of this process that are stored in folder are read, the others are predicted and stored.
-    The folder must belong to this network and these samples. network() is called only if a batch is
-    left to predict, and gives a module in eval mode on the device. Raises PoseError, naming the
-    network, for keypoints that are not finite.
+    Each process reads its batches that are stored in folder, and predicts and stores the others.
+    The folder must belong to this network and these samples. network() returns a module in eval
+    mode on the device; it is called only if a batch has to be predicted. name is that of the
+    network in the log and in errors. Raises PoseError for keypoints or scores that are not finite.
     """
-    own = test_batches(len(samples), batch_size, distributed.rank(), distributed.world_size())
-    files = {folder / f"{batch[0]:08d}.npz": batch for batch in own}
+    batches = test_batches(len(samples), batch_size, distributed.rank(), distributed.world_size())
+    files = {folder / f"{batch[0]:08d}.npz": batch for batch in batches}
     missing = {path: batch for path, batch in files.items() if not path.exists()}
-    if len(missing) < len(own):
-        log(f"{name}: {len(own) - len(missing)} of {len(own)} batches were predicted before")
+    if len(missing) < len(batches):
+        log(
+            f"{name}: {len(batches) - len(missing)} of {len(batches)} batches were predicted before"
+        )
     codec, decoders = samples.codec, codec_decoders(samples.codec, blur)
     if missing:
         loader = batch_loader(samples, list(missing.values()), workers)
         bar = tqdm(loader, name, disable=None if distributed.is_main_process() else True)
-        each = predict_batches(network(), codec, bar, device, amp, decoders, ttas, samples.zooms)
-        for path, predictions in zip(missing, each, strict=True):
+        predicted = predict_batches(
+            network(), codec, bar, device, amp, decoders, ttas, samples.zooms
+        )
+        for path, predictions in zip(missing, predicted, strict=True):
             _require_finite(predictions, name)
             save_predictions(path, predictions)
     parts = [load_predictions(path) for path in files]
-    none = empty_predictions(len(codec.flip_indices))
+    empty = empty_predictions(len(codec.flip_indices))
     joined = {
-        key: concat_predictions([none, *(part[key] for part in parts)])
+        key: concat_predictions([empty, *(part[key] for part in parts)])
         for key in ((tta, decoder) for tta in ttas for decoder in decoders)
     }
     return gather_predictions(joined, len(samples), batch_size)
@@ -71,8 +75,8 @@ def predict_resumable(
 
 def _require_finite(predictions: PredictionsByView, name: str) -> None:
     for poses in predictions.values():
-        numbers = np.concatenate([poses.keypoints.reshape(len(poses.rows), -1), poses.scores], 1)
-        bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
+        values = np.concatenate([poses.keypoints.reshape(len(poses.rows), -1), poses.scores], 1)
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
             raise PoseError(
                 f"{name}: the pose in row {poses.rows[bad[0]]} of the cache is not finite "
@@ -81,7 +85,7 @@ def _require_finite(predictions: PredictionsByView, name: str) -> None:
 
 
 def save_predictions(path: Path, predictions: PredictionsByView) -> None:
-    """Write a .npz file, atomically, that load_predictions reads back bit by bit."""
+    """Write a .npz file atomically; load_predictions returns the same bits."""
     arrays = {
         f"{tta} {decoder} {field.name}": getattr(poses, field.name)
         for (tta, decoder), poses in predictions.items()
@@ -92,7 +96,7 @@ def save_predictions(path: Path, predictions: PredictionsByView) -> None:
 
 
 def load_predictions(path: Path) -> PredictionsByView:
-    """The predictions in a file of save_predictions."""
+    """The predictions in a file written by save_predictions."""
     with np.load(path, allow_pickle=False) as arrays:
         keys = dict.fromkeys((name.split()[0], name.split()[1]) for name in arrays.files)
         return {

@@ -1,4 +1,4 @@
-"""Predictions on the disk: what is there is not predicted again, and it is the same to the bit."""
+"""Stored predictions are not computed again, and a resumed run returns the same bits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TTAS = ("none", "flip", "multiscale")
 
 
 class Maps(torch.nn.Module):
-    """Maps that depend on the image; counts the images it has seen."""
+    """A network whose maps depend on the image; counts the images of its forward passes."""
 
     def __init__(self, height: float = 1.0) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Maps(torch.nn.Module):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "kept"
+    return tmp_path / "stored"
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ def run(folder: Path, samples: TestSamples, network: torch.nn.Module) -> Predict
     )  # fmt: skip
 
 
-def assert_equal(found: PredictionsByView, expected: PredictionsByView) -> None:
-    assert set(found) == {(t, d) for t in TTAS for d in ("argmax", "dark")} == set(expected)
-    for key, one in found.items():
-        for name, column in vars(one).items():
+def assert_equal(actual: PredictionsByView, expected: PredictionsByView) -> None:
+    assert set(actual) == {(t, d) for t in TTAS for d in ("argmax", "dark")} == set(expected)
+    for key, predictions in actual.items():
+        for name, column in vars(predictions).items():
             np.testing.assert_array_equal(column, getattr(expected[key], name))
 
 
-def test_what_is_there_is_read(folder: Path, samples: TestSamples) -> None:
+def test_stored_batches_are_read(folder: Path, samples: TestSamples) -> None:
     first, again, rest = Maps(), Maps(), Maps()
     expected = run(folder, samples, first)
     assert expected["flip", "dark"].rows.tolist() == samples.rows.tolist()
@@ -67,42 +67,42 @@ def test_what_is_there_is_read(folder: Path, samples: TestSamples) -> None:
     assert_equal(run(folder, samples, again), expected)
     assert again.seen == 0
     (folder / "00000002.npz").unlink()
-    (folder / "00000004.npz.tmp").write_bytes(b"cut off")  # of a kill while writing
+    (folder / "00000004.npz.tmp").write_bytes(b"cut off")  # left by a kill while writing
     (folder / "00000004.npz").unlink()
     assert_equal(run(folder, samples, rest), expected)
     assert rest.seen == 3 * 2 * 3
 
 
-def test_another_number_of_processes_goes_on(
+def test_another_number_of_processes_can_resume(
     folder: Path, samples: TestSamples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed as one of two, ended alone: only the other's batches are left to do."""
+    """Two processes start, one resumes: only the batches of the other process are predicted."""
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "all_gather", lambda found: [found, {}])
+    monkeypatch.setattr(distributed, "all_gather", lambda predictions: [predictions, {}])
     monkeypatch.setattr(
-        "pose.analysis.predict_resumable.gather_predictions", lambda found, *_: found
+        "pose.analysis.predict_resumable.gather_predictions", lambda predictions, *_: predictions
     )
     run(folder, samples, Maps())
     assert sorted(p.stem for p in folder.iterdir()) == ["00000000", "00000004"]
     monkeypatch.undo()
-    alone = Maps()
-    found = run(folder, samples, alone)
-    assert alone.seen == 2 * 2 * 3
-    assert_equal(found, run(folder / "new", samples, Maps()))
+    network = Maps()
+    predictions = run(folder, samples, network)
+    assert network.seen == 2 * 2 * 3
+    assert_equal(predictions, run(folder / "new", samples, Maps()))
 
 
-def test_nobody_is_predicted(
+def test_without_samples_predictions_are_empty(
     folder: Path, crop_table: CropTable, crop_settings: CropSettings
 ) -> None:
-    none = TestSamples(crop_table, np.empty(0, np.intp), 1.25, crop_settings.codec)
-    found = predict_resumable(
-        folder, "x", Maps, none, 2, ("flip",), torch.device("cpu"), "none", Blur(11), 0
+    no_samples = TestSamples(crop_table, np.empty(0, np.intp), 1.25, crop_settings.codec)
+    predictions = predict_resumable(
+        folder, "x", Maps, no_samples, 2, ("flip",), torch.device("cpu"), "none", Blur(11), 0
     )
-    assert found["flip", "dark"].keypoints.shape == (0, 17, 2)
+    assert predictions["flip", "dark"].keypoints.shape == (0, 17, 2)
     assert test_batches(0, 2, 0, 1) == []
 
 
-def test_diverged_networks_are_named(folder: Path, samples: TestSamples) -> None:
+def test_the_error_names_a_diverged_network(folder: Path, samples: TestSamples) -> None:
     with pytest.raises(PoseError, match=r"evaluate: x: the pose in row 0 of the cache is not"):
         run(folder, samples, Maps(float("nan")))
     assert not folder.exists()
