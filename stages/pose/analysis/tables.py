@@ -83,7 +83,7 @@ def poses_per_person(val: Val, predictions: Predictions, score_thr: float) -> Pe
 
 
 def tables(val: Val, results: list[Json], person_poses: PersonPoses, pck_thr: float) -> Tables:
-    """All tables of COLUMNS except `ablation`, of COCO results and the poses of labelled persons."""
+    """All tables of COLUMNS except `ablation`, from COCO results and poses of labelled persons."""
     truth, sigmas, skeleton = val.truth, val.sigmas, val.skeleton
     matches = match_results(truth, results, sigmas, MATCH_OKS)
     ann_ids = val.persons.ann_id[person_poses.predictions.rows].tolist()

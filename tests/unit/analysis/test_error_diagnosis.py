@@ -81,7 +81,7 @@ RESULTS = [result(PREDICTED, 0.9), result(OTHER, 0.5)]
 
 
 def ap(oks: float) -> float:
-    """AP of two results: the one with the higher score has this OKS, the other is perfect."""
+    """AP of two results: the result with the higher score has this OKS, the other is perfect."""
     passed = 0.5 + 0.05 * np.arange(10) <= oks
     return float(np.where(passed, 1.0, 0.5 * 51 / 101).mean())
 
