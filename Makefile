@@ -39,7 +39,7 @@ coverage: dev           ## lines and branches of stages/pose that tests without 
 	$(BIN)/python -m pytest tests/unit tests/property tests/golden tests/fuzz --cov=stages/pose \
 		--cov-branch --cov-report=term --cov-fail-under=90
 
-mutants: dev            ## a sample of small changes to the code, each of which a test has to notice
+mutants: dev            ## mutation testing: a sample of small changes that the tests have to catch
 	$(BIN)/python tests/mutate.py 150
 
 check: dev              ## linters, types, workflows

@@ -1,10 +1,11 @@
-"""Small changes to the code, each of which its unit tests have to notice.
+"""Mutation testing: small changes to the code that the unit tests have to catch.
 
-    python tests/mutate.py 150
+    python tests/mutate.py 150                     # mutants in all
+    python tests/mutate.py 150 codecs/udp.py       # of these modules only
 
-A seeded sample over the modules of TARGETS: an operator, comparison, number or truth value is
-changed, or a statement dropped. Prints the survivors, to be explained in docs/reliability.md.
-Libraries are loaded once; each mutant is tried in a fork of this process, on a copy of the tree.
+Takes a seeded sample over the modules of TARGETS: a mutant changes one operator, comparison, number
+or boolean, or drops one statement. Prints the surviving mutants; docs/reliability.md explains them.
+Libraries are loaded once; each mutant runs in a fork of this process, on a copy of the tree.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = {
-    "codec": ["unit/test_codec.py"],
-    "gaussian": ["unit/test_gaussian.py", "unit/test_codec.py"],
-    "geometry": ["unit/test_geometry.py", "property/test_properties.py"],
-    "checkpoint": ["unit/test_checkpoint.py"],
-    "evaluation": ["unit/test_evaluation.py"],
+TARGETS = {  # module in stages/pose: its tests in tests/
+    "codecs/udp.py": ["unit/codecs/test_udp.py"],
+    "codecs/gaussian.py": ["unit/codecs/test_gaussian.py", "unit/codecs/test_udp.py"],
+    "codecs/geometry.py": ["unit/codecs/test_geometry.py", "property/test_properties.py"],
+    "models/checkpoint.py": ["unit/models/test_checkpoint.py"],
+    "evaluation/coco_metrics.py": ["unit/evaluation/test_coco_metrics.py"],
+    "analysis/matching.py": ["unit/analysis/test_matching.py"],
 }
-SECONDS = 300  # that a mutant may take; a longer one counts as noticed
+SECONDS = 300  # limit per mutant; one that runs longer counts as caught
 OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -52,7 +54,7 @@ OPERATORS: dict[type, type] = {
 
 
 def mutants(source: str) -> Iterator[tuple[int, str, str]]:
-    """Line, what is changed, and the changed source, for every place there is."""
+    """Yield line, description of the change and changed source of every possible mutant."""
     for index in _places(ast.parse(source)):
         tree = ast.parse(source)
         node = list(ast.walk(tree))[index]
@@ -62,12 +64,12 @@ def mutants(source: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _places(tree: ast.Module) -> list[int]:
-    """Positions in ast.walk of what runs: annotations are never evaluated."""
+    """Positions in ast.walk of all nodes outside annotations, which are never evaluated."""
     types = [
         getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns")
     ]
-    idle = {id(part) for one in types if one for part in ast.walk(one)}
-    return [index for index, node in enumerate(ast.walk(tree)) if id(node) not in idle]
+    annotations = {id(part) for root in types if root for part in ast.walk(root)}
+    return [index for index, node in enumerate(ast.walk(tree)) if id(node) not in annotations]
 
 
 def _text(node: ast.AST) -> str:
@@ -75,7 +77,7 @@ def _text(node: ast.AST) -> str:
 
 
 def _change(node: ast.AST) -> bool:
-    """Change the node in place, if there is a way."""
+    """Change the node in place; returns whether this kind of node can be changed."""
     if isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in OPERATORS:
         node.op = OPERATORS[type(node.op)]()
     elif isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
@@ -96,7 +98,7 @@ def _change(node: ast.AST) -> bool:
 
 def survives(copied: Path, module: str, source: str) -> bool:
     """Whether all tests of the module pass on the changed source."""
-    path = copied / "stages" / "pose" / f"{module}.py"
+    path = copied / "stages" / "pose" / module
     good = path.read_text(encoding="utf-8")
     path.write_text(source, encoding="utf-8")
     child = os.fork()
@@ -121,7 +123,7 @@ def _try(copied: Path, tests: list[str]) -> None:
 
 
 def _ended(child: int) -> int:
-    """Exit status; 1 where it took too long and was ended."""
+    """Exit status of the child; 1 if it ran too long and was killed."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -137,7 +139,7 @@ def main() -> None:
     count, only = int(sys.argv[1]), sys.argv[2:] or list(TARGETS)
     places = []
     for module in only:
-        source = (ROOT / "stages" / "pose" / f"{module}.py").read_text(encoding="utf-8")
+        source = (ROOT / "stages" / "pose" / module).read_text(encoding="utf-8")
         places += [(module, *mutant) for mutant in mutants(source)]
     sample = random.Random(0).sample(places, min(count, len(places)))
     for library in ("torch", "cv2", "pyarrow", "pycocotools.cocoeval", "hypothesis", "timm"):
@@ -146,16 +148,16 @@ def main() -> None:
         copied = Path(folder) / "pose"
         skip = shutil.ignore_patterns(".git", ".venv", "data", "models", ".dvc", "__pycache__")
         shutil.copytree(ROOT, copied, ignore=skip)
-        for module in only:  # the tests have to pass on the code as it is
-            source = (copied / "stages" / "pose" / f"{module}.py").read_text(encoding="utf-8")
+        for module in only:  # the tests have to pass on the unchanged code
+            source = (copied / "stages" / "pose" / module).read_text(encoding="utf-8")
             assert survives(copied, module, copy.copy(source)), module
         alive = 0
         for done, (module, line, change, source) in enumerate(sorted(sample), start=1):
             if survives(copied, module, source):
                 alive += 1
-                sys.stdout.write(f"{module}.py:{line}: {change}\n")
+                sys.stdout.write(f"{module}:{line}: {change}\n")
             sys.stderr.write(f"\r{done} of {len(sample)}, {alive} alive")
-    sys.stdout.write(f"{len(places)} places, {len(sample)} tried, {alive} not noticed\n")
+    sys.stdout.write(f"{len(places)} places, {len(sample)} tried, {alive} not caught\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from imports import POSE, STAGES, direct_imports, needed_files, needed_rooms
+from mutate import TARGETS
 
 ROOT = STAGES.parent
 SCRIPTS = sorted(STAGES.glob("*.py"))
@@ -84,6 +85,12 @@ def test_a_module_of_a_room_has_its_tests_in_the_same_room(path: Path) -> None:
     room = path.relative_to(POSE).parts[0].removesuffix(".py")
     tests = ROOT / "tests" / "unit"
     assert list((tests / room).glob("test_*.py")) or (tests / f"test_{room}.py").is_file()
+
+
+def test_mutation_testing_names_existing_modules_and_tests() -> None:
+    assert [module for module in TARGETS if not (POSE / module).is_file()] == []
+    tests = {name for names in TARGETS.values() for name in names}
+    assert [name for name in tests if not (ROOT / "tests" / name).is_file()] == []
 
 
 def produced() -> set[str]:
