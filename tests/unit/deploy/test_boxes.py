@@ -39,7 +39,7 @@ def test_by_name(tmp_path: Path) -> None:
     assert found.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8.5]]
     assert scores.tolist() == [1, 1]
     assert boxes("b.jpg")[0].shape == (0, 4)
-    with pytest.raises(BadImageError, match=r"^is not named in boxes.json$"):
+    with pytest.raises(BadImageError, match=r"^has no entry in boxes.json$"):
         boxes("c.jpg")
 
 

@@ -164,7 +164,7 @@ def test_a_picture_that_the_boxes_do_not_name(run, tiny_coco: TinyCoco, lines: l
     boxes = tiny_coco.root / "boxes.json"
     write_json(boxes, {f"{1:012d}.jpg": [[5, 5, 30, 40]]})
     assert run(tiny_coco.image_path(1), tiny_coco.image_path(2), "--boxes", boxes) == 1
-    assert lines[0] == f"predict: {tiny_coco.image_path(2)}: is not named in boxes.json"
+    assert lines[0] == f"predict: {tiny_coco.image_path(2)}: has no entry in boxes.json"
 
 
 def test_a_picture_without_persons_is_no_fault(run, tiny_coco: TinyCoco) -> None:
