@@ -1,4 +1,4 @@
-"""Boxes of persons by one of torchvision's detectors, its weights fetched once and verified."""
+"""Person boxes from a torchvision detector, whose weights are downloaded once and verified."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pose.fetch.checksums import Checksum
 from pose.fetch.url import download, file_name
 from pose.models.checkpoint import read_weights, require_same
 
-# torchvision's names, with the box AP on COCO val2017 and the megabytes that it tells of them
+# torchvision's model names, with the box AP on COCO val2017 and file size that it reports
 DETECTORS = {
     "fasterrcnn_mobilenet_v3_large_fpn": "AP 32.8, 74 MB",
     "fasterrcnn_resnet50_fpn_v2": "AP 46.7, 167 MB, 60 times the arithmetic",
     "ssdlite320_mobilenet_v3_large": "AP 21.3, 13 MB, the fastest",
 }
-PERSON = 1  # label of torchvision's detection models, which are trained on COCO
+PERSON_LABEL = 1  # in torchvision's detection models, which are trained on COCO
 
 
 @dataclass(frozen=True)
 class PrefixChecksum(Checksum):
-    """The first hex digits of a sha256, which torch hub puts into the file name of its URLs."""
+    """First hex digits of a sha256, which torch.hub puts into the file names of its URLs."""
 
     def mismatch(self, path: Path) -> str | None:
         actual = digest(path, self.algorithm)
@@ -37,30 +37,36 @@ class PrefixChecksum(Checksum):
 
 
 def weights_url(name: str) -> str:
-    """Where torchvision keeps the best weights of a detector."""
+    """URL of torchvision's default weights of a detector."""
     url: str = get_model_weights(name).DEFAULT.url
     return url
 
 
 def weights_path(url: str) -> Path:
-    """Where they belong on this machine: torch hub's own folder, which TORCH_HOME moves."""
+    """Local path of the weights: the cache folder of torch.hub, which TORCH_HOME sets."""
     return Path(torch.hub.get_dir()) / "checkpoints" / file_name(url)
 
 
 def fetch_weights(url: str) -> Path:
-    """Path of the verified file, fetched unless it is there. Raises PoseError."""
+    """Download the weights unless they are cached; returns the path of the verified file.
+
+    Raises PoseError if the file name holds no digest, or the download or its checksum fails.
+    """
     prefix = re.search(r"-([0-9a-f]{8,})\.[a-z]+$", url)
     if not prefix:
-        raise PoseError(f"{url}: tells no digest; such weights are not taken")
-    checksum = PrefixChecksum(prefix[1], "the file's own name")
+        raise PoseError(f"{url}: the file name holds no sha256 digest, so the weights cannot be verified")
+    checksum = PrefixChecksum(prefix[1], "the file name")
     return download(url, weights_path(url).parent, checksum)
 
 
 class Detector:
-    """image (H, W, 3) RGB uint8 -> boxes and scores of persons, the best first."""
+    """Person detector: image (H, W, 3) RGB uint8 -> boxes xywh (N, 4) and scores (N,), best first.
+
+    Boxes are in image pixels; those with scores below min_score are dropped.
+    """
 
     def __init__(self, name: str, url: str, min_score: float, device: torch.device) -> None:
-        """Raises PoseError if the weights cannot be had or are another model's."""
+        """Raises PoseError if the weights cannot be downloaded or belong to another model."""
         self.network = get_model(name, weights=None, weights_backbone=None)
         self.min_score, self.device = min_score, device
         path = fetch_weights(url)
@@ -75,8 +81,8 @@ class Detector:
     @torch.no_grad()
     def __call__(self, image: Image) -> Boxes:
         pixels = torch.tensor(image, device=self.device).permute(2, 0, 1).float() / 255
-        found = self.network([pixels])[0]
-        kept = (found["labels"] == PERSON) & (found["scores"] >= self.min_score)
-        corners = found["boxes"][kept].double().cpu().numpy()  # (N, 4: x1, y1, x2, y2)
+        detections = self.network([pixels])[0]
+        selected = (detections["labels"] == PERSON_LABEL) & (detections["scores"] >= self.min_score)
+        corners = detections["boxes"][selected].double().cpu().numpy()  # (N, 4: x1, y1, x2, y2)
         corners[:, 2:] -= corners[:, :2]
-        return corners, found["scores"][kept].double().cpu().numpy()
+        return corners, detections["scores"][selected].double().cpu().numpy()

@@ -29,7 +29,7 @@ def server() -> Iterator[Server]:
 def test_torchvision_tells_address_digest_and_quality(name: str) -> None:
     weights = detector.get_model_weights(name).DEFAULT
     assert detector.re.search(r"-[0-9a-f]{8}\.pth$", weights_url(name))
-    assert weights.meta["categories"][detector.PERSON] == "person"
+    assert weights.meta["categories"][detector.PERSON_LABEL] == "person"
     ap = weights.meta["_metrics"]["COCO-val2017"]["box_map"]
     assert f"AP {ap}, {weights.meta['_file_size']:.0f} MB" in DETECTORS[name]
 
@@ -48,12 +48,12 @@ def test_weights_are_fetched_once_and_kept_where_torch_keeps_them(
 def test_another_file_is_refused(server: Server) -> None:
     url = f"{server.address}/light-01234567.pth"
     line = failure(fetch_weights, url)
-    assert f"sha256 is {SHA}, the file's own name says 01234567..." in line
+    assert f"sha256 is {SHA}, the file name says 01234567..." in line
     assert not weights_path(url).exists()
 
 
 def test_an_address_without_a_digest_is_refused() -> None:
-    assert "tells no digest" in failure(fetch_weights, "http://127.0.0.1/light.pth")
+    assert "holds no sha256 digest" in failure(fetch_weights, "http://127.0.0.1/light.pth")
 
 
 class Light(torch.nn.Module):
