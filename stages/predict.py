@@ -45,10 +45,10 @@ NAME = "predict"
 
 def main(arguments: argparse.Namespace) -> int:
     """Exit code."""
-    paths, faults = list_inputs(arguments.inputs)
-    for fault in faults:
-        log(f"{NAME}: {fault}")
-    failed = len(faults) + (_predict(arguments, paths) if paths else 0)
+    paths, errors = list_inputs(arguments.inputs)
+    for error in errors:
+        log(f"{NAME}: {error}")
+    failed = len(errors) + (_predict(arguments, paths) if paths else 0)
     if failed:
         log(f"{NAME}: {failed} of the inputs failed, see above")
     return 1 if failed else 0
@@ -123,8 +123,8 @@ def _add_video_(writer: ResultsWriter, path: Path, overlay: Path) -> None:
             for index, frame in enumerate(chain([first], frames)):
                 name = f"{path}/{index}"
                 write(writer.add_(frame, None, name, f"{path.name}/{index}", str(path)))
-    if fault := video.fault():
-        raise BadImageError(fault)
+    if error := video.truncation():
+        raise BadImageError(error)
 
 
 def _count(text: str) -> int:

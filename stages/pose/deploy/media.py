@@ -1,4 +1,4 @@
-"""Pictures and videos from people's own disks, in and out; what is no such thing is told."""
+"""Reading of pictures and videos, and writing of videos. Errors name unreadable files."""
 
 from __future__ import annotations
 
@@ -20,106 +20,112 @@ from pose.common.files import move_into_place
 Image = NDArray[np.uint8]
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-FALLBACK_FPS = 25.0  # of a video that does not tell
+FALLBACK_FPS = 25.0  # of a video without a frame rate
 
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a bad file is told by us, in one line
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg is silent: we log a bad file in one line
 
 
 def is_video(path: Path) -> bool:
-    """By the name's ending."""
+    """Whether the file extension is that of a video."""
     return path.suffix.lower() in VIDEOS
 
 
 def list_inputs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Files, each once; folders as their own pictures and videos, by name. And what is wrong.
+    """Files to read, each once, and one error message per input that has none.
 
-    A fault names its path. Nothing is opened here.
+    A folder stands for the pictures and videos directly in it, sorted by name. No file is opened.
     """
-    found: dict[Path, None] = {}
-    faults = []
+    inputs: dict[Path, None] = {}  # a set in order
+    errors = []
     for path in paths:
-        files = _seen_in(path) if path.is_dir() else [path]
+        files = _pictures_and_videos(path) if path.is_dir() else [path]
         if not path.exists():
-            faults.append(f"{path}: no such file or folder")
+            errors.append(f"{path}: no such file or folder")
         elif not files:
-            faults.append(f"{path}: holds no picture ({' '.join(PICTURES)}) and no video")
+            errors.append(f"{path}: no picture ({' '.join(PICTURES)}) or video in this folder")
         else:
-            found |= dict.fromkeys(files)
-    return list(found), faults
+            inputs |= dict.fromkeys(files)
+    return list(inputs), errors
 
 
-def _seen_in(folder: Path) -> list[Path]:
+def _pictures_and_videos(folder: Path) -> list[Path]:
     files = (path for path in folder.iterdir() if path.is_file())
     return sorted(path for path in files if path.suffix.lower() in PICTURES + VIDEOS)
 
 
 def read_picture(path: Path, upright: bool) -> Image:
-    """RGB pixels (H, W, 3); upright: turned as its EXIF says, else as stored, as COCO counts.
+    """RGB pixels (H, W, 3) of a picture.
 
-    Raises BadImageError for what is no picture, is cut off or absurdly large.
+    upright: apply the EXIF orientation. COCO's boxes are in pixels as stored, without it.
+    Raises BadImageError if the file is not a picture, is truncated, or is so large that Pillow
+    takes it for a decompression bomb.
     """
     try:
         with PIL.Image.open(path) as image:
-            turned = PIL.ImageOps.exif_transpose(image) if upright else image
-            return np.asarray(turned.convert("RGB"))
+            oriented = PIL.ImageOps.exif_transpose(image) if upright else image
+            return np.asarray(oriented.convert("RGB"))
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise BadImageError(f"is no readable picture ({_reason(error)})") from None
+        raise BadImageError(f"not a readable picture ({_reason(error)})") from None
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "of no known format"
+        return "unknown format"
     return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
 class Video:
-    """RGB frames (H, W, 3) of a file, once; fps, size and number of frames as the file tells."""
+    """RGB frames (H, W, 3) of a video file, which can be iterated once.
+
+    fps and count (number of frames) are what the file's header states.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises BadImageError if the file is no video that OpenCV can read."""
+        """Raises BadImageError if OpenCV cannot read the file as a video."""
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
-            raise BadImageError("is no readable video")
+            raise BadImageError("not a readable video")
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or FALLBACK_FPS
         self.count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        self._read = 0
+        self._frames_read = 0
 
     def __iter__(self) -> Iterator[Image]:
         while True:
-            there, frame = self._capture.read()
-            if not there:
+            read, frame = self._capture.read()
+            if not read:
                 return
-            self._read += 1
+            self._frames_read += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
-    def fault(self) -> str | None:
-        """After the last frame: why there is no more, if the file tells of more.
+    def truncation(self) -> str | None:
+        """Error message if fewer frames were read than the header states; call it after the last.
 
         Some containers (Matroska) only estimate their number of frames.
         """
-        if self._read >= max(1, self.count):
+        if self._frames_read >= max(1, self.count):
             return None
-        return f"ends after {self._read} of {self.count} frames; is it cut off?"
+        return f"ends after {self._frames_read} of {self.count} frames; is the file truncated?"
 
 
 @contextlib.contextmanager
 def video_writer(
     path: Path, fps: float, image_wh: tuple[int, int]
 ) -> Iterator[Callable[[Image], object]]:
-    """A function that appends a BGR frame to an MP4 (MPEG-4), which gets its name at the end.
+    """Yield a function that appends a BGR frame to an MP4 file (MPEG-4 Part 2).
 
-    Of an odd width or height the encoder drops the last column or row.
+    The file appears under `path` only once it is complete. The encoder drops the last column or row
+    of frames with an odd width or height. Raises PoseError if OpenCV cannot write MP4 files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.tmp{path.suffix}")  # the ending chooses the container
-    writer = cv2.VideoWriter(str(beside), cv2.VideoWriter.fourcc(*"mp4v"), fps, image_wh)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")  # the extension sets the container
+    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, image_wh)
     if not writer.isOpened():
-        raise PoseError(f"{path}: this OpenCV cannot write MP4 there; install it with FFmpeg")
+        raise PoseError(f"{path}: OpenCV cannot write an MP4 file here; install an OpenCV with FFmpeg")
     try:
         yield writer.write
         writer.release()
-        move_into_place(beside, path)
+        move_into_place(temporary, path)
     finally:
         writer.release()
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

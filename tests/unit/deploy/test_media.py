@@ -33,10 +33,10 @@ def test_files_and_folders_are_listed_once(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     odd = tmp_path / "notes.txt"
-    found, faults = list_inputs([tmp_path / "c.mp4", tmp_path, odd, empty, tmp_path / "gone"])
-    assert [path.name for path in found] == ["c.mp4", "a.png", "b.JPG", "notes.txt"]
-    assert faults[0].startswith(f"{empty}: holds no picture (.jpg ")
-    assert faults[1:] == [f"{tmp_path / 'gone'}: no such file or folder"]
+    inputs, errors = list_inputs([tmp_path / "c.mp4", tmp_path, odd, empty, tmp_path / "gone"])
+    assert [path.name for path in inputs] == ["c.mp4", "a.png", "b.JPG", "notes.txt"]
+    assert errors[0].startswith(f"{empty}: no picture (.jpg ")
+    assert errors[1:] == [f"{tmp_path / 'gone'}: no such file or folder"]
 
 
 def test_a_picture_is_read_as_rgb(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_exif_turns_only_if_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(0, "of no known format"), (5, "of no known format"), (-300, "is no readable picture (")],
+    [(0, "unknown format"), (5, "unknown format"), (-300, "not a readable picture (")],
 )
 def test_what_is_no_picture(tmp_path: Path, name: str, size: int, expected: str) -> None:
     cv2.imwrite(str(tmp_path / name), picture(0, 100, 80))
@@ -90,26 +90,26 @@ def test_frames_of_a_video(tmp_path: Path) -> None:
     frames = list(video)
     assert (video.fps, video.count, len(frames)) == (FPS, FRAMES, FRAMES)
     assert np.abs(frames[2].astype(int) - (200, 0, 0)).max() < 12
-    assert video.fault() is None
+    assert video.truncation() is None
 
 
 def test_a_video_that_tells_of_more_frames(tmp_path: Path) -> None:
     video = Video(clip(tmp_path / "a.avi"))
     video.count = 9
     assert len(list(video)) == FRAMES
-    assert video.fault() == "ends after 5 of 9 frames; is it cut off?"
+    assert video.truncation() == "ends after 5 of 9 frames; is the file truncated?"
 
 
 def test_a_video_without_frames(tmp_path: Path) -> None:
     video = Video(clip(tmp_path / "a.avi"))
     video.count = 0
-    assert video.fault() == "ends after 0 of 0 frames; is it cut off?"
+    assert video.truncation() == "ends after 0 of 0 frames; is the file truncated?"
 
 
 @pytest.mark.parametrize("content", [b"", b"noise" * 100])
 def test_what_is_no_video(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.avi").write_bytes(content)
-    with pytest.raises(BadImageError, match=r"^is no readable video$"):
+    with pytest.raises(BadImageError, match=r"^not a readable video$"):
         Video(tmp_path / "a.avi")
 
 

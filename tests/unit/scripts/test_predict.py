@@ -107,7 +107,7 @@ def test_a_video_that_is_cut_off_keeps_its_frames_and_counts_as_failed(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
     path = clip(tmp_path / "clip.avi", 3)
-    monkeypatch.setattr(predict.Video, "fault", lambda self: "ends after 3 of 9 frames")
+    monkeypatch.setattr(predict.Video, "truncation", lambda self: "ends after 3 of 9 frames")
     assert run(path, "--whole-image") == 1
     assert lines[0] == f"predict: {path}: ends after 3 of 9 frames"
     assert len(read("results.json")) == 3
@@ -139,11 +139,11 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     empty, gone = tmp_path / "empty", tmp_path / "gone.jpg"
     empty.mkdir()
     assert run(noise, good, film, empty, gone, "--whole-image") == 1
-    assert lines[0].startswith(f"predict: {empty}: holds no picture")
+    assert lines[0].startswith(f"predict: {empty}: no picture")
     assert lines[1:] == [
         f"predict: {gone}: no such file or folder",
-        f"predict: {noise}: is no readable picture (of no known format)",
-        f"predict: {film}: is no readable video",
+        f"predict: {noise}: not a readable picture (unknown format)",
+        f"predict: {film}: not a readable video",
         "predict: 1 poses in 1 pictures and frames: predicted",
         "predict: 4 of the inputs failed, see above",
     ]
