@@ -92,7 +92,9 @@ def _from_annotations(raw: dict[str, Any], path: Path, category_id: int) -> Iter
         yield _image_value(image, "file_name", str, path), None, 0.0
     for annotation in raw["annotations"]:
         if not isinstance(annotation, dict):
-            raise PoseError(f"{path}: an annotation is {reprlib.repr(annotation)}, expected an object")
+            raise PoseError(
+                f"{path}: an annotation is {reprlib.repr(annotation)}, expected an object"
+            )
         where = f"{path}: annotation {reprlib.repr(annotation.get('id'))}"
         if annotation.get("category_id") != category_id or annotation.get("iscrowd"):
             continue
@@ -115,7 +117,11 @@ def _image_value(image: dict[str, Any], key: str, kind: type, path: Path) -> Any
 def _from_results(path: Path, category_id: int) -> Iterator[BoxRecord]:
     for detection in parse_detections(path.read_bytes(), str(path)):
         if detection["category_id"] == category_id and max(detection["bbox"][2:]) > 0:
-            yield detection["image_id"], [float(v) for v in detection["bbox"]], float(detection["score"])
+            yield (
+                detection["image_id"],
+                [float(v) for v in detection["bbox"]],
+                float(detection["score"]),
+            )
 
 
 def _checked_box(box: Any, where: str) -> list[float]:

@@ -23,7 +23,9 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 FALLBACK_FPS = 25.0  # of a video without a frame rate
 
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg is silent: we log a bad file in one line
+os.environ.setdefault(
+    "OPENCV_FFMPEG_LOGLEVEL", "-8"
+)  # silent: predict.py logs bad files
 
 
 def is_video(path: Path) -> bool:
@@ -121,7 +123,9 @@ def video_writer(
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")  # the extension sets the container
     writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, image_wh)
     if not writer.isOpened():
-        raise PoseError(f"{path}: OpenCV cannot write an MP4 file here; install an OpenCV with FFmpeg")
+        raise PoseError(
+            f"{path}: OpenCV cannot write an MP4 file; install it with FFmpeg"
+        )
     try:
         yield writer.write
         writer.release()
