@@ -1,4 +1,4 @@
-"""Exported models: the ONNX and torch.export files, their check, and the model card."""
+"""Export of a model: ONNX and torch.export files, their verification, and the model card."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ from pose.common.errors import PoseError
 from pose.deploy.predictor import INPUT, OUTPUT, OnnxNetwork
 
 OPSET = 18  # ONNX Runtime 1.14 and later
-TOLERANCE = 1e-4  # largest difference of a map's value; peaks are about 1
-EXTERNAL_BYTES = 1 << 30  # of weights; above, they lie beside the .onnx, which holds 2 GB at most
+TOLERANCE = 1e-4  # largest absolute difference of a heatmap value; peaks are about 1
+EXTERNAL_BYTES = 1 << 30  # larger weights are in a separate file: an .onnx holds 2 GB at most
 BATCH = {"images": {0: torch.export.Dim("batch")}}
-SAPIENS = "cc-by-nc-4.0"
-RENDERED = "rendered people of this project"
-DATASETS = {"synthetic": RENDERED, "coco": "COCO 2017", "local": "own annotations"}
+SAPIENS_LICENCE = "cc-by-nc-4.0"
+DATASETS = {"synthetic": "rendered people of this project", "coco": "COCO 2017", "local": "own annotations"}
 
 
 def trace(model: nn.Module, images: Tensor) -> ExportedProgram:
-    """The model as a graph for any batch size; images (B, 3, h, w), B >= 2, show the other sizes.
+    """The model as a torch.export program for any batch size.
 
-    torch.export.save writes it.
+    images (B, 3, h, w) with B >= 2 is the example input: it fixes all sizes except B.
     """
     with _quiet():
         return torch.export.export(model, (images,), dynamic_shapes=BATCH)
 
 
 def write_onnx(program: ExportedProgram, images: Tensor, path: Path) -> None:
-    """The graph as ONNX."""
+    """Write the program as an ONNX file; images as in `trace`."""
     weights = sum(tensor.nbytes for tensor in program.state_dict.values())
     with _quiet():
         torch.onnx.export(
@@ -57,73 +56,78 @@ def write_onnx(program: ExportedProgram, images: Tensor, path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporters warn of their own insides."""
+    """Without gradients and without the warnings of torch's exporters about their own code."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         yield
 
 
 def verify(model: nn.Module, images: Tensor, onnx: Path, program: Path) -> dict[str, float]:
-    """Largest difference of either file's maps to the model's, over batches of one and of all.
+    """Compare the heatmaps of both exported files with the model's, on batches of 1 and B images.
 
-    Raises PoseError if one is above TOLERANCE.
+    Returns the largest absolute difference per file name. Raises PoseError if one is above
+    TOLERANCE or NaN.
     """
-    others = {onnx.name: OnnxNetwork(onnx), program.name: torch.export.load(program).module()}
-    found = {name: _difference(model, other, images) for name, other in others.items()}
-    for name, difference in found.items():
+    exported = {onnx.name: OnnxNetwork(onnx), program.name: torch.export.load(program).module()}
+    differences = {name: _difference(model, other, images) for name, other in exported.items()}
+    for name, difference in differences.items():
         if not difference <= TOLERANCE:
             raise PoseError(
-                f"{name}: its maps differ from torch's by {difference:.1e}, more than "
-                f"{TOLERANCE:.0e}; nothing is written"
+                f"{name}: its heatmaps differ from torch's by {difference:.1e}, more than "
+                f"{TOLERANCE:.0e}; nothing was written"
             )
-    return found
+    return differences
 
 
 @torch.no_grad()
 def _difference(model: nn.Module, other: Callable[[Tensor], Tensor], images: Tensor) -> float:
     batches = (images[:1], images)
-    return max(float((model(some) - other(some)).abs().max()) for some in batches)
+    return max(float((model(batch) - other(batch)).abs().max()) for batch in batches)
 
 
 @contextlib.contextmanager
-def replacing_folder(out: Path, mark: str) -> Iterator[Path]:
-    """A folder beside `out` to fill, which takes its place at the end; on trouble it goes.
+def replacing_folder(out: Path, marker: str) -> Iterator[Path]:
+    """Yield a new folder beside `out`, which replaces `out` at the end and is deleted on errors.
 
-    Only an empty folder, or one that holds a file `mark`, is replaced. Killed between the last two
-    renames, what was there before lies in <out>.<letters>/old.
+    Raises PoseError unless `out` is absent, an empty folder or a folder with a file `marker`. If the
+    process is killed between the last two renames, the previous folder is in <out>.<letters>/old.
     """
     out = out.resolve()
-    if out.exists() and not (out / mark).is_file() and (out.is_file() or any(out.iterdir())):
-        raise PoseError(f"{out}: is there already, and no exported model; choose another --out")
+    if out.exists() and not (out / marker).is_file() and (out.is_file() or any(out.iterdir())):
+        raise PoseError(f"{out}: exists and is not an exported model; choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
-    beside, old = place / "new", place / "old"
-    beside.mkdir()
+    workspace = Path(tempfile.mkdtemp(prefix=f"{out.name}.", dir=out.parent))
+    new, old = workspace / "new", workspace / "old"
+    new.mkdir()
     try:
-        yield beside
+        yield new
         if out.exists():
             os.replace(out, old)
-        os.replace(beside, out)
+        os.replace(new, out)
     finally:
         if out.exists() or not old.exists():
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(workspace, ignore_errors=True)
 
 
 def licence(provenance: dict[str, Any]) -> tuple[str | None, str]:
-    """The Hub's name of the licence, None if nobody else's binds, and a sentence about it.
+    """Licence id of the Hugging Face Hub and a sentence for the card.
 
-    provenance: of the starting weights, as fetch_weights wrote it.
+    The id is None for weights trained from random numbers, which no other licence binds.
+    provenance: record of the starting weights that fetch_weights.py wrote.
     """
     source = str(provenance.get("source", "unknown"))
     if "sapiens" in source.lower():
-        return SAPIENS, "Sapiens' weights are CC BY-NC 4.0, and so is what is trained from them."
+        return SAPIENS_LICENCE, "Sapiens' weights are CC BY-NC 4.0, and so is what is trained from them."
     if source.startswith("random initialisation"):
         return None, "The weights started from random numbers: no other model's licence binds them."
     return "other", "The licence of the starting weights binds these as well; see their source."
 
 
 def front_matter(name: str, licence_id: str | None, source: str, scores: dict[str, float]) -> str:
-    """YAML of the card's head; source: data.source, scores by COCO's names, none if unknown."""
+    """YAML header of the model card.
+
+    source: value of data.source. scores: by COCO metric name; empty if not measured.
+    """
     results = [
         EvalResult(
             task_type="keypoint-detection",

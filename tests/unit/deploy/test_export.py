@@ -61,7 +61,7 @@ def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("thesis", "file"):
         line = failure(replacing_folder(tmp_path / name, "pose.json").__enter__)
-        assert "is there already, and no exported model; choose another --out" in line
+        assert "exists and is not an exported model; choose another --out" in line
     assert (tmp_path / "thesis/chapter.tex").exists()
 
 

@@ -113,7 +113,7 @@ def test_the_differences_are_told_and_a_large_one_stops(
     other.head.final_layer.bias.data[3] += 2e-4
     files = exported / "model.onnx", exported / "model.pt2"
     line = failure(verify, other, torch.randn(2, 3, 32, 24), *files)
-    assert "model.onnx: its maps differ from torch's by 2.0e-04, more than 1e-04" in line
+    assert "model.onnx: its heatmaps differ from torch's by 2.0e-04, more than 1e-04" in line
     other.head.final_layer.bias.data[3] = float("nan")
     assert "by nan" in failure(verify, other, torch.randn(2, 3, 32, 24), *files)
 
