@@ -1,4 +1,4 @@
-"""Poses of many pictures: COCO results, the list of images, overlays and their file names."""
+"""Output of predict.py: COCO results, the list of images, overlays and their file names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pose.deploy.media import Image, is_video
 from pose.deploy.predictor import Predictor, to_results
 from pose.draw import draw_pose
 
-FindBoxes = Callable[..., Boxes]  # of (image RGB, its names, the most precise first)
+FindBoxes = Callable[..., Boxes]  # called with an RGB image and its names, the most specific first
 
 
 @dataclass
@@ -30,10 +30,10 @@ class ResultsWriter:
     images: list[dict[str, Any]] = field(default_factory=list)
 
     def add_(self, image: Image, number: int | None, *names: str) -> Image:
-        """Predict and store the poses of an RGB picture; returns it with them drawn on it, BGR.
+        """Predict and store the poses of an RGB picture; returns the BGR picture with poses drawn.
 
-        number: its image id, None for the next one from 1. names: the first is its file_name; boxes
-        are looked up by any of them.
+        number: image id; None numbers the images from 1. names: the first is the file_name of the
+        image entry; boxes are looked up by the first name that has some.
         """
         boxes, box_scores = self.find_boxes(image, *names)
         keypoints, scores = self.predictor(image, boxes)
@@ -59,7 +59,7 @@ def draw_poses(
     keypoints: NDArray[np.float64],
     scores: NDArray[np.float64],
 ) -> Image:
-    """BGR picture with poses (N, K, 2), the first on top.
+    """BGR picture with poses (N, K, 2) and scores (N, K) drawn, the first pose on top.
 
     Keypoints outside the picture or with scores up to keypoint_score_thr are not drawn.
     """
@@ -68,28 +68,28 @@ def draw_poses(
     inside = ((keypoints >= 0) & (keypoints < drawn.shape[1::-1])).all(axis=2)
     shown = inside & (scores > predictor.manifest.keypoint_score_thr)
     for points, visible in zip(keypoints[::-1], shown[::-1], strict=True):
-        points = np.where(visible[:, None], points, 0)  # DARK may throw one out of any range
+        points = np.where(visible[:, None], points, 0)  # DARK may move a point beyond the range of int
         drawn = draw_pose(drawn, predictor.manifest.skeleton, points, visible, thickness)
     return drawn
 
 
 def numeric_ids(paths: list[Path]) -> dict[Path, int]:
-    """Image ids from file names, as in COCO, if all are pictures with distinct numbers; else {}."""
+    """Image ids from file names as in COCO; {} unless all are pictures with distinct numbers."""
     stems = [path.stem for path in paths]
-    plain = all(stem.isdecimal() and not is_video(p) for p, stem in zip(paths, stems, strict=True))
-    numbers = [int(stem) for stem in stems] if plain else []
+    numeric = all(stem.isdecimal() and not is_video(p) for p, stem in zip(paths, stems, strict=True))
+    numbers = [int(stem) for stem in stems] if numeric else []
     return dict(zip(paths, numbers, strict=True)) if len({*numbers}) == len(paths) else {}
 
 
 def overlay_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
-    """Path of each input's overlay; inputs of the same name get a number."""
+    """Overlay path per input; inputs with the same name get a number."""
     chosen: dict[Path, Path] = {}
     taken: set[str] = set()
     for path in paths:
-        ending, name, count = ".mp4" if is_video(path) else ".jpg", path.stem, 1
-        while f"{name}{ending}" in taken:
+        suffix, name, count = ".mp4" if is_video(path) else ".jpg", path.stem, 1
+        while f"{name}{suffix}" in taken:
             count += 1
             name = f"{path.stem}-{count}"
-        taken.add(f"{name}{ending}")
-        chosen[path] = folder / f"{name}{ending}"
+        taken.add(f"{name}{suffix}")
+        chosen[path] = folder / f"{name}{suffix}"
     return chosen
