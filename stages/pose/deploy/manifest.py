@@ -1,4 +1,4 @@
-"""pose.json: what it takes to use a trained model besides its weights."""
+"""pose.json: everything needed to use a trained model, except its weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILE = "pose.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """A model's sizes, codec, keypoints and test settings; names and units of params.yaml."""
+    """Model sizes, codec, keypoints and test settings; names and units as in params.yaml."""
 
     model: ModelSpec
     codec: UdpCodec
@@ -45,17 +45,17 @@ class Manifest:
 
 
 def project_params() -> Params:
-    """All of the project's params.yaml."""
+    """The project's params.yaml. Raises PoseError if it is absent or invalid."""
     return load_params(stage.ROOT / "params.yaml")
 
 
 def project_weights(name: str) -> Path:
-    """Path of the weights of phase1, phase2 or ssl."""
+    """Path of the trained weights; name is phase1, phase2 or ssl."""
     return stage.ROOT / stage.MODELS / f"{name}.safetensors"
 
 
 def build_manifest(params: Params) -> Manifest:
-    """The manifest of params and of the keypoints and category in data/cache."""
+    """The manifest from params and from the keypoints and category in data/cache."""
     skeleton = TypeAdapter(Skeleton).validate_python(read_json(stage.ROOT / stage.SKELETON))
     truth = read_json(stage.ROOT / stage.CACHE / "ground_truth.json")
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
@@ -75,7 +75,7 @@ def build_manifest(params: Params) -> Manifest:
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
-    """The content of pose.json: how to make the network's input, and the manifest."""
+    """Content of pose.json: preprocessing of the network's input, and the manifest."""
     return {
         "input": _input(manifest),
         **TypeAdapter(Manifest).dump_python(manifest, mode="json"),
@@ -83,7 +83,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
 
 
 def _input(manifest: Manifest) -> dict[str, Any]:
-    """How to make the input: (value - mean) / std of RGB pixels, in the manifest's size."""
+    """Preprocessing of the network's input: (value - mean) / std of RGB pixels."""
     return {
         "size": list(manifest.codec.input_size),  # w, h
         "layout": "batch, colour, y, x; float32",
@@ -95,7 +95,7 @@ def _input(manifest: Manifest) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a pose.json. Raises PoseError, one line, if a key is wrong or keypoint counts differ."""
+    """Read a pose.json. Raises PoseError if a value is invalid or keypoint counts differ."""
     raw = read_json(path)
     try:
         manifest = TypeAdapter(Manifest).validate_python(raw)
