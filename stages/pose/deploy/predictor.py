@@ -1,10 +1,10 @@
-"""Poses of the people in a picture, by a trained model, in three lines:
+"""Predict the poses of people in a picture with a trained model:
 
     from pose.deploy.predictor import Predictor
     predictor = Predictor.load("exported")
     keypoints, scores = predictor(image_rgb, boxes_xywh)
 
-The geometry is that of evaluate.py: padded box, UDP warp, flip test, refined peaks.
+The preprocessing and decoding are those of evaluate.py: padded box, UDP warp, flip test, refined peaks.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ INPUT, OUTPUT = "images", "heatmaps"  # names in the ONNX graph
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network, how its inputs and maps are made, and whether to average with the mirror image."""
+    """Network, manifest and test settings; called with an image and boxes."""
 
-    network: nn.Module  # normalised images (B, 3, h, w) -> maps
+    network: nn.Module  # normalised images (B, 3, h, w) -> heatmaps
     manifest: Manifest
-    flip: bool
+    flip: bool  # average the heatmaps with those of the mirrored image
     batch_size: int  # people per forward pass; changes memory, not results
     device: torch.device
-    amp: str = "none"  # autocast, as params.yaml's train.amp
+    amp: str = "none"  # autocast dtype, as train.amp in params.yaml
 
     @classmethod
     def load(
@@ -56,7 +56,7 @@ class Predictor:
     ) -> Predictor:
         """Load an exported folder with ONNX Runtime, or the model.safetensors in it with torch.
 
-        flip None: as the model was evaluated. Raises PoseError if a file is absent or damaged.
+        flip: None takes flip_test of the manifest. Raises PoseError if a file is absent or damaged.
         """
         path, device = Path(path), torch.device(device)
         folder = path if path.is_dir() else path.parent
@@ -70,9 +70,9 @@ class Predictor:
         return cls(network, manifest, flip, batch_size, device)
 
     def __call__(self, image_rgb: Image, boxes_xywh: Any) -> tuple[Array, Array]:
-        """Keypoints (N, K, 2) in image pixels and scores (N, K), the raw peak values.
+        """Keypoints (N, K, 2) in image pixels and scores (N, K), the heatmap peak values.
 
-        image_rgb (H, W, 3) uint8, boxes_xywh (N, 4) in image pixels. Raises PoseError for others.
+        image_rgb (H, W, 3) uint8, boxes_xywh (N, 4) in image pixels. Raises PoseError for other inputs.
         """
         boxes = _checked_boxes(image_rgb, boxes_xywh)
         codec, tta = self.manifest.codec, "flip" if self.flip else "none"
@@ -81,21 +81,21 @@ class Predictor:
         parts = predict_batches(
             self.network, codec, batches, self.device, self.amp, decoders, [tta]
         )
-        none = empty_predictions(self.manifest.skeleton.num_keypoints)
-        found = concat_predictions([none, *(part[tta, "refined"] for part in parts)])
-        return found.keypoints, found.scores
+        empty = empty_predictions(self.manifest.skeleton.num_keypoints)
+        predictions = concat_predictions([empty, *(part[tta, "refined"] for part in parts)])
+        return predictions.keypoints, predictions.scores
 
     def _batches(self, image: Image, boxes: Array) -> Iterator[dict[str, Any]]:
-        """The inputs of predict_batches, which are BGR, as in training."""
+        """Input batches of predict_batches; the channels are BGR, as in training."""
         for start in range(0, len(boxes), self.batch_size):
-            places = [self.box(box) for box in boxes[start : start + self.batch_size]]
-            crops = [cut(image, *place, self.manifest.codec.input_size) for place in places]
-            center, scale = (np.stack(column) for column in zip(*places, strict=True))
+            regions = [self.box(box) for box in boxes[start : start + self.batch_size]]
+            crops = [warp_box(image, *region, self.manifest.codec.input_size) for region in regions]
+            center, scale = (np.stack(column) for column in zip(*regions, strict=True))
             yield {
                 "image": torch.from_numpy(np.stack(crops)[..., ::-1].copy()),
                 "center": torch.from_numpy(center),
                 "scale": torch.from_numpy(scale),
-                "row": torch.arange(start, start + len(places)),
+                "row": torch.arange(start, start + len(regions)),
             }
 
     def box(self, bbox_xywh: Array) -> tuple[Array, Array]:
@@ -106,7 +106,7 @@ class Predictor:
     def rank(
         self, boxes_xywh: Array, box_scores: Array, keypoints: Array, scores: Array
     ) -> tuple[NDArray[np.intp], Array]:
-        """Indices of the poses that OKS-NMS keeps, the best first, and the score of every pose.
+        """Indices of the poses that remain after OKS-NMS, best first, and the score of every pose.
 
         As in evaluate.py: box score times mean keypoint score.
         """
@@ -127,12 +127,12 @@ def _checked_boxes(image: Image, boxes_xywh: Any) -> Array:
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise PoseError(f"boxes are {boxes.shape}, expected (N, 4): x, y, width, height")
     if not np.isfinite(boxes).all() or (boxes[:, 2:].max(axis=1) <= 0).any():
-        raise PoseError("boxes hold one that is not finite or has no width and no height")
+        raise PoseError("boxes must be finite, with a width or height above 0")
     return boxes
 
 
-def cut(image: Image, center: Array, scale: Array, input_wh: tuple[int, int]) -> Image:
-    """The network's input (h, w, 3) of a box, black outside the image, channels as in the image.
+def warp_box(image: Image, center: Array, scale: Array, input_wh: tuple[int, int]) -> Image:
+    """Warp the box to the network's input size (h, w, 3); black outside the image.
 
     Only the part of the image under the box is warped, so the cost does not grow with the image.
     """
@@ -147,7 +147,7 @@ def cut(image: Image, center: Array, scale: Array, input_wh: tuple[int, int]) ->
 def to_results(
     image_id: int, category_id: int, keypoints: Array, scores: Array, totals: Array
 ) -> list[dict[str, Any]]:
-    """COCO results of one picture's poses (N, K, 2): keypoints as x, y, keypoint score."""
+    """COCO results of one picture: poses (N, K, 2) as x, y, keypoint score triples."""
     triples = np.concatenate([keypoints, scores[..., None]], axis=2).round(4)
     return [
         {
@@ -168,7 +168,7 @@ def torch_network(manifest: Manifest, path: Path, device: torch.device) -> PoseM
 
 
 class OnnxNetwork(nn.Module):
-    """Normalised images (B, 3, h, w) -> maps (B, K or 3 K, H, W), like models.vit.PoseModel."""
+    """Normalised images (B, 3, h, w) -> heatmaps (B, K or 3 K, H, W), as models.vit.PoseModel."""
 
     def __init__(self, path: Path) -> None:
         """Raises PoseError if the file is absent or not an ONNX model."""
@@ -177,16 +177,16 @@ class OnnxNetwork(nn.Module):
             raise PoseError(f"{path}: no such file; export the model again")
         try:
             self.session = onnxruntime.InferenceSession(path, providers=_providers())
-        except Exception as error:  # the runtime's own exceptions share no narrower class
+        except Exception as error:  # ONNX Runtime's exceptions have no narrower common class
             reason = " ".join(str(error).split())
             raise PoseError(f"{path}: not a readable ONNX model ({reason})") from None
 
     def forward(self, images: Tensor) -> Tensor:
-        (maps,) = self.session.run([OUTPUT], {INPUT: images.cpu().numpy()})
-        return torch.from_numpy(maps)
+        (heatmaps,) = self.session.run([OUTPUT], {INPUT: images.cpu().numpy()})
+        return torch.from_numpy(heatmaps)
 
 
 def _providers() -> list[str]:
-    """CUDA if this build of ONNX Runtime has it, then the CPU."""
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    return [name for name in wanted if name in onnxruntime.get_available_providers()]
+    """CUDA if this build of ONNX Runtime supports it, then the CPU."""
+    preferred = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    return [name for name in preferred if name in onnxruntime.get_available_providers()]

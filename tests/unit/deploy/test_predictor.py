@@ -19,7 +19,7 @@ from pose.crops.shards import CropSettings
 from pose.data.samples import TestSamples, batch_loader
 from pose.deploy.manifest import FILE, describe
 from pose.deploy.media import read_picture
-from pose.deploy.predictor import Predictor, cut, to_results
+from pose.deploy.predictor import Predictor, to_results, warp_box
 from pose.evaluation.coco_metrics import to_results as evaluated
 from pose.models.checkpoint import save_weights
 from predictions import predict_all
@@ -60,7 +60,7 @@ def test_a_cut_of_the_picture_is_the_loaders_image(
     assert len(samples) == 6
     for sample in samples:
         image = lossless.images[int(lossless.image_id[sample["row"]])]
-        mine = cut(image, sample["center"], sample["scale"], crop_settings.codec.input_size)
+        mine = warp_box(image, sample["center"], sample["scale"], crop_settings.codec.input_size)
         assert mine.std() > 10
         difference = np.abs(mine[..., ::-1].astype(int) - sample["image"])
         assert difference.max() <= 1
@@ -91,9 +91,9 @@ def test_the_flip_test_shows(predictor: Predictor) -> None:
 def test_a_picture_of_black_where_the_box_is_outside() -> None:
     image = np.full((40, 30, 3), 200, np.uint8)
     center, scale = bbox_to_center_scale(np.array([500.0, 500, 30, 40]), 1.25, (24, 32))
-    assert not cut(image, center, scale, (24, 32)).any()
+    assert not warp_box(image, center, scale, (24, 32)).any()
     center, scale = bbox_to_center_scale(np.array([-15.0, 0, 30, 40]), 1.0, (24, 32))
-    half = cut(image, center, scale, (24, 32))
+    half = warp_box(image, center, scale, (24, 32))
     assert not half[:, :11].any()
     assert (half[1:-1, 13:] == 200).all()
 
