@@ -1,14 +1,15 @@
-"""Write a trained model as files that other programs run: ONNX, torch.export, and all about it.
+"""Export a trained model for other programs: ONNX, torch.export, settings and a model card.
 
     python stages/export.py --out exported                   # the final model
     python stages/export.py --model phase2 --out exported
 
-Writes into the folder, which is replaced as a whole and only once everything is verified:
+Writes these files; the folder is replaced as a whole, after everything is verified:
 model.onnx (opset 18, any batch size), model.pt2 (torch.export), model.safetensors (the weights as
-trained), pose.json (input size, normalisation, codec, keypoints, how it is tested, versions) and
-README.md (a model card). Both graphs take normalised images and give maps, and are run and compared
-with torch: a difference above 1e-4 stops it. Reads params.yaml, models/, data/cache and, for the
-card, metrics/evaluate. No stage of the chain. Half a minute with the embedded default.
+trained), pose.json (input size, normalisation, codec, keypoints, test settings, versions) and
+README.md (a model card). Both graphs take normalised images and return heatmaps. They are run and
+compared with torch: a difference above 1e-4 is an error. Reads params.yaml, models/, data/cache and,
+for the card, metrics/evaluate. Not a stage of the pipeline. Takes half a minute with the embedded
+default.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ PROGRAM = "model.pt2"
 FINAL = "ssl"
 TEMPLATE = "card.md.j2"
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
-EXAMPLES = 3  # images that the graphs are compared on
+EXAMPLES = 3  # images on which the graphs are compared with torch
 
 
 def main(name: str, out: Path) -> None:
@@ -70,16 +71,16 @@ def main(name: str, out: Path) -> None:
         for file, difference in differences.items():
             log(f"{NAME}: {file} differs from torch by {difference:.1e} at most")
         shutil.copyfile(path, folder / SAFETENSORS)
-        facts = _facts(name, path, differences)
-        write_json(folder / FILE, describe(manifest) | facts)
+        info = _export_info(name, path, differences)
+        write_json(folder / FILE, describe(manifest) | info)
         write_atomic(
-            folder / "README.md", _card(out.resolve().name, params, manifest, facts).encode()
+            folder / "README.md", _card(out.resolve().name, params, manifest, info).encode()
         )
-    log(f"{NAME}: {out} holds {name}")
+    log(f"{NAME}: wrote {name} to {out}")
 
 
-def _facts(name: str, path: Path, differences: dict[str, float]) -> dict[str, Any]:
-    """What pose.json tells besides the manifest."""
+def _export_info(name: str, path: Path, differences: dict[str, float]) -> dict[str, Any]:
+    """Entries of pose.json beside the manifest."""
     return {
         "trained": {"model": name, "sha256": digest(path), "start": read_provenance(path)},
         "onnx": {"opset": OPSET, "input": INPUT, "output": OUTPUT},
@@ -88,10 +89,10 @@ def _facts(name: str, path: Path, differences: dict[str, float]) -> dict[str, An
     }
 
 
-def _card(title: str, params: Params, manifest: Manifest, facts: dict[str, Any]) -> str:
-    licence_id, terms = licence(facts["trained"]["start"])
+def _card(title: str, params: Params, manifest: Manifest, info: dict[str, Any]) -> str:
+    licence_id, terms = licence(info["trained"]["start"])
     dataset = DATASETS[params.data.source]
-    scores = _scores(facts["trained"]["model"], params.evaluate.asked_models[-1])
+    scores = _scores(info["trained"]["model"], params.evaluate.asked_models[-1])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "pose" / "deploy"),
         keep_trailing_newline=True,
@@ -105,26 +106,26 @@ def _card(title: str, params: Params, manifest: Manifest, facts: dict[str, Any])
         scores=scores,
         terms=terms,
         files=(ONNX, PROGRAM, SAFETENSORS),
-        **facts,
+        **info,
     )
 
 
-def _scores(name: str, of_headline: str) -> dict[str, float]:
-    """COCO's numbers of the headline if they are of this model; none for others or without."""
-    path, measured = stage.ROOT / stage.METRICS / "evaluate" / "metrics.json", of_headline
-    if name != measured or not path.is_file():
-        log(f"{NAME}: no scores of {name} for the model card; `dvc repro` measures {measured}")
+def _scores(name: str, main_model: str) -> dict[str, float]:
+    """COCO metrics of the main result, if it was measured with this model; else {}."""
+    path = stage.ROOT / stage.METRICS / "evaluate" / "metrics.json"
+    if name != main_model or not path.is_file():
+        log(f"{NAME}: no scores of {name} for the model card; `dvc repro` measures {main_model}")
         return {}
-    found = read_json(path)
-    return {key: found[key] for key in ("AP", "AP50", "AP75", "AR") if key in found}
+    metrics = read_json(path)
+    return {key: metrics[key] for key in ("AP", "AP50", "AP75", "AR") if key in metrics}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=("phase1", "phase2", "ssl"), default=FINAL)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--model", choices=("phase1", "phase2", "ssl"), default=FINAL, help="trained stage (ssl)")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     return parser.parse_args()
 
 
