@@ -1,20 +1,20 @@
-"""Find poses in your own pictures and videos: overlays to look at, and COCO results.
+"""Predict poses in your own pictures and videos; writes overlays and COCO results.
 
-    python stages/predict.py photo.jpg holiday/ clip.mp4        # persons by torchvision's detector
+    python stages/predict.py photo.jpg holiday/ clip.mp4        # boxes from torchvision's detector
     python stages/predict.py crops/ --whole-image               # one person fills each picture
     python stages/predict.py val2017/ --boxes person_keypoints_val2017.json
     python stages/predict.py photo.jpg --model exported --no-flip --out poses
 
-Folders give their own pictures and videos. The model is models/ssl.safetensors with params.yaml and
-data/cache, or --model: a folder of export.py (run by ONNX Runtime), the model.safetensors in it, or
-other weights of params.yaml's model. Boxes: --boxes takes {"a.jpg": [[x, y, w, h], ...]}, COCO
-annotations or COCO results; docs/predict.md tells the forms. The detector's weights are fetched
-once (--detector).
+A folder stands for the pictures and videos directly in it. The default model is
+models/ssl.safetensors with params.yaml and data/cache. --model takes a folder of export.py (run by
+ONNX Runtime), the model.safetensors in it, or other weights of the model in params.yaml. --boxes
+takes {"a.jpg": [[x, y, w, h], ...]}, COCO annotations or COCO results; docs/predict.md describes
+the formats. The weights of the detector (--detector) are downloaded once.
 
-Writes into --out: results.json (COCO results, keypoints as x, y, score), images.json (id, file name
+Writes to --out: results.json (COCO results, keypoints as x, y, score), images.json (id, file name
 and size of every picture and frame) and overlays/ (JPEG; videos as MP4 with the same frames).
-What cannot be read is left out, counted and named. Exit code: 0 all was used, 1 something was not,
-2 the command is wrong. No stage of the chain.
+Unreadable inputs are skipped, counted and logged. Exit code: 0 every input was used, 1 some were
+not, 2 the command line is wrong. Not a stage of the pipeline.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAME = "predict"
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Exit code."""
+    """Returns the exit code: 1 if an input failed, else 0."""
     paths, errors = list_inputs(arguments.inputs)
     for error in errors:
         log(f"{NAME}: {error}")
@@ -55,11 +55,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace, paths: list[Path]) -> int:
-    """How many of the files failed; each is named in the log."""
+    """Predict and write all files; returns the number of failed ones, which are logged."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictor, out = _predictor(arguments, device), arguments.out
     writer = ResultsWriter(predictor, _box_source(arguments, predictor, device))
-    upright = arguments.boxes is None  # COCO's boxes count in pixels as stored
+    upright = arguments.boxes is None  # COCO's boxes are in pixels as stored, without EXIF rotation
     overlays, ids, failed = overlay_paths(paths, out / "overlays"), numeric_ids(paths), 0
     for path in tqdm(paths, NAME, disable=None):
         try:
@@ -74,7 +74,7 @@ def _predict(arguments: argparse.Namespace, paths: list[Path]) -> int:
             log(f"{NAME}: {path}: {error}")
     if writer.images:
         writer.save(out)
-    log(f"{NAME}: {len(writer.results)} poses in {len(writer.images)} pictures and frames: {out}")
+    log(f"{NAME}: {len(writer.results)} poses in {len(writer.images)} pictures and frames, in {out}")
     return failed
 
 
@@ -99,22 +99,22 @@ def _box_source(
         return lambda image, *names: file(*names)
     if predictor.manifest.category != "person":
         raise PoseError(
-            f"the model is of category {predictor.manifest.category!r}, the detector finds "
-            "persons; give --boxes FILE or --whole-image"
+            f"the category of the model is {predictor.manifest.category!r}, but the detector "
+            "finds persons; give --boxes FILE or --whole-image"
         )
     url = weights_url(arguments.detector)
     try:
         detector = Detector(arguments.detector, url, arguments.min_score, device)
     except PoseError as error:
         raise PoseError(
-            f"{error}; without a network put the file at {weights_path(url)}, or give --boxes FILE "
+            f"{error}; without internet access, put the file at {weights_path(url)}, or give --boxes FILE "
             "or --whole-image"
         ) from None
     return lambda image, *names: detector(image)
 
 
 def _add_video_(writer: ResultsWriter, path: Path, overlay: Path) -> None:
-    """All frames of a video; its overlay has as many, at the same rate."""
+    """Add all frames of a video; the overlay video has the same frames and frame rate."""
     video = Video(path)
     frames = iter(tqdm(video, path.name, video.count or None, leave=False, disable=None))
     first = next(frames, None)
@@ -137,19 +137,19 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="IMAGES", help="files, folders")
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="IMAGES", help="pictures, videos and folders of them")
     boxes = parser.add_mutually_exclusive_group()
-    boxes.add_argument("--boxes", type=Path, metavar="FILE", help="JSON of boxes")
+    boxes.add_argument("--boxes", type=Path, metavar="FILE", help="JSON file of boxes")
     listed = "; ".join(f"{name} ({what})" for name, what in DETECTORS.items())
     boxes.add_argument("--detector", choices=DETECTORS, default=next(iter(DETECTORS)), help=listed)
-    boxes.add_argument("--whole-image", action="store_true", help="the picture is the box")
-    parser.add_argument("--min-score", type=float, default=0.5, help="of detected boxes (0.5)")
-    parser.add_argument("--model", type=Path, help="exported folder or .safetensors")
+    boxes.add_argument("--whole-image", action="store_true", help="one box: the whole picture")
+    parser.add_argument("--min-score", type=float, default=0.5, help="minimum score of detected boxes (0.5)")
+    parser.add_argument("--model", type=Path, help="folder of export.py or .safetensors file")
     parser.add_argument(
-        "--flip", action=argparse.BooleanOptionalAction, help="flip test (evaluate.flip_test)"
+        "--flip", action=argparse.BooleanOptionalAction, help="flip test (as in evaluate.flip_test)"
     )
-    parser.add_argument("--batch-size", type=_count, default=32, help="persons at once (32)")
-    parser.add_argument("--out", type=Path, default=Path("predicted"), help="folder (predicted)")
+    parser.add_argument("--batch-size", type=_count, default=32, help="people per forward pass (32)")
+    parser.add_argument("--out", type=Path, default=Path("predicted"), help="output folder (predicted)")
     return parser.parse_args()
 
 

@@ -89,7 +89,7 @@ def test_a_folder_with_cocos_own_boxes(run, tiny_coco: TinyCoco, lines: list[str
         assert drawn.shape[:2] == (one["height"], one["width"])
         plain = cv2.imread(str(folder / one["file_name"]))
         assert 0.002 < (np.abs(drawn.astype(int) - plain).max(axis=2) > 60).mean() < 0.5
-    assert lines[-1] == "predict: 6 poses in 3 pictures and frames: predicted"
+    assert lines[-1] == "predict: 6 poses in 3 pictures and frames, in predicted"
 
 
 def test_a_video_keeps_frames_and_rate(run, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_no_detector_for_mice(model: Path, tmp_path: Path, run) -> None:
     (mice / "model.safetensors").write_bytes(model.read_bytes())
     cv2.imwrite(str(tmp_path / "a.png"), picture(0, 60, 80))
     line = failure(run, tmp_path / "a.png", "--model", mice / "model.safetensors")
-    assert "of category 'mouse'" in line
+    assert "category of the model is 'mouse'" in line
 
 
 @pytest.mark.parametrize(
