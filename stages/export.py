@@ -7,9 +7,9 @@ Writes these files; the folder is replaced as a whole, after everything is verif
 model.onnx (opset 18, any batch size), model.pt2 (torch.export), model.safetensors (the weights as
 trained), pose.json (input size, normalisation, codec, keypoints, test settings, versions) and
 README.md (a model card). Both graphs take normalised images and return heatmaps. They are run and
-compared with torch: a difference above 1e-4 is an error. Reads params.yaml, models/, data/cache and,
-for the card, metrics/evaluate. Not a stage of the pipeline. Takes half a minute with the embedded
-default.
+compared with torch: a difference above 1e-4 is an error. Reads params.yaml, models/, data/cache
+and, for the card, metrics/evaluate. Not a stage of the pipeline. Takes half a minute with the
+embedded default.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=("phase1", "phase2", "ssl"), default=FINAL, help="trained stage (ssl)")
+    parser.add_argument(
+        "--model", choices=("phase1", "phase2", "ssl"), default=FINAL, help="trained stage (ssl)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="output folder")
     return parser.parse_args()
 

@@ -74,7 +74,9 @@ def _predict(arguments: argparse.Namespace, paths: list[Path]) -> int:
             log(f"{NAME}: {path}: {error}")
     if writer.images:
         writer.save(out)
-    log(f"{NAME}: {len(writer.results)} poses in {len(writer.images)} pictures and frames, in {out}")
+    log(
+        f"{NAME}: {len(writer.results)} poses in {len(writer.images)} pictures and frames, in {out}"
+    )
     return failed
 
 
@@ -107,8 +109,8 @@ def _box_source(
         detector = Detector(arguments.detector, url, arguments.min_score, device)
     except PoseError as error:
         raise PoseError(
-            f"{error}; without internet access, put the file at {weights_path(url)}, or give --boxes FILE "
-            "or --whole-image"
+            f"{error}; without internet access, put the file at {weights_path(url)}, or "
+            "give --boxes FILE or --whole-image"
         ) from None
     return lambda image, *names: detector(image)
 
@@ -137,19 +139,31 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="IMAGES", help="pictures, videos and folders of them")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="IMAGES",
+        help="pictures, videos and folders of them",
+    )
     boxes = parser.add_mutually_exclusive_group()
     boxes.add_argument("--boxes", type=Path, metavar="FILE", help="JSON file of boxes")
     listed = "; ".join(f"{name} ({what})" for name, what in DETECTORS.items())
     boxes.add_argument("--detector", choices=DETECTORS, default=next(iter(DETECTORS)), help=listed)
     boxes.add_argument("--whole-image", action="store_true", help="one box: the whole picture")
-    parser.add_argument("--min-score", type=float, default=0.5, help="minimum score of detected boxes (0.5)")
+    parser.add_argument(
+        "--min-score", type=float, default=0.5, help="minimum score of detected boxes (0.5)"
+    )
     parser.add_argument("--model", type=Path, help="folder of export.py or .safetensors file")
     parser.add_argument(
         "--flip", action=argparse.BooleanOptionalAction, help="flip test (as in evaluate.flip_test)"
     )
-    parser.add_argument("--batch-size", type=_count, default=32, help="people per forward pass (32)")
-    parser.add_argument("--out", type=Path, default=Path("predicted"), help="output folder (predicted)")
+    parser.add_argument(
+        "--batch-size", type=_count, default=32, help="people per forward pass (32)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("predicted"), help="output folder (predicted)"
+    )
     return parser.parse_args()
 
 

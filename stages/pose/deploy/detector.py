@@ -54,9 +54,7 @@ def fetch_weights(url: str) -> Path:
     """
     prefix = re.search(r"-([0-9a-f]{8,})\.[a-z]+$", url)
     if not prefix:
-        raise PoseError(
-            f"{url}: the file name holds no sha256 digest; cannot verify the weights"
-        )
+        raise PoseError(f"{url}: the file name holds no sha256 digest; cannot verify the weights")
     checksum = PrefixChecksum(prefix[1], "the file name")
     return download(url, weights_path(url).parent, checksum)
 

@@ -24,7 +24,11 @@ TOLERANCE = 1e-4  # largest absolute difference of a heatmap value; peaks are ab
 EXTERNAL_BYTES = 1 << 30  # larger weights are in a separate file: an .onnx holds 2 GB at most
 BATCH = {"images": {0: torch.export.Dim("batch")}}
 SAPIENS_LICENCE = "cc-by-nc-4.0"
-DATASETS = {"synthetic": "rendered people of this project", "coco": "COCO 2017", "local": "own annotations"}
+DATASETS = {
+    "synthetic": "rendered people of this project",
+    "coco": "COCO 2017",
+    "local": "own annotations",
+}
 
 
 def trace(model: nn.Module, images: Tensor) -> ExportedProgram:
@@ -89,8 +93,8 @@ def _difference(model: nn.Module, other: Callable[[Tensor], Tensor], images: Ten
 def replacing_folder(out: Path, marker: str) -> Iterator[Path]:
     """Yield a new folder beside `out`, which replaces `out` at the end and is deleted on errors.
 
-    Raises PoseError unless `out` is absent, an empty folder or a folder with a file `marker`. If the
-    process is killed between the last two renames, the previous folder is in <out>.<letters>/old.
+    Raises PoseError unless `out` is absent, an empty folder or a folder with a file `marker`. If
+    the process is killed between the last two renames, the previous folder is in <out>.<letters>/old.
     """
     out = out.resolve()
     if out.exists() and not (out / marker).is_file() and (out.is_file() or any(out.iterdir())):
@@ -117,7 +121,10 @@ def licence(provenance: dict[str, Any]) -> tuple[str | None, str]:
     """
     source = str(provenance.get("source", "unknown"))
     if "sapiens" in source.lower():
-        return SAPIENS_LICENCE, "Sapiens' weights are CC BY-NC 4.0, and so is what is trained from them."
+        return (
+            SAPIENS_LICENCE,
+            "Sapiens' weights are CC BY-NC 4.0, and so is what is trained from them.",
+        )
     if source.startswith("random initialisation"):
         return None, "The weights started from random numbers: no other model's licence binds them."
     return "other", "The licence of the starting weights binds these as well; see their source."

@@ -23,9 +23,7 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 FALLBACK_FPS = 25.0  # of a video without a frame rate
 
 
-os.environ.setdefault(
-    "OPENCV_FFMPEG_LOGLEVEL", "-8"
-)  # silent: predict.py logs bad files
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: predict.py logs bad files
 
 
 def is_video(path: Path) -> bool:
@@ -123,9 +121,7 @@ def video_writer(
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")  # the extension sets the container
     writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, image_wh)
     if not writer.isOpened():
-        raise PoseError(
-            f"{path}: OpenCV cannot write an MP4 file; install it with FFmpeg"
-        )
+        raise PoseError(f"{path}: OpenCV cannot write an MP4 file; install it with FFmpeg")
     try:
         yield writer.write
         writer.release()

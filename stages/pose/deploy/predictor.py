@@ -4,7 +4,7 @@
     predictor = Predictor.load("exported")
     keypoints, scores = predictor(image_rgb, boxes_xywh)
 
-The preprocessing and decoding are those of evaluate.py: padded box, UDP warp, flip test, refined peaks.
+Preprocessing and decoding are those of evaluate.py: padded box, UDP warp, flip test, refined peaks.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Predictor:
     def __call__(self, image_rgb: Image, boxes_xywh: Any) -> tuple[Array, Array]:
         """Keypoints (N, K, 2) in image pixels and scores (N, K), the heatmap peak values.
 
-        image_rgb (H, W, 3) uint8, boxes_xywh (N, 4) in image pixels. Raises PoseError for other inputs.
+        image_rgb (H, W, 3) uint8, boxes_xywh (N, 4) in image pixels. Raises PoseError otherwise.
         """
         boxes = _checked_boxes(image_rgb, boxes_xywh)
         codec, tta = self.manifest.codec, "flip" if self.flip else "none"

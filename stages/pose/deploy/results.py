@@ -68,7 +68,9 @@ def draw_poses(
     inside = ((keypoints >= 0) & (keypoints < drawn.shape[1::-1])).all(axis=2)
     shown = inside & (scores > predictor.manifest.keypoint_score_thr)
     for points, visible in zip(keypoints[::-1], shown[::-1], strict=True):
-        points = np.where(visible[:, None], points, 0)  # DARK may move a point beyond the range of int
+        points = np.where(
+            visible[:, None], points, 0
+        )  # DARK may move a point beyond the range of int
         drawn = draw_pose(drawn, predictor.manifest.skeleton, points, visible, thickness)
     return drawn
 
@@ -76,7 +78,9 @@ def draw_poses(
 def numeric_ids(paths: list[Path]) -> dict[Path, int]:
     """Image ids from file names as in COCO; {} unless all are pictures with distinct numbers."""
     stems = [path.stem for path in paths]
-    numeric = all(stem.isdecimal() and not is_video(p) for p, stem in zip(paths, stems, strict=True))
+    numeric = all(
+        stem.isdecimal() and not is_video(p) for p, stem in zip(paths, stems, strict=True)
+    )
     numbers = [int(stem) for stem in stems] if numeric else []
     return dict(zip(paths, numbers, strict=True)) if len({*numbers}) == len(paths) else {}
 

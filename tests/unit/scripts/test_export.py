@@ -126,8 +126,8 @@ def test_the_card_is_one_that_the_hub_reads(exported: Path) -> None:
     for part in (
         "| 0.500 | 0.750 | 0.250 | 0.625 |",
         "facebook/sapiens/x.pth; revision abc",
-        "input 24 x 32, maps 12 x 16",
-        "say nothing about photographs",
+        "input 24 x 32, heatmaps 12 x 16",
+        "do not apply to photographs",
         "right_ankle",
     ):
         assert part in card.text

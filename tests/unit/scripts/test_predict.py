@@ -183,8 +183,8 @@ def test_without_a_network_a_line_tells_what_to_do(
     cv2.imwrite(str(tmp_path / "a.png"), picture(0, 60, 80))
     line = failure(run, tmp_path / "a.png")
     assert line.endswith(
-        f"; without a network put the file at {tmp_path}/hub/checkpoints/x-01234567.pth, or give "
-        "--boxes FILE or --whole-image"
+        f"; without internet access, put the file at {tmp_path}/hub/checkpoints/x-01234567.pth, or "
+        "give --boxes FILE or --whole-image"
     )
 
 
