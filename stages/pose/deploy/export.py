@@ -94,7 +94,7 @@ def replacing_folder(out: Path, marker: str) -> Iterator[Path]:
     """Yield a new folder beside `out`, which replaces `out` at the end and is deleted on errors.
 
     Raises PoseError unless `out` is absent, an empty folder or a folder with a file `marker`. If
-    the process is killed between the last two renames, the previous folder is in <out>.<letters>/old.
+    the process is killed between the last two renames, the old folder is in <out>.<letters>/old.
     """
     out = out.resolve()
     if out.exists() and not (out / marker).is_file() and (out.is_file() or any(out.iterdir())):

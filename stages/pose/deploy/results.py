@@ -68,9 +68,7 @@ def draw_poses(
     inside = ((keypoints >= 0) & (keypoints < drawn.shape[1::-1])).all(axis=2)
     shown = inside & (scores > predictor.manifest.keypoint_score_thr)
     for points, visible in zip(keypoints[::-1], shown[::-1], strict=True):
-        points = np.where(
-            visible[:, None], points, 0
-        )  # DARK may move a point beyond the range of int
+        points = np.where(visible[:, None], points, 0)  # DARK may return values beyond int
         drawn = draw_pose(drawn, predictor.manifest.skeleton, points, visible, thickness)
     return drawn
 
