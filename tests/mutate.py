@@ -136,7 +136,7 @@ def _ended(child: int) -> int:
 
 
 def _not_copied(folder: str, names: list[str]) -> set[str]:
-    """Names to leave out: data and models of the root, but not the packages stages/pose/data, ..."""
+    """Names to leave out: data and models of the root, but not stages/pose/data and models."""
     left_out = {"__pycache__"}
     if Path(folder) == ROOT:
         left_out |= {".git", ".venv", "data", "models", ".dvc"}

@@ -26,7 +26,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_torchvision_tells_address_digest_and_quality(name: str) -> None:
+def test_torchvision_states_url_digest_and_ap(name: str) -> None:
     weights = detector.get_model_weights(name).DEFAULT
     assert detector.re.search(r"-[0-9a-f]{8}\.pth$", weights_url(name))
     assert weights.meta["categories"][detector.PERSON_LABEL] == "person"

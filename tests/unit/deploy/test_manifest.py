@@ -1,4 +1,4 @@
-"""pose.json: what is written is read again, what cannot serve is told in one line."""
+"""pose.json: it round-trips, and an invalid file is an error of one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert read_manifest(written(tmp_path, versions={"torch": "0"})) == tiny_manifest()
 
 
-def test_it_tells_other_programs_what_they_need() -> None:
+def test_it_holds_what_other_programs_need() -> None:
     found = describe(tiny_manifest())
     assert found["input"]["size"] == [24, 32]
     assert found["input"]["colour_order"] == "RGB"

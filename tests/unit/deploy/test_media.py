@@ -93,7 +93,7 @@ def test_frames_of_a_video(tmp_path: Path) -> None:
     assert video.truncation() is None
 
 
-def test_a_video_that_tells_of_more_frames(tmp_path: Path) -> None:
+def test_a_video_whose_header_states_more_frames(tmp_path: Path) -> None:
     video = Video(clip(tmp_path / "a.avi"))
     video.count = 9
     assert len(list(video)) == FRAMES

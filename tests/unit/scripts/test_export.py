@@ -60,11 +60,11 @@ def test_all_files_are_there_and_old_ones_gone(exported: Path) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_the_onnx_graph_takes_any_batch_at_the_opset_told(exported: Path) -> None:
+def test_the_onnx_graph_takes_any_batch_and_states_its_opset(exported: Path) -> None:
     model = onnx.load(exported / "model.onnx")
     onnx.checker.check_model(model)
-    told = json.loads((exported / "pose.json").read_text())["onnx"]
-    assert told == {"opset": 18, "input": "images", "output": "heatmaps"}
+    onnx_info = json.loads((exported / "pose.json").read_text())["onnx"]
+    assert onnx_info == {"opset": 18, "input": "images", "output": "heatmaps"}
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
     for (value,), name, rest in (
         (model.graph.input, "images", [3, 32, 24]),
@@ -101,7 +101,7 @@ def test_the_program_is_the_model(exported: Path) -> None:
         torch.testing.assert_close(program(images), random_model(MANIFEST)(images))
 
 
-def test_the_differences_are_told_and_a_large_one_stops(
+def test_differences_are_stored_and_a_large_one_is_an_error(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = json.loads((exported / "pose.json").read_text())["largest_difference_to_torch"]

@@ -114,7 +114,7 @@ def test_a_video_that_is_cut_off_keeps_its_frames_and_counts_as_failed(
     assert Path("predicted/overlays/clip.mp4").exists()
 
 
-def test_the_flip_test_is_the_models_own_unless_told(run, tiny_coco: TinyCoco) -> None:
+def test_the_flip_test_is_that_of_the_manifest_by_default(run, tiny_coco: TinyCoco) -> None:
     scores = {}
     for option in ((), ("--flip",), ("--no-flip",)):
         assert run(tiny_coco.image_path(1), "--whole-image", *option) == 0
@@ -167,13 +167,13 @@ def test_a_picture_that_the_boxes_do_not_name(run, tiny_coco: TinyCoco, lines: l
     assert lines[0] == f"predict: {tiny_coco.image_path(2)}: has no entry in boxes.json"
 
 
-def test_a_picture_without_persons_is_no_fault(run, tiny_coco: TinyCoco) -> None:
+def test_a_picture_without_people_is_not_an_error(run, tiny_coco: TinyCoco) -> None:
     write_json(tiny_coco.root / "boxes.json", {f"{1:012d}.jpg": []})
     assert run(tiny_coco.image_path(1), "--boxes", tiny_coco.root / "boxes.json") == 0
     assert (read("results.json"), len(read("images.json")["images"])) == ([], 1)
 
 
-def test_without_a_network_a_line_tells_what_to_do(
+def test_without_internet_access_the_error_names_the_next_step(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
