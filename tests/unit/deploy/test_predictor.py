@@ -124,8 +124,8 @@ def test_batches_do_not_show_and_nobody_is_fine(predictor: Predictor) -> None:
         (np.zeros((9, 9, 3)), [], "image is (9, 9, 3) float64"),
         (np.zeros((9, 0, 3), np.uint8), [], "image is (9, 0, 3)"),
         (np.zeros((9, 9, 3), np.uint8), [1, 2, 3, 4], "boxes are (4,), expected (N, 4)"),
-        (np.zeros((9, 9, 3), np.uint8), [[1, 2, np.nan, 4]], "not finite"),
-        (np.zeros((9, 9, 3), np.uint8), [[1, 2, 0, -1]], "no width and no height"),
+        (np.zeros((9, 9, 3), np.uint8), [[1, 2, np.nan, 4]], "boxes must be finite"),
+        (np.zeros((9, 9, 3), np.uint8), [[1, 2, 0, -1]], "with a width or height above 0"),
     ],
 )
 def test_refusals(predictor: Predictor, image: np.ndarray, boxes: list, expected: str) -> None:

@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
         f"predict: {gone}: no such file or folder",
         f"predict: {noise}: not a readable picture (unknown format)",
         f"predict: {film}: not a readable video",
-        "predict: 1 poses in 1 pictures and frames: predicted",
+        "predict: 1 poses in 1 pictures and frames, in predicted",
         "predict: 4 of the inputs failed, see above",
     ]
     assert len(read("results.json")) == 1
