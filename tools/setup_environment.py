@@ -158,11 +158,13 @@ def run(command: "list[str]") -> "tuple[int, str]":
 
 def end(child: "subprocess.Popen[bytes]") -> None:
     """Let the command clean up: Ctrl-C reached it too, kill did not."""
-    try:
-        child.wait(2)
-    except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGINT)
-        child.wait()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        try:
+            child.wait(3)
+            return
+        except subprocess.TimeoutExpired:
+            child.send_signal(number)
+    child.wait()
 
 
 def explain(errors: str, status: int, folder: Path, name: str) -> str:
@@ -193,13 +195,13 @@ def say(text: str) -> None:
 
 
 def stop(*_: object) -> None:
-    """SIGTERM and SIGHUP end like Ctrl-C."""
+    """Each signal ends like Ctrl-C."""
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     try:
         main(sys.argv[1:])
     except SetupError as error:

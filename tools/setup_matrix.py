@@ -9,7 +9,8 @@ too, whatever was published meanwhile. Real are setuptools and what has no wheel
 
 Two ways are tried: tools/setup_environment.py as `make setup` runs it, and a plain `pip install
 --require-hashes -r`, which resolves. Reads the package index for metadata and the pips; where an
-index serves metadata only within wheels, pip fetches those: 3 GB a Python. 15 minutes.
+index serves metadata only within wheels, pip fetches those: 3 GB per Python. 1 to 5
+minutes per row on two cores.
 """
 
 from __future__ import annotations
