@@ -28,14 +28,16 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "stages"))
+sys.path.insert(0, str(ROOT / "recipes"))
 
+import apply  # noqa: E402
 import reference  # noqa: E402
 from pose.coco.annotations import Person, read_annotations  # noqa: E402
 from pose.coco.images import Images  # noqa: E402
 from pose.codecs import geometry  # noqa: E402
 from pose.codecs.gaussian import Blur  # noqa: E402
 from pose.codecs.udp import UdpCodec  # noqa: E402
-from pose.common.params import Augment, Synthetic  # noqa: E402
+from pose.common.params import Synthetic  # noqa: E402
 from pose.common.script import exit_codes  # noqa: E402
 from pose.common.skeleton import COCO_17  # noqa: E402
 from pose.crop_table import CropTable, schema  # noqa: E402
@@ -45,30 +47,7 @@ from pose.synthetic.dataset import write_coco_zips  # noqa: E402
 
 SIZES = [((192, 256), 2.0), ((384, 512), 2.0), ((768, 1024), 6.0)]  # (w, h), sigma
 ROUNDS, SAMPLES = 9, 40
-# The official augmentation, see recipes/sapiens_1b_coco_1024x768.yaml.
-AUGMENT = Augment(
-    bbox_padding=1.25,
-    flip_prob=0.5,
-    half_body_prob=0.3,
-    half_body_padding=1.5,
-    half_body_min_keypoints=9,
-    shift_factor=0.16,
-    shift_prob=0.3,
-    scale_factor=0.5,
-    rotate_deg=80.0,
-    rotate_prob=0.6,
-    brightness_delta=32,
-    contrast_range=(0.5, 1.5),
-    saturation_range=(0.5, 1.5),
-    hue_delta=18,
-    channel_swap_prob=0.5,
-    blur_prob=0.1,
-    median_blur_prob=0.1,
-    dropout_prob=1.0,
-    dropout_size=(0.2, 0.4),
-    min_keypoints=1,
-    official_quirks=True,
-)
+AUGMENT = apply.resolve("sapiens_1b_coco_1024x768").augment  # the official augmentation
 Work = Callable[[int], object]
 
 

@@ -44,3 +44,24 @@ NO_AUGMENT = changed(
     dropout_size=(0.2, 0.4),
     official_quirks=True,
 )
+BOX_AUGMENT = changed(
+    NO_AUGMENT,
+    flip_prob=0.5,
+    half_body_prob=0.3,
+    shift_factor=0.1,
+    shift_prob=0.3,
+    scale_factor=0.3,
+    rotate_deg=30.0,
+    rotate_prob=0.6,
+)
+FULL_AUGMENT = changed(
+    BOX_AUGMENT,
+    brightness_delta=32,
+    contrast_range=(0.5, 1.5),
+    saturation_range=(0.5, 1.5),
+    hue_delta=18,
+    channel_swap_prob=0.5,
+    blur_prob=0.1,
+    median_blur_prob=0.1,
+    dropout_prob=1.0,
+)

@@ -9,6 +9,7 @@ import ast
 import json
 from collections import Counter
 from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -125,27 +126,41 @@ def changed_stages(status: dict[str, list[Any]]) -> dict[str, set[str]]:
     return {stage: paths for stage, paths in found.items() if paths}
 
 
-EDIT_EACH = """
-import json
+EDIT_ROUNDS = """
+import json, sys
 from pathlib import Path
 from dvc.repo import Repo
 
-files = [path for path in Path("stages").rglob("*.*") if path.parent.name != "__pycache__"]
-for file in sorted(files):
-    before = file.read_bytes()
-    file.write_bytes(before + b"# edited")
+for files in json.loads(sys.argv[1]):
+    before = {file: Path(file).read_bytes() for file in files}
+    for file in files:
+        Path(file).write_bytes(before[file] + b"# edited")
     with Repo() as repo:
-        print(json.dumps([file.as_posix(), repo.status()]), flush=True)
-    file.write_bytes(before)
+        print(json.dumps(repo.status()), flush=True)
+    for file in files:
+        Path(file).write_bytes(before[file])
 """
 
 
+def editing_rounds() -> list[list[str]]:
+    """All source files, templates included, in rounds that edit at most one file per room."""
+    rooms: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "stages").rglob("*.*")):
+        if path.parent.name != "__pycache__":
+            file = path.relative_to(ROOT).as_posix()
+            rooms.setdefault(room(file), []).append(file)
+    files = zip_longest(*rooms.values())
+    return [[file for file in edited if file] for edited in files]
+
+
 def test_editing_a_file_reruns_exactly_the_stages_that_import_its_room(project: Project) -> None:
-    """Each source file alone, templates included, as `dvc status` sees it."""
-    output = project.must("python", "-c", EDIT_EACH)
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith("[")]
-    assert len(lines) > 100
+    """`dvc status` names the changed rooms of each stage, so a round edits one file per room."""
+    rounds = editing_rounds()
+    assert sum(map(len, rounds)) > 100
+    output = project.must("python", "-c", EDIT_ROUNDS, json.dumps(rounds))
+    statuses = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     needed = {stage: needed_rooms(ROOT / "stages" / f"{stage}.py") for stage in STAGES}
-    for file, status in lines:
-        users = {stage: {room(file)} for stage in STAGES if room(file) in needed[stage]}
-        assert changed_stages(status) == users, file
+    for files, status in zip(rounds, statuses, strict=True):
+        edited = {room(file) for file in files}
+        expected = {stage: rooms & edited for stage, rooms in needed.items() if rooms & edited}
+        assert changed_stages(status) == expected, files

@@ -15,21 +15,14 @@ from pose.data.augment import BlurDropout, apply_colour_jitter, draw_colour_jitt
 from pose.data.augment_device import augment_batch, pack
 from pose.data.samples import StepBatches, TrainingSamples, batch_loader
 from pose.engine.fit import to_device
-from sections import NO_AUGMENT, changed
+from sections import FULL_AUGMENT, changed
 
 STRONG = changed(
-    NO_AUGMENT,
-    flip_prob=0.5,
-    shift_factor=0.1,
-    shift_prob=0.3,
+    FULL_AUGMENT,
+    half_body_prob=0.0,
     scale_factor=0.2,
-    rotate_deg=30.0,
-    rotate_prob=0.6,
-    brightness_delta=32,
-    contrast_range=(0.5, 1.5),
-    saturation_range=(0.5, 1.5),
-    hue_delta=18,
-    channel_swap_prob=0.5,
+    blur_prob=0.0,
+    median_blur_prob=0.0,
     dropout_prob=0.7,
 )
 

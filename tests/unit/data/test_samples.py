@@ -27,34 +27,13 @@ from pose.data.samples import (
     steps_per_epoch,
     test_batches,
 )
-from sections import NO_AUGMENT, changed
+from sections import BOX_AUGMENT, FULL_AUGMENT, changed
 
 CODEC = UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875, COCO_17.flip_indices)
-BOXES = changed(
-    NO_AUGMENT,
-    flip_prob=0.5,
-    half_body_prob=0.3,
-    shift_factor=0.1,
-    shift_prob=0.3,
-    scale_factor=0.3,
-    rotate_deg=30.0,
-    rotate_prob=0.6,
-)
-FULL = changed(
-    BOXES,
-    brightness_delta=32,
-    contrast_range=(0.5, 1.5),
-    saturation_range=(0.5, 1.5),
-    hue_delta=18,
-    channel_swap_prob=0.5,
-    blur_prob=0.1,
-    median_blur_prob=0.1,
-    dropout_prob=1.0,
-)
 
 
 def samples_of(
-    table: CropTable, min_keypoints: int = 0, seed: int = 7, augment: Augment = FULL
+    table: CropTable, min_keypoints: int = 0, seed: int = 7, augment: Augment = FULL_AUGMENT
 ) -> TrainingSamples:
     rows = table.labelled()
     return TrainingSamples(table, rows, augment, COCO_17, CODEC, min_keypoints, (seed,))
@@ -140,7 +119,7 @@ def centroid(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("flip_prob", [0.0, 1.0])
 def test_pixels_agree_with_targets(dotted: CropTable, flip_prob: float) -> None:
     """Through cache, crop offset, JPEG and warp: the dot is at its channel's target."""
-    augment = changed(BOXES, flip_prob=flip_prob, half_body_prob=0.0, scale_factor=0.1)
+    augment = changed(BOX_AUGMENT, flip_prob=flip_prob, half_body_prob=0.0, scale_factor=0.1)
     samples = samples_of(dotted, augment=augment)
     channels = []
     for k in range(17):
@@ -203,7 +182,7 @@ def test_samples_with_few_keypoints_are_redrawn(crop_table: CropTable) -> None:
 
 
 def test_redrawn_image_and_target_are_of_one_person(dotted: CropTable) -> None:
-    augment = changed(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
+    augment = changed(BOX_AUGMENT, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
     rows = np.arange(18)
     samples = TrainingSamples(dotted, rows, augment, COCO_17, CODEC, 1, (7,))
     for epoch in range(5):
@@ -214,13 +193,13 @@ def test_redrawn_image_and_target_are_of_one_person(dotted: CropTable) -> None:
 
 
 def test_two_samples_of_one_person_differ(crop_table: CropTable) -> None:
-    samples = TrainingSamples(crop_table, np.array([0, 0]), FULL, COCO_17, CODEC, 0, (7,))
+    samples = TrainingSamples(crop_table, np.array([0, 0]), FULL_AUGMENT, COCO_17, CODEC, 0, (7,))
     assert not equal(samples[0, 0], samples[0, 1])
 
 
 def test_redrawing_ends_after_max_redraws(dotted: CropTable) -> None:
     """Nobody has 18 keypoints, so the last person drawn is used, image and target."""
-    augment = changed(BOXES, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
+    augment = changed(BOX_AUGMENT, flip_prob=0.0, half_body_prob=0.0, scale_factor=0.1)
     samples = TrainingSamples(dotted, np.arange(17), augment, COCO_17, CODEC, 18, (7,))
     for epoch in range(5):
         image, target = samples[epoch, 3]
