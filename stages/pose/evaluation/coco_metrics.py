@@ -1,7 +1,6 @@
-"""From predictions to COCO's numbers: rescoring, OKS-NMS, COCOeval and its matches, similarity.
+"""COCO's metrics of predictions: rescoring, OKS-NMS, COCO results and COCOeval.
 
-Source of rescoring, NMS and what precedes them: mmpose/evaluation/metrics/coco_metric.py
-('bbox_keypoint', 'oks_nms').
+Source of rescoring and NMS: mmpose/evaluation/metrics/coco_metric.py ('bbox_keypoint', 'oks_nms').
 """
 
 from __future__ import annotations
@@ -27,40 +26,40 @@ ALL_AREAS = (0.0, 1e10)  # square pixels; COCO's
 
 
 def oks(keypoints: Array, others: Array, area: float, other_areas: Array, sigmas: Array) -> Array:
-    """Object keypoint similarity (N,) of one pose (K, 2) to others (N, K, 2), over all keypoints.
+    """Object keypoint similarity (N,) of one pose (K, 2) to other poses (N, K, 2).
 
-    sigmas (K,) as skeleton.oks_sigmas gives them. Areas in square pixels, averaged pairwise, as
-    OKS-NMS does (no visibility involved).
+    sigmas (K,) come from skeleton.oks_sigmas. Areas are in square pixels. As in OKS-NMS, the two
+    areas of a pair are averaged and visibility is ignored.
 
-    >>> pose, moved = np.zeros((1, 2)), np.full((1, 1, 2), 3.0)  # K = 1, 3 pixels off in x and y
-    >>> oks(pose, moved, 900.0, np.array([900.0]), np.array([0.05])).round(3)
+    >>> pose, shifted = np.zeros((1, 2)), np.full((1, 1, 2), 3.0)  # K = 1, 3 pixels off in x and y
+    >>> oks(pose, shifted, 900.0, np.array([900.0]), np.array([0.05])).round(3)
     array([0.368])
     """
     squared = ((others - keypoints) ** 2).sum(axis=2)
     spread = (2 * sigmas) ** 2 * ((area + other_areas) / 2 + np.spacing(1))[:, None] * 2
-    oks: Array = np.exp(-squared / spread).mean(axis=1)
-    return oks
+    similarity: Array = np.exp(-squared / spread).mean(axis=1)
+    return similarity
 
 
 def oks_nms(
     keypoints: Array, scores: Array, areas: Array, threshold: float, sigmas: Array
 ) -> NDArray[np.intp]:
-    """Indices of the poses kept, best first: each drops all later ones with oks > threshold.
+    """Indices of the poses to keep, best first: each removes all worse poses with oks > threshold.
 
-    Of equal scores the later one counts as better.
+    Of two poses with equal scores the later one counts as better.
     """
     order = scores.argsort(kind="stable")[::-1]
-    kept = []
+    keep = []
     while len(order):
         best, order = order[0], order[1:]
-        kept.append(best)
+        keep.append(best)
         similar = oks(keypoints[best], keypoints[order], areas[best], areas[order], sigmas)
         order = order[similar <= threshold]
-    return np.array(kept, dtype=np.intp)
+    return np.array(keep, dtype=np.intp)
 
 
 def rescore(keypoint_scores: Array, bbox_scores: Array, threshold: float) -> Array:
-    """bbox score times the mean of the keypoint scores above threshold (0 if none); (N,).
+    """Pose scores (N,): bbox score times the mean keypoint score above threshold (0 if none).
 
     >>> rescore(np.array([[0.9, 0.7, 0.1], [0.1, 0.0, 0.2]]), np.array([0.5, 1.0]), 0.2)
     array([0.4, 0. ])
@@ -73,46 +72,47 @@ def rescore(keypoint_scores: Array, bbox_scores: Array, threshold: float) -> Arr
 
 def to_results(
     table: CropTable,
-    found: Predictions,
+    predictions: Predictions,
     areas: Array,
     score_thr: float,
     nms_thr: float,
     sigmas: Array,
     category_id: int,
 ) -> list[dict[str, Any]]:
-    """COCO results, rescored and thinned image by image; of a row's predictions the first counts.
+    """COCO results after rescoring, and OKS-NMS per image.
 
-    areas (N,) are those of the padded, aspect-fixed boxes, square pixels.
+    areas (N,), in square pixels, are those of the padded boxes with the input's aspect ratio. If a
+    row of the table was predicted more than once, its first prediction is used.
     """
-    scores = rescore(found.scores, table.bbox_score[found.rows].astype(np.float64), score_thr)
-    rows, first = np.unique(found.rows, return_index=True)
+    bbox_scores = table.bbox_score[predictions.rows].astype(np.float64)
+    scores = rescore(predictions.scores, bbox_scores, score_thr)
+    rows, first = np.unique(predictions.rows, return_index=True)
     image_ids = table.image_id[rows]
     results = []
     for image_id in np.unique(image_ids):
         members = first[image_ids == image_id]
-        kept = oks_nms(found.keypoints[members], scores[members], areas[members], nms_thr, sigmas)
-        results += [
-            {"image_id": int(image_id), "category_id": category_id, **_pose(found, i, scores[i])}
-            for i in members[kept]
-        ]
+        keypoints = predictions.keypoints[members]
+        keep = oks_nms(keypoints, scores[members], areas[members], nms_thr, sigmas)
+        ids = {"image_id": int(image_id), "category_id": category_id}
+        results += [{**ids, **_pose(predictions, i, scores[i])} for i in members[keep]]
     return results
 
 
-def _pose(found: Predictions, i: int, score: float) -> dict[str, Any]:
-    keypoints = np.concatenate([found.keypoints[i], found.scores[i][:, None]], axis=1)
+def _pose(predictions: Predictions, i: int, score: float) -> dict[str, Any]:
+    keypoints = np.concatenate([predictions.keypoints[i], predictions.scores[i][:, None]], axis=1)
     return {
         "keypoints": [round(float(value), 4) for value in keypoints.reshape(-1)],
-        "score": float(score),  # unrounded: rounding would tie what a detector ranks
+        "score": float(score),  # not rounded: rounding could make ranked detections equal
     }
 
 
 def coco_eval(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], sigmas: Array
 ) -> dict[str, float]:
-    """COCOeval's ten keypoint numbers by name; all zero without results.
+    """COCOeval's ten keypoint metrics by name; all 0 if there are no results.
 
-    -1 is pycocotools' own: no person of that area is annotated. Raises PoseError for results that
-    are not of this ground truth.
+    -1, from pycocotools, means that no person of that area range is annotated. Raises PoseError for
+    results that do not belong to this ground truth.
     """
     if not results:
         return dict.fromkeys(STATS, 0.0)
@@ -130,18 +130,18 @@ def coco_run(
     areas: Sequence[tuple[float, float]] | None = None,
     oks_thrs: Sequence[float] | None = None,
 ) -> COCOeval:
-    """COCOeval after accumulate(); there is at least one result, and results stay as they are.
+    """COCOeval after accumulate(). Needs at least one result; `results` is not changed.
 
-    areas (square pixels) and oks_thrs are COCO's if None. The run numbers annotations from 1, as
-    they come: pycocotools takes an id of 0 for "no match".
+    areas (ranges in square pixels) and oks_thrs are COCO's if None. Annotations are numbered from 1
+    in their order, because pycocotools reads an annotation id of 0 as "no match".
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         numbered = enumerate(ground_truth["annotations"], start=1)
-        annotations = [{**one, "id": number} for number, one in numbered]
+        annotations = [{**person, "id": number} for number, person in numbered]
         truth.dataset = {**ground_truth, "annotations": annotations}
         truth.createIndex()
-        run = COCOeval(truth, truth.loadRes([dict(one) for one in results]), "keypoints")
+        run = COCOeval(truth, truth.loadRes([dict(result) for result in results]), "keypoints")
         run.params.kpt_oks_sigmas = sigmas
         run.params.areaRng = areas or run.params.areaRng
         run.params.iouThrs = run.params.iouThrs if oks_thrs is None else np.array(oks_thrs)
@@ -153,27 +153,27 @@ def coco_run(
 def require_results(
     results: list[dict[str, Any]], ground_truth: dict[str, Any], num_keypoints: int
 ) -> None:
-    """Raises PoseError for the first result that COCOeval would stumble over or leave unseen."""
+    """Raises PoseError for the first result that COCOeval cannot read or would ignore."""
     image_ids = {image["id"] for image in ground_truth["images"]}
     category_id = ground_truth["categories"][0]["id"]
-    for place, one in enumerate(results):
-        if fault := _result_fault(one, image_ids, category_id, num_keypoints):
-            raise PoseError(f"results: record {place} {fault}; are they of this ground truth?")
+    for place, result in enumerate(results):
+        if error := _result_error(result, image_ids, category_id, num_keypoints):
+            raise PoseError(f"results: record {place} {error}; are they of this ground truth?")
 
 
-def _result_fault(
-    one: dict[str, Any], image_ids: set[int], category_id: int, num_keypoints: int
+def _result_error(
+    result: dict[str, Any], image_ids: set[int], category_id: int, num_keypoints: int
 ) -> str | None:
-    """Why a result cannot serve, or None. Continues a sentence that names it."""
-    keypoints = one.get("keypoints")
+    """What is wrong with a result, as the end of a sentence that names it; None if it is valid."""
+    keypoints = result.get("keypoints")
     if not isinstance(keypoints, list) or len(keypoints) != 3 * num_keypoints:
         count = len(keypoints) if isinstance(keypoints, list) else 0
         expected = f"expected {3 * num_keypoints} ({num_keypoints} x 3)"
         return f"has {count} numbers in 'keypoints', {expected}"
-    if not finite_numbers([*keypoints, one.get("score")], len(keypoints) + 1):
+    if not finite_numbers([*keypoints, result.get("score")], len(keypoints) + 1):
         return "has a keypoint or score that is not a finite number"
-    if one.get("image_id") not in image_ids:
-        return f"names image {one.get('image_id')}, which is not in 'images'"
-    if one.get("category_id") != category_id:
-        return f"has category_id {one.get('category_id')}, expected {category_id}"
+    if result.get("image_id") not in image_ids:
+        return f"names image {result.get('image_id')}, which is not in 'images'"
+    if result.get("category_id") != category_id:
+        return f"has category_id {result.get('category_id')}, expected {category_id}"
     return None
