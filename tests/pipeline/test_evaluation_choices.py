@@ -1,4 +1,4 @@
-"""evaluate: what is asked for is run, a killed run goes on, a split without truth gets poses."""
+"""evaluate: what is asked for is run, a killed run resumes, a split without truth gets poses."""
 
 from __future__ import annotations
 
