@@ -1,13 +1,13 @@
-"""Write what a change does to results: a page for its reviewers, with the gate's verdict.
+"""Write a page for reviewers: what a branch changes in metrics, params and plots.
 
     python tools/pr_report.py [--base main]
     make pr-report BASE=main
 
-Compares the working tree with the commit where it left `base`: whether dvc.lock belongs to this
-code and these params, then the differences of metrics, params and plots. Writes pr_report/:
-pr_report.md and plots/index.html. Reads files in git alone: no data, no GPU, no torch; about ten
-seconds. Ends with 1, once the page is written, if dvc.lock is stale or the AP fell by more than
-`review.max_ap_drop`.
+Compares the working tree with the commit where it branched off `base`: checks that dvc.lock matches
+the code and the params, then lists the differences of metrics, params and plots. Writes
+pr_report/pr_report.md and pr_report/plots/index.html. Reads only files in git: needs no data, GPU
+or torch; about ten seconds. After writing the page it exits with 1 if dvc.lock is stale or AP fell
+by more than `review.max_ap_drop`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from pose.common.script import exit_codes
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("pr_report")
-HEADLINE = "metrics/evaluate/metrics.json"
+MAIN_RESULT = "metrics/evaluate/metrics.json"
 UP_TO_DATE = "Data and pipelines are up to date."
 Finished = subprocess.CompletedProcess[str]
-LONGEST = 60_000  # characters; a comment on GitHub may have 65,536
+MAX_CHARACTERS = 60_000  # of the page; GitHub allows 65,536 in a comment
 
 
 @dataclass(frozen=True)
@@ -54,38 +54,40 @@ def main() -> None:
     dvc("plots", "diff", base, "--out", str(FOLDER / "plots"))
     write_atomic(FOLDER / "pr_report.md", page(base, verdicts).encode())
     print(f"pr_report: read {FOLDER / 'pr_report.md'}, open {FOLDER / 'plots' / 'index.html'}")
-    if bad := [one.line for one in verdicts if not one.good]:
+    if bad := [verdict.line for verdict in verdicts if not verdict.good]:
         raise PoseError("; ".join(bad))
 
 
 def fork_point(base: str) -> str:
-    """The commit where HEAD left `base`: what happened on `base` since is not this change's."""
-    found = run("git", "merge-base", "--end-of-options", base, "HEAD")
-    if found.returncode:
-        reason = " ".join(found.stderr.split()) or "no common history; fetch all of it"
+    """The commit where HEAD branched off `base`; later commits of `base` are not compared."""
+    result = run("git", "merge-base", "--end-of-options", base, "HEAD")
+    if result.returncode:
+        reason = " ".join(result.stderr.split()) or "no common history; fetch the full history"
         raise PoseError(f"base {base!r}: {reason}; set BASE to a branch or commit")
-    return found.stdout.strip()[:12]  # as it heads the columns of dvc's tables
+    return result.stdout.strip()[:12]  # the length in the headers of dvc's tables
 
 
 def freshness() -> Verdict:
-    """Whether dvc.lock is what this code makes of these params; needs no data."""
+    """Whether dvc.lock matches code and params; needs no data."""
     command = ("repro", "--dry", "--allow-missing")
     done = run_dvc(*command)
     output = done.stdout
     stale = re.findall(r"^Running stage '(\w+)'", output, re.M)
-    stale += re.findall(r"failed to reproduce '(\w+)'", done.stderr)  # for want of data
-    if stale:  # the first of them is the news
+    stale += re.findall(r"failed to reproduce '(\w+)'", done.stderr)  # if data are missing
+    if stale:
         advice = "run `make repro` and commit dvc.lock and metrics/"
         return Verdict(False, f"dvc.lock is stale from {stale[0]} on; {advice}")
     if UP_TO_DATE not in succeeded(command, done):
-        raise PoseError(f"`dvc {' '.join(command)}` says neither stale nor up to date: {output}")
+        raise PoseError(
+            f"`dvc {' '.join(command)}` printed neither a stale stage nor {UP_TO_DATE!r}: {output}"
+        )
     return Verdict(True, "dvc.lock is up to date with code, params and data")
 
 
 def gate(old: float | None, new: float, max_drop: float | None) -> Verdict:
-    """AP may fall by max_drop and no more; null lets all pass."""
+    """Fails if AP falls by more than max_drop; None disables the check."""
     if old is None:
-        return Verdict(True, f"AP {new:.4f}; the base has none to compare with")
+        return Verdict(True, f"AP {new:.4f}; the base has no AP to compare with")
     change = f"AP {old:.4f} -> {new:.4f} ({new - old:+.4f})"
     if max_drop is None:
         return Verdict(True, f"{change}; no limit: review.max_ap_drop is null")
@@ -101,27 +103,27 @@ def max_ap_drop() -> float | None:
 
 def committed_ap(base: str) -> float | None:
     """AP in the commit's metrics, or None if it has no such file."""
-    found = run("git", "show", f"{base}:{HEADLINE}")
-    return None if found.returncode else read_ap(found.stdout, f"{base}:{HEADLINE}")
+    result = run("git", "show", f"{base}:{MAIN_RESULT}")
+    return None if result.returncode else read_ap(result.stdout, f"{base}:{MAIN_RESULT}")
 
 
 def present_ap() -> float:
     """AP in the working tree."""
     try:
-        return read_ap(Path(HEADLINE).read_text(encoding="utf-8"), HEADLINE)
+        return read_ap(Path(MAIN_RESULT).read_text(encoding="utf-8"), MAIN_RESULT)
     except FileNotFoundError:
-        hint = f"`git checkout {HEADLINE}` restores it"
-        raise PoseError(f"{HEADLINE}: no such file; {hint}") from None
+        hint = f"`git checkout {MAIN_RESULT}` restores it"
+        raise PoseError(f"{MAIN_RESULT}: no such file; {hint}") from None
 
 
 def read_ap(text: str, name: str) -> float:
-    """The number AP of a metrics file. Raises PoseError if there is none."""
+    """AP in a metrics file. Raises PoseError if it is missing or not a number."""
     try:
         ap = json.loads(text)["AP"]
     except (ValueError, KeyError, TypeError):
         ap = None
     if not isinstance(ap, (int, float)) or ap != ap:
-        raise PoseError(f"{name}: AP is no number; is the file cut off?")
+        raise PoseError(f"{name}: AP is missing or not a number; `git checkout` restores the file")
     return float(ap)
 
 
@@ -129,9 +131,9 @@ def page(base: str, verdicts: list[Verdict]) -> str:
     """The Markdown that reviewers read."""
     sections = [
         f"# What changes against {base}",
-        "\n".join(f"- {'passed' if one.good else '**failed**'}: {one.line}" for one in verdicts),
+        "\n".join(f"- {'passed' if v.good else '**failed**'}: {v.line}" for v in verdicts),
         "## Result",
-        table("metrics", "diff", base, "--md", "--no-path", "--targets", HEADLINE),
+        table("metrics", "diff", base, "--md", "--no-path", "--targets", MAIN_RESULT),
         "## Params",
         table("params", "diff", base, "--md", "--no-path"),
         "## All metrics",
@@ -142,16 +144,19 @@ def page(base: str, verdicts: list[Verdict]) -> str:
 
 
 def clipped(text: str) -> str:
-    """What fits into a comment, cut at the end of a line."""
-    if len(text) <= LONGEST:
+    """The text, truncated at the end of a line to what fits into a comment."""
+    if len(text) <= MAX_CHARACTERS:
         return text
-    return text[: text.rindex("\n", 0, LONGEST)] + "\n\nCut here; the artifact has all of it."
+    return (
+        text[: text.rindex("\n", 0, MAX_CHARACTERS)]
+        + "\n\nTruncated here; the artifact has the full page."
+    )
 
 
 def table(*command: str) -> str:
-    """dvc's Markdown table, unless it is but a head and its rule."""
-    found = dvc(*command).strip()
-    return found if found.count("\n") > 1 else "No difference."
+    """dvc's Markdown table; "No difference." if it has no rows."""
+    text = dvc(*command).strip()
+    return text if text.count("\n") > 1 else "No difference."
 
 
 def dvc(*command: str) -> str:
@@ -164,15 +169,15 @@ def run_dvc(*command: str) -> Finished:
 
 
 def succeeded(command: tuple[str, ...], done: Finished) -> str:
-    """Its standard output. Raises PoseError with what dvc said if it failed."""
+    """Standard output. Raises PoseError with dvc's error message if the command failed."""
     if done.returncode:
-        said = " ".join(done.stderr.split())
-        raise PoseError(f"`dvc {' '.join(command)}` ended {done.returncode}: {said}")
+        message = " ".join(done.stderr.split())
+        raise PoseError(f"`dvc {' '.join(command)}` exited with {done.returncode}: {message}")
     return done.stdout
 
 
 def run(*command: str) -> Finished:
-    """A command, ended. The seed keeps the order of dvc's rows, which follows that of a set."""
+    """Run a command. The hash seed fixes the order of dvc's rows, which comes from a set."""
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 

@@ -1,11 +1,11 @@
-"""Run the whole chain twice, in two clones at different paths, and compare all that it made.
+"""Run the whole chain twice, in two clones at different paths, and compare the results.
 
     python tools/reproduce.py
 
-The second run has more helper processes and is killed once in the middle of phase 2. Afterwards
-data and cache are made once more with yet another number of helpers. Compares dvc.lock and every
-out, metric and plot of dvc.yaml byte by byte, and prints a line for each; ends with 1 if one
-differs. Only what is committed takes part. Twice the time of `dvc repro`: 20 minutes on two cores
+The second run has more worker processes and is killed once in the middle of phase 2. Afterwards
+data and cache are written again with another number of workers. Compares dvc.lock and every out,
+metric and plot of dvc.yaml byte by byte, prints a line for each, and exits with 1 if one differs.
+Uncommitted changes are not included. Takes twice the time of `dvc repro`: 20 minutes on two cores
 with the embedded default, and four times the disk of its data.
 """
 
@@ -28,7 +28,7 @@ from pose.common.files import digest
 from pose.common.script import exit_codes
 
 ROOT = Path(__file__).resolve().parents[1]
-CACHE = ["data/coco", "data/cache"]  # what helper processes write
+CACHE = ["data/coco", "data/cache"]  # written by worker processes
 KINDS = ("outs", "metrics", "plots")
 Digests = dict[str, str]
 
@@ -40,26 +40,26 @@ def main() -> None:
         repro(first, workers=1)
         before = digests(first)
         repro(second, workers=4, kill_at="data/resume/train_phase2-*/state.pt")
-        rows = [(name, before[name], made) for name, made in digests(second).items()]
+        rows = [(name, before[name], after) for name, after in digests(second).items()]
         for name in ("download_coco", "build_cache"):
             if start(first, 2, "python", f"stages/{name}.py").wait():
                 raise PoseError(f"{name} failed in {first}; see above")
         again = digests(first)
-        rows += [(f"{name}, 2 helpers", before[name], again[name]) for name in CACHE]
+        rows += [(f"{name}, 2 workers", before[name], again[name]) for name in CACHE]
     print(table(rows))
-    if bad := [name for name, one, other in rows if one != other]:
+    if bad := [name for name, first, second in rows if first != second]:
         raise PoseError(f"{len(bad)} of {len(rows)} differ: {', '.join(bad)}")
     print(f"all {len(rows)} are the same")
 
 
 def clone(folder: Path) -> Path:
-    """The last commit, in another place."""
+    """A clone of the last commit."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     return folder
 
 
 def repro(project: Path, workers: int, kill_at: str | None = None) -> None:
-    """The whole chain anew; once a file kill_at is there, ended by SIGKILL and gone on."""
+    """Run the whole chain; once a file matches kill_at, kill it by SIGKILL and resume."""
     print(f"dvc repro --force in {project}, POSE_WORKERS={workers}", flush=True)
     process = start(project, workers, "dvc", "repro", "--force")
     while kill_at and process.poll() is None:
@@ -67,10 +67,10 @@ def repro(project: Path, workers: int, kill_at: str | None = None) -> None:
         if any(project.glob(kill_at)):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            print("killed; dvc repro goes on", flush=True)
+            print("killed; dvc repro resumes", flush=True)
             process, kill_at = start(project, workers, "dvc", "repro"), None
     if process.wait():
-        raise PoseError(f"`dvc repro` ended {process.returncode} in {project}; see above")
+        raise PoseError(f"`dvc repro` exited with {process.returncode} in {project}; see above")
     if kill_at:
         raise PoseError(f"{kill_at} never appeared, so nothing was killed; see above")
 
@@ -83,7 +83,7 @@ def start(project: Path, workers: int, *command: str) -> subprocess.Popen[bytes]
 
 
 def digests(project: Path) -> Digests:
-    """sha256 of dvc.lock and of everything that dvc.yaml declares; folders over all their files."""
+    """sha256 of dvc.lock and of each out, metric and plot; of a folder, over all its files."""
     stages = YAML(typ="safe", pure=True).load(project / "dvc.yaml")["stages"].values()
     outs = [out for stage in stages for kind in KINDS for out in stage.get(kind, [])]
     names = ["dvc.lock", *(out if isinstance(out, str) else next(iter(out)) for out in outs)]
@@ -91,11 +91,11 @@ def digests(project: Path) -> Digests:
 
 
 def table(rows: list[tuple[str, str, str]]) -> str:
-    """Markdown: what, its digests' beginnings, whether they agree."""
+    """Markdown table: name, the first digits of both digests, and whether they are equal."""
     lines = ["| what | first | second | |", "|---|---|---|---|"]
-    for name, one, other in rows:
-        verdict = "same" if one == other else "DIFFERENT"
-        lines.append(f"| {name} | {one[:12]} | {other[:12]} | {verdict} |")
+    for name, first, second in rows:
+        verdict = "same" if first == second else "DIFFERENT"
+        lines.append(f"| {name} | {first[:12]} | {second[:12]} | {verdict} |")
     return "\n".join(lines)
 
 

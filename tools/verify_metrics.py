@@ -1,10 +1,10 @@
-"""Compare the metrics of a fresh run with the committed ones: is this still the same result?
+"""Compare the metrics of a fresh run with the committed ones, within a tolerance.
 
     make repro && python tools/verify_metrics.py
 
-On the same kind of machine they are equal to the digit. Another kind of CPU, or a GPU, rounds
-differently, and training carries that on: there each AP may move by `review.ap_tolerance`. Prints a
-table, and ends with 1 if one AP moved further or is missing. Seconds.
+On the same kind of machine all digits are equal. Another kind of CPU, or a GPU, rounds differently,
+and training amplifies that: there each AP may differ by `review.ap_tolerance`. Prints a table and
+exits with 1 if one AP differs by more or is missing. Takes seconds.
 """
 
 from __future__ import annotations
@@ -24,52 +24,54 @@ from pose.common.params import load_params
 from pose.common.script import exit_codes
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADLINE = "metrics/evaluate/metrics.json"
+MAIN_RESULT = "metrics/evaluate/metrics.json"
 ABLATION = "metrics/evaluate/ablation.csv"
 Numbers = dict[str, float]
 
 
 def main() -> None:
     tolerance = load_params(Path("params.yaml"), ["review"]).review.ap_tolerance
-    expected = numbers(committed(HEADLINE), committed(ABLATION))
-    found = numbers(present(HEADLINE), present(ABLATION))
-    print(table(expected, found))
-    if bad := moved(expected, found, tolerance):
+    expected = ap_by_settings(committed(MAIN_RESULT), committed(ABLATION))
+    measured = ap_by_settings(present(MAIN_RESULT), present(ABLATION))
+    print(table(expected, measured))
+    if bad := differing(expected, measured, tolerance):
         raise PoseError(f"{', '.join(bad)}: beyond review.ap_tolerance = {tolerance:g}")
-    print(f"every AP lies within review.ap_tolerance = {tolerance:g}")
+    print(f"every AP is within review.ap_tolerance = {tolerance:g}")
 
 
-def numbers(headline: str, ablation: str) -> Numbers:
-    """AP of the headline, and of each row of the ablation by its settings."""
+def ap_by_settings(main_result: str, ablation: str) -> Numbers:
+    """AP of the main result, and of each row of the ablation by its settings."""
     try:
-        found = {"headline": float(json.loads(headline)["AP"])}
+        aps = {"main result": float(json.loads(main_result)["AP"])}
         for row in csv.DictReader(io.StringIO(ablation)):
             settings = [f"{k} {v}" for k, v in row.items() if not k.startswith(("AP", "AR"))]
-            found[", ".join(settings)] = float(row["AP"])
+            aps[", ".join(settings)] = float(row["AP"])
     except (KeyError, TypeError, ValueError) as error:
-        raise PoseError(f"{HEADLINE}, {ABLATION}: no AP where one is expected ({error})") from None
-    return found
+        raise PoseError(
+            f"{MAIN_RESULT}, {ABLATION}: no AP where one is expected ({error})"
+        ) from None
+    return aps
 
 
-def table(expected: Numbers, found: Numbers) -> str:
-    """Markdown: committed, here, difference."""
-    lines = ["| AP of | committed | here | difference |", "|---|---|---|---|"]
-    for name in {**expected, **found}:
-        old, new = expected.get(name), found.get(name)
+def table(expected: Numbers, measured: Numbers) -> str:
+    """Markdown table: committed AP, AP of this run, difference."""
+    lines = ["| AP of | committed | this run | difference |", "|---|---|---|---|"]
+    for name in {**expected, **measured}:
+        old, new = expected.get(name), measured.get(name)
         change = "-" if old is None or new is None else f"{new - old:+.4f}"
         cells = ["-" if value is None else f"{value:.4f}" for value in (old, new)]
         lines.append(f"| {name} | {' | '.join(cells)} | {change} |")
     return "\n".join(lines)
 
 
-def moved(expected: Numbers, found: Numbers, tolerance: float) -> list[str]:
-    """Names that are missing on one side or differ by more. NaN differs from everything."""
+def differing(expected: Numbers, measured: Numbers, tolerance: float) -> list[str]:
+    """Names that are missing on one side, or differ by more. NaN differs from everything."""
     return [
         name
-        for name in {**expected, **found}
+        for name in {**expected, **measured}
         if name not in expected
-        or name not in found
-        or not abs(found[name] - expected[name]) <= tolerance + 1e-9
+        or name not in measured
+        or not abs(measured[name] - expected[name]) <= tolerance + 1e-9
     ]
 
 

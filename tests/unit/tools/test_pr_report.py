@@ -31,7 +31,7 @@ def test_gate(old: float | None, new: float, limit: float | None, good: bool, pa
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"AP": null}', '{"AP": NaN}'])
 def test_metrics_without_a_number_are_refused(text: str) -> None:
-    with pytest.raises(PoseError, match=r"m\.json: AP is no number"):
+    with pytest.raises(PoseError, match=r"m\.json: AP is missing or not a number"):
         pr_report.read_ap(text, "m.json")
 
 
@@ -97,4 +97,4 @@ def test_a_page_fits_into_a_comment() -> None:
     assert len(found) < 65_000
     kept, _, note = found.rpartition("\n\n")
     assert set(kept.splitlines()) == {line.strip()}
-    assert note == "Cut here; the artifact has all of it."
+    assert note == "Truncated here; the artifact has the full page."

@@ -52,7 +52,7 @@ def fake_dvc(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 
 def test_a_run_is_killed_once_and_gone_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_dvc(tmp_path, monkeypatch, 'echo "$@" >> calls; [ "$2" ] && touch state && exec sleep 60')
-    with pytest.raises(PoseError, match="ended 1"):  # the test of "$2" is its last word
+    with pytest.raises(PoseError, match="exited with 1"):  # the test of "$2" is its last word
         reproduce.repro(tmp_path, 1, kill_at="state")
     assert (tmp_path / "calls").read_text().splitlines() == ["repro --force", "repro"]
 
@@ -65,5 +65,5 @@ def test_a_kill_that_never_came_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_failed_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_dvc(tmp_path, monkeypatch, "exit 3")
-    with pytest.raises(PoseError, match="ended 3"):
+    with pytest.raises(PoseError, match="exited with 3"):
         reproduce.repro(tmp_path, 1)

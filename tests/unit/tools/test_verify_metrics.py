@@ -10,14 +10,14 @@ from pose.common.errors import PoseError
 HEADLINE = '{"AP": 0.58, "AP50": 0.8, "boxes": "ground truth"}'
 ABLATION = "model,flip,decoder,AP,AP50\nssl,True,dark,0.58,0.8\nssl,False,dark,0.57,0.8\n"
 NUMBERS = {
-    "headline": 0.58,
+    "main result": 0.58,
     "model ssl, flip True, decoder dark": 0.58,
     "model ssl, flip False, decoder dark": 0.57,
 }
 
 
 def test_numbers_are_named_by_their_settings() -> None:
-    assert verify_metrics.numbers(HEADLINE, ABLATION) == NUMBERS
+    assert verify_metrics.ap_by_settings(HEADLINE, ABLATION) == NUMBERS
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_numbers_are_named_by_their_settings() -> None:
 )
 def test_broken_metrics_are_refused(headline: str, ablation: str) -> None:
     with pytest.raises(PoseError, match="no AP where one is expected"):
-        verify_metrics.numbers(headline, ablation)
+        verify_metrics.ap_by_settings(headline, ablation)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_broken_metrics_are_refused(headline: str, ablation: str) -> None:
     ],
 )
 def test_moved(old: dict, new: dict, tolerance: float, bad: list[str]) -> None:
-    assert verify_metrics.moved(old, new, tolerance) == bad
+    assert verify_metrics.differing(old, new, tolerance) == bad
 
 
 def test_the_table_has_a_line_for_each() -> None:
