@@ -57,11 +57,21 @@ class Run(Section):
 
 class Data(Section):
     source: Literal["synthetic", "local", "coco"]
-    root: str | None
+    root: str
     base_url: Url
     train_split: str
     val_split: str
-    category: str
+    train_annotations: str | None
+    val_annotations: str | None
+    train_images: str | None
+    val_images: str | None
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None
+    group_by: str | None
+    category: str | Annotated[Names, Field(min_length=1)]
+    area: Literal["annotated", "box"]
+    visibility_thr: Positive | None
+    orientation: Literal["ignore", "apply"]
+    bit_depth: Annotated[int, Field(ge=9, le=16)] | None
     detections: str | None
     detections_sha256: Sha256 | None
     labelled_persons: Count | None
@@ -73,12 +83,6 @@ class Data(Section):
     on_bad_record: Literal["stop", "skip"]
     jpeg_quality: Quality
     shard_persons: Count
-
-    @model_validator(mode="after")
-    def _local_needs_root(self) -> Data:
-        if self.source == "local" and not self.root:
-            raise ValueError("root must name a folder when source is local")
-        return self
 
     @model_validator(mode="after")
     def _split_is_one(self) -> Data:
@@ -101,6 +105,7 @@ class Keypoints(Section):
     flip_pairs: tuple[tuple[str, str], ...] | None
     upper_body: Names | None
     lower_body: Names | None
+    skeleton: tuple[tuple[str, str], ...] | None
     oks_sigmas: tuple[Positive, ...] | None
 
     @model_validator(mode="after")
@@ -126,6 +131,7 @@ class Weights(Section):
     revision: str | None
     url: Url | None
     sha256: Sha256 | None
+    key: str | None
     head: Literal["fresh", "keep"]
 
     @model_validator(mode="after")

@@ -118,11 +118,6 @@ def test_a_bad_value_is_one_line_with_key_value_and_expectation(
     assert "\n" not in found
 
 
-def test_local_data_needs_a_root(bent_params) -> None:
-    path = bent_params({"data.source": "local", "data.root": "null"})
-    assert message(path) == "params.yaml: data.root must name a folder when source is local"
-
-
 @pytest.mark.parametrize("size", ["[37, 48]", "[36, 49]", "[48, 36]"])
 def test_the_heatmap_must_be_what_the_model_makes(bent_params, size: str) -> None:
     found = message(bent_params({**SIZES, "codec.heatmap_size": size}))
