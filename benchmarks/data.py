@@ -47,7 +47,8 @@ from pose.synthetic.dataset import write_coco_zips  # noqa: E402
 
 SIZES = [((192, 256), 2.0), ((384, 512), 2.0), ((768, 1024), 6.0)]  # (w, h), sigma
 ROUNDS, SAMPLES = 9, 40
-AUGMENT = apply.resolve("sapiens_1b_coco_1024x768").augment  # the official augmentation
+OFFICIAL = apply.resolve("sapiens_1b_coco_1024x768")
+AUGMENT, DATA = OFFICIAL.augment, OFFICIAL.data
 Work = Callable[[int], object]
 
 
@@ -90,7 +91,7 @@ def rendered(folder: Path) -> Path:
 
 def report(root: Path, split: str, scratch: Path) -> list[str]:
     """The lines of all tables."""
-    persons = [p for p in read_annotations(root, split, "person", None).persons if p.num_keypoints]
+    persons = [p for p in read_annotations(root, split, DATA, None).persons if p.num_keypoints]
     kinds = "reference | ours, for a CPU | ours, for a GPU | floor"
     lines = [
         "Milliseconds of CPU time per training sample, made in four ways:",

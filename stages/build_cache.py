@@ -134,9 +134,9 @@ def main(params: Params) -> None:
 def _read_splits(params: Params, root: Path) -> dict[str, Annotations]:
     """The annotations of train and val; of an unannotated val (test-dev) only its images."""
     data, names = params.data, params.keypoints.names
-    train = read_annotations(root, data.train_split, data.category, names)
+    train = read_annotations(root, data.train_split, data, names)
     if not is_unannotated(root, data.val_split):
-        return {"train": train, "val": read_annotations(root, data.val_split, data.category, names)}
+        return {"train": train, "val": read_annotations(root, data.val_split, data, names)}
     if data.detections is None:
         raise PoseError(
             f"params.yaml: data.val_split = {data.val_split!r} has no annotations and so no boxes "

@@ -47,7 +47,7 @@ from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import digest, locked, replacing, write_atomic, write_json
 from pose.common.log import log
-from pose.common.params import Params
+from pose.common.params import Data, Params
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED, Checksum, ZipChecksums
 from pose.fetch.errors import require_disk_space
 from pose.fetch.url import download_all, file_name
@@ -176,7 +176,7 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     digests: dict[str, str] = {}
     data, names = params.data, params.keypoints.names
     for split in dict.fromkeys((data.train_split, data.val_split)):
-        images, persons = _counts(root, split, data.category, names)
+        images, persons = _counts(root, split, data, names)
         with Images(root, split):  # raises if the images are missing
             digests[split] = _split_digest(root, split)
         counts |= {f"{split}_images": images, f"{split}_persons": persons}
@@ -187,11 +187,11 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     return counts
 
 
-def _counts(root: Path, split: str, category: str, names: Sequence[str] | None) -> tuple[int, int]:
+def _counts(root: Path, split: str, data: Data, names: Sequence[str] | None) -> tuple[int, int]:
     """Numbers of images and persons of a split, after a check of its annotations if it has any."""
     if is_unannotated(root, split):
         return len(read_images(root, split)), 0
-    annotations = read_annotations(root, split, category, names)
+    annotations = read_annotations(root, split, data, names)
     return len(annotations.images), len(annotations.persons)
 
 

@@ -132,7 +132,7 @@ def crop_table(tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings)
     folder = tmp_path / "cache"
     folder.mkdir()
     images = Images(tiny_coco.root, SPLIT)
-    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
     for index, shard in enumerate(plan_shards(persons, 4)):
         assert not write_shard(folder / f"{index:05d}.arrow", images, shard, crop_settings).bad
     return CropTable(folder)
@@ -161,7 +161,7 @@ def tiny_model_spec() -> ModelSpec:
 @pytest.fixture
 def truth(tiny_coco: TinyCoco) -> dict[str, Any]:
     """COCO's ground truth of tiny_coco."""
-    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
     return {
         "images": found.images,
         "annotations": found.annotations,
@@ -181,7 +181,7 @@ def detected_table(tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSetti
     keys = ("image_id", "bbox", "score")
     records = [dict(zip(keys, one, strict=True), category_id=1) for one in boxes]
     (tmp_path / "boxes.json").write_text(json.dumps(records))
-    truth = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    truth = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
     persons = read_detections(tmp_path / "boxes.json", truth.images, truth.category).persons
     (tmp_path / "detected").mkdir()
     found = Images(tiny_coco.root, SPLIT)

@@ -28,6 +28,7 @@ from pose.data import build as data_build
 from pose.models import vit
 from pose.models.checkpoint import save_weights
 from pose.models.vit import PoseModel
+from sections import changed
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("nose", "left_ear", "right_ear", "tail $<b>x$", "tail_tip")
@@ -91,7 +92,9 @@ def _write_cache(folder: Path, skeleton: Skeleton) -> None:
     params = load_params(folder / "params.yaml")
     spec = CropSettings(data_build.codec(params, skeleton), skeleton, params.augment, 95)
     images = Images(folder / "mice", "val")
-    persons = read_annotations(folder / "mice", "val", "mouse", None).persons
+    persons = read_annotations(
+        folder / "mice", "val", changed(params.data, category="mouse"), None
+    ).persons
     cache = folder / "data/cache"
     (cache / "val").mkdir(parents=True)
     (shard,) = plan_shards(persons, 8)

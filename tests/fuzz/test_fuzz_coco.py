@@ -49,7 +49,7 @@ def cached(folder: Path, images: Images, persons: list[Person], spec: CropSettin
 
 def use_annotations(root: Path, spec: CropSettings) -> None:
     """All that is done with an annotation file, up to COCOeval's ground truth."""
-    found = read_annotations(root, SPLIT, "person", None)
+    found = read_annotations(root, SPLIT, DEFAULT.data, None)
     names, limbs = found.category.names, found.category.limbs
     build_skeleton(names, limbs, None, None, None)
     training_persons(found, HALF)
@@ -106,7 +106,7 @@ def test_hostile_json(bounded: Path, tiny_coco: TinyCoco, kind: str) -> None:
     content = HOSTILE[kind]
     tiny_coco.json_path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert tiny_coco.json_path.name in refused(
-        read_annotations, tiny_coco.root, SPLIT, "person", None
+        read_annotations, tiny_coco.root, SPLIT, DEFAULT.data, None
     )
     path = bounded / "boxes.json"
     path.write_bytes(tiny_coco.json_path.read_bytes())
@@ -164,7 +164,7 @@ def test_zips(bounded: Path, tiny_coco: TinyCoco, examples: int) -> None:
         for path, good in zip(paths, contents, strict=True):
             path.write_bytes(content if path == paths[which] else good)
         with refused_or_fine():
-            read_annotations(root, SPLIT, "person", None)
+            read_annotations(root, SPLIT, DEFAULT.data, None)
         with refused_or_fine(), Images(root, SPLIT) as images:
             for name in names:
                 with suppressed_bad_image():

@@ -17,6 +17,7 @@ from pose.coco.category import Category, read_category
 from pose.coco.images import image_split, open_zip, read_member
 from pose.common.errors import PoseError
 from pose.common.files import BAD_ZIP, finite_numbers, parse_json
+from pose.common.params import Data
 
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 UNLABELLED_SPLIT = "unlabeled2017"
@@ -75,15 +76,15 @@ class Annotations:
 
 
 def read_annotations(
-    root: Path, split: str, category: str, names: Sequence[str] | None
+    root: Path, split: str, data: Data, names: Sequence[str] | None
 ) -> Annotations:
-    """Checked annotations of `category` in a split; names as in category.read_category.
+    """Checked annotations of data.category in a split; names as in category.read_category.
 
     An invalid annotation is left out and added to `bad`. Raises PoseError if the file is invalid.
     """
     name = f"person_keypoints_{split}.json"
     raw = _parse(_annotation_bytes(root, name), name)
-    selected = read_category(raw["categories"], category, names, name)
+    selected = read_category(raw["categories"], str(data.category), names, name)
     images = _checked_images(raw["images"], name)
     images_by_id = {image["id"]: image for image in images}
     annotations, persons, bad, outside = [], [], [], 0

@@ -14,6 +14,7 @@ import pytest
 from pose.coco.annotations import by_image, is_unannotated, read_annotations, read_unannotated
 from pose.coco.images import BadImageError, Images, decode_image
 from pose.common.errors import PoseError
+from sections import DEFAULT
 from tiny_coco import SPLIT, TinyCoco
 
 NAME = f"person_keypoints_{SPLIT}.json"
@@ -23,7 +24,7 @@ KEYPOINTS = [10.0, 20.0, 2] * 17
 def test_persons_are_sorted_by_image_without_crowds_and_other_categories(
     tiny_coco: TinyCoco,
 ) -> None:
-    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
     assert [p.ann_id for p in found.persons] == [11, 12, 13, 14, 15, 16]
     assert [p.num_keypoints for p in found.persons] == [17, 0, 17, 8, 17, 12]
     assert {a["id"] for a in found.annotations} == {11, 12, 13, 14, 15, 16, 17}
@@ -42,7 +43,7 @@ def test_persons_are_sorted_by_image_without_crowds_and_other_categories(
 def test_a_box_outside_the_image_stays_in_the_annotations_only(tiny_coco: TinyCoco) -> None:
     tiny_coco.raw["annotations"][1]["bbox"] = [300, 10, 50, 100]
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
     assert 11 not in {p.ann_id for p in found.persons}
     assert 11 in {a["id"] for a in found.annotations}
     assert (found.outside, found.bad) == (1, [])
@@ -58,7 +59,7 @@ def add_unannotated(coco: TinyCoco, split: str = "test-dev2017") -> None:
 def test_a_split_without_annotations_has_only_images(tiny_coco: TinyCoco) -> None:
     add_unannotated(tiny_coco)
     assert is_unannotated(tiny_coco.root, "test-dev2017")
-    category = read_annotations(tiny_coco.root, SPLIT, "person", None).category
+    category = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).category
     found = read_unannotated(tiny_coco.root, "test-dev2017", category)
     assert [image["id"] for image in found.images] == [1, 2, 3]
     assert (found.persons, found.annotations, found.annotated) == ([], [], False)
@@ -97,7 +98,7 @@ def test_by_image_of_no_persons() -> None:
 def test_zips_and_folders_give_the_same(tiny_coco: TinyCoco, tmp_path: Path) -> None:
     zipped = tiny_coco.zipped(tmp_path / "zips")
     plain, packed = (
-        read_annotations(root, SPLIT, "person", None) for root in (tiny_coco.root, zipped)
+        read_annotations(root, SPLIT, DEFAULT.data, None) for root in (tiny_coco.root, zipped)
     )
     assert plain.annotations == packed.annotations
     with Images(tiny_coco.root, SPLIT) as loose, Images(zipped, SPLIT) as archive:
@@ -129,7 +130,7 @@ def test_zips_and_folders_give_the_same(tiny_coco: TinyCoco, tmp_path: Path) -> 
 def test_an_invalid_annotation_is_left_out_and_named(tiny_coco: TinyCoco, change, reason) -> None:
     tiny_coco.raw["annotations"][1].update(change)
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
     assert [str(record) for record in found.bad] == [f"{NAME}: annotation 11 {reason}"]
     assert [p.ann_id for p in found.persons] == [12, 13, 14, 15, 16]
     assert 11 not in {a["id"] for a in found.annotations}
@@ -138,13 +139,13 @@ def test_an_invalid_annotation_is_left_out_and_named(tiny_coco: TinyCoco, change
 def test_an_annotation_without_id(tiny_coco: TinyCoco) -> None:
     del tiny_coco.raw["annotations"][1]["id"]
     tiny_coco.save()
-    (record,) = read_annotations(tiny_coco.root, SPLIT, "person", None).bad
+    (record,) = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).bad
     assert str(record) == f"{NAME}: annotation None has no integer 'id'"
 
 
 def read_error(root: Path) -> str:
     with pytest.raises(PoseError) as caught:
-        read_annotations(root, SPLIT, "person", None)
+        read_annotations(root, SPLIT, DEFAULT.data, None)
     return str(caught.value)
 
 
@@ -205,6 +206,6 @@ def test_an_image_of_one_pixel_has_no_persons(tiny_coco: TinyCoco) -> None:
         cv2.imencode(".jpg", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
     )
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
     assert found.outside == 2
     assert decode_image(tiny_coco.image_path(1).read_bytes(), (1, 1)).shape == (1, 1, 3)

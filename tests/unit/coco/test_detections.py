@@ -20,6 +20,7 @@ from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, write_shard
 from pose.data.samples import TestSamples
+from sections import DEFAULT
 from tiny_coco import SPLIT, TinyCoco
 
 IMAGES = [
@@ -173,7 +174,7 @@ def test_a_file_for_other_images(tmp_path: Path, records: list) -> None:
 def test_any_box_can_be_cached_and_cropped(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, bbox: list[float]
 ) -> None:
-    images = read_annotations(tiny_coco.root, SPLIT, "person", None).images
+    images = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).images
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([box(1, bbox, 0.125)]), encoding="utf-8")
     persons = read_detections(path, images, PERSON).persons
@@ -193,6 +194,8 @@ def test_any_box_can_be_cached_and_cropped(
 
 def test_annotated_boxes_have_score_1_and_are_clipped(tiny_coco: TinyCoco) -> None:
     """As in mmpose's reader; annotation 14 reaches beyond an image of 120 x 200."""
-    persons = {p.ann_id: p for p in read_annotations(tiny_coco.root, SPLIT, "person", None).persons}
+    persons = {
+        p.ann_id: p for p in read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
+    }
     assert {p.bbox_score for p in persons.values()} == {1.0}
     assert persons[14].bbox_xywh == (60, 90, 59, 109)

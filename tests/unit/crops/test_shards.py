@@ -17,7 +17,7 @@ from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, context_box, plan_shards, psnr_db, write_shard
 from pose.data.augment import draw_affine
-from sections import changed
+from sections import DEFAULT, changed
 from tiny_coco import SPLIT, TinyCoco
 
 NO_KEYPOINTS = np.zeros((17, 3), np.float32)
@@ -52,7 +52,7 @@ def test_bytes_depend_only_on_the_persons(
 ) -> None:
     """Neither the order of writing nor whether COCO is zipped changes a shard."""
     zipped = tiny_coco.zipped(tmp_path / "zips")
-    shards = plan_shards(read_annotations(tiny_coco.root, SPLIT, "person", None).persons, 2)
+    shards = plan_shards(read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons, 2)
     for name, root, order in (("a", tiny_coco.root, (0, 1, 2)), ("b", zipped, (2, 0, 1))):
         for i in order:
             write_shard(
@@ -66,7 +66,7 @@ def test_bytes_depend_only_on_the_persons(
 def test_rows_agree_with_geometry_and_codec(
     tiny_coco: TinyCoco, crop_table: CropTable, crop_settings: CropSettings
 ) -> None:
-    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
     assert crop_table.ann_id.tolist() == [p.ann_id for p in persons]
     assert crop_table.image_id.tolist() == [p.image_id for p in persons]
     for row, person in enumerate(persons):
@@ -86,7 +86,7 @@ def test_rows_agree_with_geometry_and_codec(
 def test_persons_without_keypoints_are_in_the_unlabelled_shard(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
-    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
     paths = tmp_path / "a" / "0.arrow", tmp_path / "b" / "0.arrow"
     write_shard(paths[0], Images(tiny_coco.root, SPLIT), persons, crop_settings, paths[1])
     ids = [CropTable(path.parent).ann_id.tolist() for path in paths]
@@ -98,7 +98,7 @@ def test_psnr_of_jpeg_crops(
 ) -> None:
     images, persons = (
         Images(tiny_coco.root, SPLIT),
-        read_annotations(tiny_coco.root, SPLIT, "person", None).persons,
+        read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons,
     )
     psnr = []
     for quality in (30, 95):
@@ -129,7 +129,7 @@ def test_bad_images_are_listed_and_their_persons_skipped(
 ) -> None:
     tiny_coco.image_path(1).unlink()
     tiny_coco.image_path(3).write_bytes(tiny_coco.image_path(3).read_bytes()[:-50])
-    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
     images = Images(tiny_coco.root, SPLIT)
     notes = write_shard(tmp_path / "00000.arrow", images, persons, crop_settings)
     assert [str(record) for record in notes.bad] == [

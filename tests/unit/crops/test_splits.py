@@ -22,7 +22,7 @@ def train(tiny_coco: TinyCoco) -> Annotations:
         key=lambda entry: -entry["id"] if entry["id"] > 14 else entry["id"]
     )
     tiny_coco.save()
-    return read_annotations(tiny_coco.root, SPLIT, "person", None)
+    return read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
 
 
 def ids(persons: list[Person]) -> tuple[list[int], list[int]]:

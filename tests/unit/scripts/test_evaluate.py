@@ -24,6 +24,7 @@ from pose.crops.shards import CropSettings
 from pose.data.samples import TestSamples
 from pose.evaluation.coco_metrics import STATS
 from pose.evaluation.predict import Predictions, PredictionsByView, empty_predictions
+from sections import DEFAULT
 from tiny_coco import SPLIT
 
 KEYS = [(tta, decoder) for tta in ("none", "flip") for decoder in ("argmax", "dark")]
@@ -44,7 +45,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def val(tiny_coco, crop_table: CropTable, crop_settings: CropSettings) -> Val:
-    found = read_annotations(tiny_coco.root, SPLIT, "person", None)
+    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
     truth = {
         "images": found.images,
         "annotations": found.annotations,

@@ -33,6 +33,7 @@ from pose.crops.shards import CropSettings
 from pose.engine import checkpoint as engine_checkpoint
 from pose.models import checkpoint
 from pose.report import tables
+from sections import DEFAULT
 from tiny_coco import SPLIT, TinyCoco
 
 
@@ -196,7 +197,7 @@ def test_a_cut_shard_is_named(crop_table: CropTable, share: float) -> None:
 def test_a_cut_shard_of_a_killed_build_is_made_again(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, suffix: str, share: float
 ) -> None:
-    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
     path = tmp_path / "val" / "00000.arrow"
 
     def build() -> bytes:
@@ -238,7 +239,7 @@ def test_the_clock_may_go_backwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing that is written knows the time."""
-    persons = read_annotations(tiny_coco.root, SPLIT, "person", None).persons
+    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
     written = []
     for name in ("a", "b"):
         shards.write_shard(tmp_path / name, Images(tiny_coco.root, SPLIT), persons, crop_settings)
