@@ -2,8 +2,9 @@
 
     python benchmarks/allocator.py [--pairs 5] [--steps 40]
 
-Training steps of the embedded default, in a process of its own with and without, in turn. Rewrites
-benchmarks/allocator.md: medians, and the least and most of the pairs. About 2 minutes.
+Measures training steps of the embedded default with and without it, alternately, each in its own
+process. Rewrites benchmarks/allocator.md: median, minimum and maximum of the pairs. Takes about 2
+minutes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MEGA = 1e6
 
 
 def measured(side: str, steps: int) -> dict[str, float]:
-    """Seconds of the wall's clock and of CPU, page faults a step, and the process's most memory."""
+    """Wall-clock and CPU seconds, page faults per step, and the peak memory of the process."""
     if side == FREED:
         build.keep_freed_memory = lambda: None
     step = stepper(load_params(stage.ROOT / "params.yaml"))
@@ -55,9 +56,9 @@ def stepper(params: Params) -> Callable[[], None]:
     """A step of phase 2 on random images."""
     build.setup_torch(params)
     model = build.build_model(params, COCO_17).train()
-    law, (width, height) = params.train, params.codec.input_size
-    optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
-    images = torch.rand(law.batch_size, 3, height, width)
+    settings, (width, height) = params.train, params.codec.input_size
+    optimizer = build_adamw(model, settings.weight_decay, settings.layer_decay, settings.betas)
+    images = torch.rand(settings.batch_size, 3, height, width)
 
     def step() -> None:
         model(images).square().mean().backward()
@@ -68,10 +69,10 @@ def stepper(params: Params) -> Callable[[], None]:
 
 
 def alone(side: str, steps: int) -> dict[str, float]:
-    """`measured` in a process of its own."""
+    """The result of `measured`, run in a new process."""
     command = [sys.executable, __file__, "--side", side, "--steps", str(steps)]
-    found: dict[str, float] = json.loads(subprocess.check_output(command))
-    return found
+    result: dict[str, float] = json.loads(subprocess.check_output(command))
+    return result
 
 
 def to_markdown(pairs: list[tuple[dict[str, float], dict[str, float]]], command: str) -> str:
@@ -105,19 +106,21 @@ def to_markdown(pairs: list[tuple[dict[str, float], dict[str, float]]], command:
 
 
 def main() -> None:
-    """Measure pairs and write the page; or one side, as the parent asked."""
+    """Measure all pairs and write the page; with --side measure one side and print it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--side", choices=[KEPT, FREED], help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.side:
-        print(json.dumps(measured(asked.side, asked.steps)))
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(measured(options.side, options.steps)))
         return
-    pairs = [(alone(KEPT, asked.steps), alone(FREED, asked.steps)) for _ in range(asked.pairs)]
-    command = f"python benchmarks/allocator.py --pairs {asked.pairs} --steps {asked.steps}"
+    pairs = [
+        (alone(KEPT, options.steps), alone(FREED, options.steps)) for _ in range(options.pairs)
+    ]
+    command = f"python benchmarks/allocator.py --pairs {options.pairs} --steps {options.steps}"
     write_atomic(PAGE, to_markdown(pairs, command).encode())
 
 

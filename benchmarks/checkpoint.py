@@ -1,12 +1,12 @@
-"""What a checkpoint costs: bytes, and milliseconds to write and to read it.
+"""Size of a checkpoint, and the time to write and to read it.
 
     python benchmarks/checkpoint.py [--recipes NAME ...] [--folder FOLDER]
 
-Writes the state of the embedded default and of each recipe (weights and AdamW's moments; the best
-weights and an average add a third each) as training does, fsync included, and reads it back with
-its checksums. The disk is that of --folder, by default data/resume, where training writes. Medians
-of three. Rewrites benchmarks/checkpoint.md. 0.3B parameters take 6 GB of memory, 8 GB of disk and
-minutes.
+Writes the training state of the embedded default and of each recipe as training does, with fsync,
+and reads it back with a check of its checksums. The state has the weights and AdamW's moments;
+`keep: best` and `ema_decay` add a third each. The files are written to --folder, by default
+data/resume, where training writes. Medians of three. Rewrites benchmarks/checkpoint.md. A model of
+0.3B parameters takes 6 GB of memory, 8 GB of disk and some minutes.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ HEAD = """# Size and time of a checkpoint
 
 
 def state_of(params: Params) -> TrainState:
-    """A state with moments, as after a step of gradients of 0."""
-    model, law = build.build_model(params, COCO_17), params.train
-    optimizer = build_adamw(model, law.weight_decay, law.layer_decay, law.betas)
+    """The training state after one step with zero gradients, so that it has moments."""
+    model, settings = build.build_model(params, COCO_17), params.train
+    optimizer = build_adamw(model, settings.weight_decay, settings.layer_decay, settings.betas)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -61,29 +61,29 @@ def state_of(params: Params) -> TrainState:
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """Median."""
-    found = []
+    """Median duration of TIMES calls."""
+    durations = []
     for _ in range(TIMES):
         start = time.perf_counter()
         work()
-        found.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(found)
+        durations.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(durations)
 
 
 def written(params: Params, path: Path) -> tuple[int, float]:
-    """Parameters, and milliseconds of a write; the state's memory is free again afterwards."""
+    """Number of parameters, and milliseconds of a write. The state is freed on return."""
     state = state_of(params)
-    numbers = sum(parameter.numel() for parameter in state.model.parameters())
-    return numbers, milliseconds(lambda: save_training_state(path, state.to_dict()))
+    count = sum(parameter.numel() for parameter in state.model.parameters())
+    return count, milliseconds(lambda: save_training_state(path, state.to_dict()))
 
 
 def row(name: str, params: Params, folder: Path) -> str:
-    """A line of the table."""
-    path, (numbers, write) = folder / train.STATE, written(params, folder / train.STATE)
+    """One line of the table."""
+    path, (count, write) = folder / train.STATE, written(params, folder / train.STATE)
     read = milliseconds(lambda: newest_training_state(path))
     size = path.stat().st_size / 1e6
     every = params.train.checkpoint_steps
-    return f"| {name} | {numbers:,} | {size:,.1f} MB | {write:,.0f} | {read:,.0f} | {every:,} |\n"
+    return f"| {name} | {count:,} | {size:,.1f} MB | {write:,.0f} | {read:,.0f} | {every:,} |\n"
 
 
 def main() -> None:
@@ -93,15 +93,15 @@ def main() -> None:
     )
     parser.add_argument("--recipes", nargs="*", metavar="NAME", default=[])
     parser.add_argument("--folder", type=Path, default=stage.ROOT / stage.RESUME)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     cases = {"embedded default": apply.load_params(apply.PARAMS)}
-    cases |= {name: apply.resolve(name) for name in asked.recipes}
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    cases |= {name: apply.resolve(name) for name in options.recipes}
+    options.folder.mkdir(parents=True, exist_ok=True)
     page = HEAD
     for name, params in cases.items():
-        with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             page += row(name, params, Path(folder))
-    recipes = ["--recipes", *asked.recipes] if asked.recipes else []
+    recipes = ["--recipes", *options.recipes] if options.recipes else []
     command = " ".join(["python benchmarks/checkpoint.py", *map(shlex.quote, recipes)])
     load = f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
     page += (

@@ -1,11 +1,11 @@
-"""Measure the data path: samples, codec, cache build, memory, DVC. Ratios of one run, side by side.
+"""Measure data loading: samples, codec, cache, memory, DVC.
 
     python benchmarks/data.py [--coco FOLDER --split val2017]
 
-Ours against the straightforward pipeline on whole images (reference.py) and against the floor, the
-decoding of a stored crop and one warp. Without --coco it renders embedded people; with it, it reads
-a COCO folder or zips. CPU time of one thread, the kinds alternating; a ratio is the median over
-rounds. Writes benchmarks/data.md. About five minutes.
+Compares our samples with a direct implementation on whole images (reference.py) and with the floor:
+decode a stored crop and warp it once. Without --coco it renders people; with --coco it reads a COCO
+folder or zips. Measures CPU time of one thread, alternating between the implementations; a ratio is
+the median over rounds. Writes benchmarks/data.md or data_coco.md. Takes about five minutes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Work = Callable[[int], object]
 
 
 def main() -> None:
-    """Measure all, write the tables."""
+    """Measure everything and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def rendered(folder: Path) -> Path:
-    """COCO zips of 60 embedded images as val2017."""
+    """COCO zips with 60 rendered images as val2017."""
     settings = Synthetic(
         seed=0,
         train_images=1,
@@ -90,7 +90,7 @@ def rendered(folder: Path) -> Path:
 
 
 def report(root: Path, split: str, scratch: Path) -> list[str]:
-    """The lines of all tables."""
+    """All lines of the page after its title."""
     persons = [p for p in read_annotations(root, split, DATA, None).persons if p.num_keypoints]
     kinds = "reference | ours, for a CPU | ours, for a GPU | floor"
     lines = [
@@ -126,7 +126,7 @@ def crop_spec(wh: tuple[int, int], sigma: float) -> CropSettings:
 def cached(
     folder: Path, root: Path, split: str, persons: list[Person], spec: CropSettings
 ) -> tuple[CropTable, list[float]]:
-    """A table of the persons, and the squared errors of its sampled crops."""
+    """Crop table of the people, and squared errors of its sampled crops."""
     folder.mkdir(exist_ok=True)
     notes = write_shard(folder / "00000.arrow", Images(root, split), persons, spec)
     return CropTable(folder), notes.squared_errors
@@ -135,7 +135,7 @@ def cached(
 def samples_line(
     root: Path, split: str, persons: list[Person], wh: tuple[int, int], sigma: float, scratch: Path
 ) -> str:
-    """One row: CPU milliseconds of a sample, and ratios."""
+    """One row: CPU milliseconds per sample, and ratios."""
     spec = crop_spec(wh, sigma)
     table, _ = cached(scratch / f"crops{wh[0]}", root, split, persons, spec)
     near, far = (
@@ -167,7 +167,7 @@ def floor_affine(samples: TrainingSamples, row: int) -> np.ndarray:
 
 
 def measured(work: list[Work], count: int = SAMPLES, rounds: int = ROUNDS) -> list[list[float]]:
-    """CPU seconds a call of each kind in each round; a first round is thrown away."""
+    """CPU seconds per call of each kind in each round, after one unmeasured round."""
     times: list[list[float]] = [[] for _ in work]
     for round_ in range(rounds + 1):
         for kind, one in enumerate(work):
@@ -183,7 +183,7 @@ def ratio(above: list[float], below: list[float]) -> float:
 
 
 def stored_lines(root: Path, split: str, persons: list[Person], scratch: Path) -> list[str]:
-    """Bytes and quality of stored crops, and how fast they are made."""
+    """Size, quality and speed of storing crops."""
     spec = crop_spec((384, 512), 2.0)
     start = time.thread_time()
     table, errors = cached(scratch / "stored", root, split, persons, spec)
@@ -199,7 +199,7 @@ def stored_lines(root: Path, split: str, persons: list[Person], scratch: Path) -
 
 
 def codec_lines(wh: tuple[int, int], sigma: float) -> list[str]:
-    """Encoding and decoding a batch of 16 persons, against one person at a time."""
+    """Encode and decode a batch of 16 people, compared with one person at a time."""
     codec = crop_spec(wh, sigma).codec
     rng = np.random.default_rng(0)
     points = rng.uniform(0, 1, (16, 17, 2)) * (np.array(wh) - 1)
@@ -242,7 +242,7 @@ def memory_lines(scratch: Path) -> list[str]:
 
 
 def grown_table(stored: Path, folder: Path, count: int) -> None:
-    """The stored rows repeated to `count` persons, 500 a shard, with small crops."""
+    """Write a table of `count` people, 500 per shard, that repeats one row with a small crop."""
     row = pa.ipc.open_file(str(stored / "00000.arrow")).read_all().slice(0, 1).to_pylist()[0]
     image = np.full((64, 48, 3), 127, np.uint8)
     row["crop_jpeg"] = cv2.imencode(".jpg", image)[1].tobytes()
@@ -253,7 +253,7 @@ def grown_table(stored: Path, folder: Path, count: int) -> None:
 
 
 def probe(folder: Path) -> None:
-    """Print the anonymous memory of a reader of the table."""
+    """Print the anonymous memory of a process that read samples of the table."""
     table = CropTable(folder)
     codec = crop_spec((192, 256), 2.0).codec
     samples = TrainingSamples(table, table.labelled(), AUGMENT, COCO_17, codec, 0, (0,))
@@ -264,7 +264,7 @@ def probe(folder: Path) -> None:
 
 
 def dvc_lines(scratch: Path) -> list[str]:
-    """Seconds of a first `dvc repro` and of a no-op with 20 shards of 5 MB as the out."""
+    """Seconds of a first `dvc repro` with 20 shards of 5 MB as the out, and of one without work."""
     folder = scratch / "dvc"
     folder.mkdir()
     make = "import os, pathlib; p = pathlib.Path('cache'); p.mkdir(); "

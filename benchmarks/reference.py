@@ -1,9 +1,9 @@
-"""The straightforward way to make a training sample and to decode heatmaps, one person at a time.
+"""A direct implementation of training samples and of decoding, one person at a time.
 
 The order and arithmetic of the official pipeline (mmpose's GetBBoxCenterScale, RandomFlip,
 RandomHalfBody, RandomBBoxTransform, TopdownAffine, PhotometricDistortion, albumentations,
-GenerateTarget, PackPoseInputs, then the model's normalisation) on whole images, written plainly
-as something to measure against. Not part of the product.
+GenerateTarget, PackPoseInputs, then the model's normalisation) on whole images. data.py compares
+our speed with it; no stage uses it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _distort(image):
 def encode(
     points: Array, visible: Array, input_wh: tuple[int, int], sigma: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Heatmaps (K, H, W) and weights (K,), a keypoint at a time."""
+    """Heatmaps (K, H, W) and weights (K,), one keypoint at a time."""
     width, height = input_wh[0] // 4, input_wh[1] // 4
     maps, weights = np.zeros((len(points), height, width), np.float32), visible.astype(np.float32)
     radius = int(3 * sigma)
@@ -124,8 +124,8 @@ def encode(
 
 
 def decode(maps: NDArray[np.float32], kernel: int = 11) -> Array:
-    """DARK-UDP peaks (K, 2) of (K, H, W) maps, in cells, a map at a time."""
-    found = []
+    """DARK-UDP peaks (K, 2) of (K, H, W) maps, in cells, one map at a time."""
+    peaks = []
     half = (kernel - 1) // 2
     for plane in maps:
         y, x = np.unravel_index(plane.argmax(), plane.shape)
@@ -137,5 +137,5 @@ def decode(maps: NDArray[np.float32], kernel: int = 11) -> Array:
         dxy = (c[2, 2] - c[1, 2] - c[2, 1] + 2 * c[1, 1] - c[1, 0] - c[0, 1] + c[0, 0]) / 2
         dxx, dyy = c[1, 2] - 2 * c[1, 1] + c[1, 0], c[2, 1] - 2 * c[1, 1] + c[0, 1]
         hessian = np.array([[dxx, dxy], [dxy, dyy]]) + np.finfo(np.float32).eps * np.eye(2)
-        found.append(np.array([x, y]) - np.linalg.inv(hessian) @ gradient)
-    return np.stack(found)
+        peaks.append(np.array([x, y]) - np.linalg.inv(hessian) @ gradient)
+    return np.stack(peaks)

@@ -1,11 +1,11 @@
-"""Run the default chain over several seeds and tabulate what each step earns.
+"""Run the embedded default with several seeds and tabulate AP of each model and setting.
 
     python benchmarks/seeds.py [--seeds 0 1 2]
 
 Each seed changes run.seed and synthetic.seed (weights, shuffling, augmentation and the people),
-runs `dvc repro` in a temporary copy of the checkout, and reads its ablation table. The copies share
-the checkout's DVC cache: what was run before is not run again. Writes benchmarks/seeds.md. About
-ten minutes a seed on two cores.
+runs `dvc repro` in a temporary copy of the checkout, and reads its ablation table. The copies use
+the checkout's DVC cache, so stages that ran before are not run again. Writes benchmarks/seeds.md.
+Takes about ten minutes per seed on two cores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SETTINGS = [("argmax", False), ("dark", False), ("argmax", True), ("dark", True)
 
 
 def main() -> None:
-    """Parse, run, write the table."""
+    """Run the chain for each seed and write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def run_seed(seed: int) -> pd.DataFrame:
-    """The ablation table of one seed's chain, with a column seed."""
+    """The ablation table of one seed, with a column `seed`."""
     with tempfile.TemporaryDirectory(prefix="seeds-") as folder:
         project = Path(folder) / "project"
         files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
@@ -63,7 +63,7 @@ def run_seed(seed: int) -> pd.DataFrame:
 
 
 def set_seed(path: Path, seed: int) -> None:
-    """Write the seed into params.yaml, comments kept."""
+    """Write the seed to params.yaml, without changing comments."""
     yaml = YAML()
     params = yaml.load(path)
     params["run"]["seed"] = params["synthetic"]["seed"] = seed

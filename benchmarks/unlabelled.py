@@ -1,4 +1,4 @@
-"""The gain of unlabelled people over supervised controls of the same steps, with few labels.
+"""AP gained from unlabelled people, compared with supervised training of as many steps.
 
     python benchmarks/unlabelled.py [--seeds 0 1 2] [--jobs 2] [--steps 500] [--work FOLDER]
 
@@ -116,7 +116,7 @@ EXPLAINED = (
 
 
 def main() -> None:
-    """Parse, prepare each seed, run what is missing, write the table."""
+    """Prepare each seed, run the missing arms, write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -145,7 +145,10 @@ def main() -> None:
 
 
 def prepare(folder: Path, seed: int) -> None:
-    """Copies of the checkout with this seed's people: few labels, their weights; and all labels."""
+    """Make two copies of the checkout with this seed's people: with few labels, and with all.
+
+    Both have the weights that were trained with few labels.
+    """
     if (everyone(folder) / PHASE2).exists():
         return
     people = {**PEOPLE, "run.seed": seed, "synthetic.seed": seed}
@@ -157,12 +160,12 @@ def prepare(folder: Path, seed: int) -> None:
 
 
 def everyone(folder: Path) -> Path:
-    """The folder beside it in which all keypoints are known."""
+    """The folder of the copy in which all people keep their keypoints."""
     return folder.with_name(f"{folder.name}-all")
 
 
 def run_chain(folder: Path, changes: dict[str, Any], chain: tuple[str, ...]) -> None:
-    """The stages of chain in a copy of the checkout with changed params."""
+    """Run the stages of `chain` in a copy of the checkout with changed params."""
     files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
     for name in filter(None, files.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -196,26 +199,26 @@ def run_arm(folder: Path, arm: str, steps: int) -> dict[str, float]:
     if arm != SUPERVISED:
         train_arm(params, skeleton, arm, students, steps)
     seconds = time.process_time() - started
-    found = {"cpu_s": round(seconds), **evaluate(params, skeleton, first, device)}
+    result = {"cpu_s": round(seconds), **evaluate(params, skeleton, first, device)}
     if len(students) == 2:
         both = evaluate(params, skeleton, Ensemble(students), device)
-        found |= {f"both_{name}": value for name, value in both.items()}
-    return found
+        result |= {f"both_{name}": value for name, value in both.items()}
+    return result
 
 
 def train_arm(
     params: Params, skeleton: Skeleton, arm: str, students: list[PoseModel], steps: int
 ) -> None:
-    """`steps` steps of an arm, with one schedule for all."""
+    """Train an arm for `steps` steps; the schedule is the same for all arms."""
     device = next(students[0].parameters()).device
     learning = nn.ModuleList(students)
     ema = WeightEma(learning, params.ssl.ema_decay) if params.ssl.ema_decay else None
     step, batches = build_arm(params, skeleton, arm, students, ema, device, steps)
-    law = params.train
-    optimizer = build_adamw(learning, law.weight_decay, law.layer_decay, law.betas)
+    settings = params.train
+    optimizer = build_adamw(learning, settings.weight_decay, settings.layer_decay, settings.betas)
     fit(
         f"{Path.cwd().name}, {arm}",
-        law.model_copy(update={"checkpoint_steps": 10**9}),
+        settings.model_copy(update={"checkpoint_steps": 10**9}),
         TrainState(learning, optimizer, teacher_ema=ema),
         batches,
         step,
@@ -234,7 +237,7 @@ def build_arm(
     device: torch.device,
     steps: int,
 ) -> tuple[StepLoss, Iterable[Any]]:
-    """The losses of an arm and its batches."""
+    """The step loss of an arm and its batches."""
     labelled, others = train_ssl.samples(params, skeleton)
     codec = data_build.codec(params, skeleton)
     if arm in (LIGHT, HARD, ALL):
@@ -246,14 +249,14 @@ def build_arm(
         return supervised_step(students[0], codec, device, params.train.amp), together
     build = train_ssl.build_consistency
     step = build(params, skeleton, list(students), ema, device, steps, ONE_BATCH)
-    if arm == HARD:  # hard views of labelled persons; the labels' own maps are the teacher's
+    if arm == HARD:  # hard views of labelled people, trained to match the labels' heatmaps
         teacher = lambda images, targets: codec.heatmaps(codec.render(targets))  # noqa: E731
         step = replace(step, teachers=[teacher])
     return step, batches
 
 
 def drawn_again(params: Params, skeleton: Skeleton, labelled: TrainingSamples) -> TrainingSamples:
-    """The labelled persons under random draws of their own."""
+    """The labelled people with other random augmentations."""
     few, seed = params.augment.min_keypoints, (params.run.seed, 5)
     return data_build.training_samples(params, skeleton, labelled.table, labelled.rows, few, seed)
 
@@ -261,7 +264,7 @@ def drawn_again(params: Params, skeleton: Skeleton, labelled: TrainingSamples) -
 def evaluate(
     params: Params, skeleton: Skeleton, network: nn.Module, device: torch.device
 ) -> dict[str, float]:
-    """AP and AP50 in the true boxes of val."""
+    """AP and AP50 on val, with ground-truth boxes."""
     network.eval()
     codec, table = data_build.codec(params, skeleton), CropTable(stage.CACHE / "val")
     samples = TestSamples(table, table.labelled(), params.augment.bbox_padding, codec)
@@ -269,23 +272,25 @@ def evaluate(
     blur = Blur(params.codec.blur_kernel_size, params.codec.blur_border)
     decoders = {codec.refinement: codec_decoders(codec, blur)[codec.refinement]}
     parts = predict_batches(network, codec, loader, device, "none", decoders, ["flip"])
-    found = concat_predictions([part["flip", codec.refinement] for part in parts])
+    predictions = concat_predictions([part["flip", codec.refinement] for part in parts])
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
-    areas = samples.padded_areas(found.rows)
-    truth, law = read_json(stage.CACHE / "ground_truth.json"), params.evaluate
-    thresholds = law.keypoint_score_thr, law.oks_nms_thr
+    areas = samples.padded_areas(predictions.rows)
+    truth, settings = read_json(stage.CACHE / "ground_truth.json"), params.evaluate
+    thresholds = settings.keypoint_score_thr, settings.oks_nms_thr
     category = truth["categories"][0]["id"]
-    stats = coco_eval(truth, to_results(table, found, areas, *thresholds, sigmas, category), sigmas)
+    stats = coco_eval(
+        truth, to_results(table, predictions, areas, *thresholds, sigmas, category), sigmas
+    )
     return {name: round(stats[name], 4) for name in ("AP", "AP50")}
 
 
 def _is_done(rows: Path, arm: str, seed: int, steps: int) -> bool:
-    """Raises PoseError if the rows are of another number of steps: they cannot share a table."""
+    """Raises PoseError if the rows are of another number of steps; one table cannot have both."""
     if not rows.exists():
         return False
     table = pd.read_csv(rows)
     if (table["steps"] != steps).any():
-        raise PoseError(f"{rows}: has arms of other steps than {steps}; give another --work")
+        raise PoseError(f"{rows}: has arms with other steps than {steps}; set another --work")
     return not table.query("arm == @arm and seed == @seed").empty
 
 
@@ -296,14 +301,14 @@ def _append(rows: Path, row: dict[str, Any]) -> None:
 
 
 def write_table(rows: Path) -> None:
-    """benchmarks/unlabelled.md of the rows that are there."""
+    """Write benchmarks/unlabelled.md from the finished rows."""
     if rows.exists():
         text = to_markdown(pd.read_csv(rows))
         write_atomic(ROOT / "benchmarks" / "unlabelled.md", text.encode())
 
 
 def to_markdown(rows: pd.DataFrame) -> str:
-    """A row an arm, a column a seed; each arm's difference to the better control, seed by seed."""
+    """One row per arm, one column per seed, and the gain over the better control of each seed."""
     ap = rows.pivot_table(index="arm", columns="seed", values="AP")
     cpu = rows.groupby("arm")["cpu_s"].mean()
     controls = [arm for arm in (LIGHT, HARD) if arm in ap.index]

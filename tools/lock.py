@@ -51,7 +51,7 @@ def with_all_extras(text: str) -> str:
 
 
 def forms(entry: str) -> list[str]:
-    """The entry as it stands in the lock, one text per combination of extras."""
+    """The entry with its extras written out, one text per combination of extras."""
     found = WITH_EXTRAS.fullmatch(entry)
     if not found:
         return [entry]

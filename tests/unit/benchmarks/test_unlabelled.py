@@ -38,7 +38,7 @@ def test_a_finished_arm_is_not_run_again(tmp_path: Path) -> None:
     unlabelled._append(rows, {"arm": unlabelled.LIGHT, "seed": 1, "steps": 40, "AP": 0.4})
     assert unlabelled._is_done(rows, unlabelled.HARD, 0, 40)
     assert not unlabelled._is_done(rows, unlabelled.LIGHT, 0, 40)
-    with pytest.raises(PoseError, match="has arms of other steps than 80; give another --work"):
+    with pytest.raises(PoseError, match="has arms with other steps than 80; set another --work"):
         unlabelled._is_done(rows, unlabelled.HARD, 0, 80)
     assert list(pd.read_csv(rows)["AP"]) == [0.3, 0.4]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -82,40 +81,12 @@ def test_a_map_that_shows_nothing_gives_a_cell_and_no_find(codec: UdpCodec) -> N
         assert (scores <= 0).all()
 
 
-def test_combined_maps_are_disc_and_offsets_over_the_whole_map() -> None:
-    keypoints, visibility = np.array([[40.0, 61.0]] * 17), np.array([2.0, 1.0, 0.0] * 5 + [1.0] * 2)
-    maps, weights = encode_person(COMBINED, keypoints, visibility)
-    x, y = 40 * 23 / 95, 61 * 31 / 127
-    radius = 0.1 * 32
-    for k, seen in enumerate(visibility > 0):
-        disc, dx, dy = maps[3 * k : 3 * k + 3]
-        for row, column in ((0, 0), (15, 10), (14, 12), (18, 10), (31, 23)):
-            distance = np.hypot(x - column, y - row)
-            assert disc[row, column] == float(seen and distance <= radius)
-            assert dx[row, column] == pytest.approx(seen * (x - column) / radius, abs=1e-5)
-            assert dy[row, column] == pytest.approx(seen * (y - row) / radius, abs=1e-5)
-    np.testing.assert_array_equal(weights, np.minimum(visibility, 1))
-
-
 def test_combined_keeps_the_weight_of_a_keypoint_off_the_map() -> None:
     far = np.full((17, 2), -500.0)
     maps, weights = encode_person(COMBINED, far, np.ones(17))
     assert (weights == 1).all()
     assert (maps[::3] == 0).all()
     assert (encode_person(GAUSSIAN, far, np.ones(17))[1] == 0).all()
-
-
-def test_combined_decode_equals_the_opencv_loop_on_noisy_maps() -> None:
-    """Blur of 2 k + 1 cells with OpenCV's own border, peak, offsets found there times radius."""
-    rng = np.random.default_rng(2)
-    maps = rng.normal(0, 1, (51, 32, 24)).astype(np.float32)
-    found, scores = decode_person(COMBINED, maps, Blur(5))
-    for k in range(17):
-        disc = cv2.GaussianBlur(maps[3 * k], (11, 11), 0)
-        row, column = np.unravel_index(disc.argmax(), disc.shape)
-        cell = np.array([column, row]) + 3.2 * maps[3 * k + 1 : 3 * k + 3, row, column]
-        np.testing.assert_allclose(found[k], cell * (95 / 23, 127 / 31), atol=1e-3)
-        assert scores[k] == pytest.approx(disc.max(), abs=1e-6)
 
 
 @pytest.mark.parametrize("zoom", [0.8, 1.25])

@@ -20,7 +20,7 @@ from pose.common.errors import PoseError
         (0.58, 0.60, 0.0, True, "(+0.0200), within"),
         (0.58, -1.0, None, True, "no limit: review.max_ap_drop is null"),
         (0.58, -1.0, 0.02, False, "falls by more"),
-        (None, 0.57, 0.02, True, "the base has none"),
+        (None, 0.57, 0.02, True, "the base has no AP"),
     ],
 )
 def test_gate(old: float | None, new: float, limit: float | None, good: bool, part: str) -> None:
