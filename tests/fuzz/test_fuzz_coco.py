@@ -19,8 +19,9 @@ from build_cache import ground_truth
 from fuzz.corrupt import corrupted_bytes, corrupted_json, fuzz, inputs, refused, refused_or_fine
 from pose.coco.annotations import Person, read_annotations
 from pose.coco.category import Category
+from pose.coco.decode import decode_image
 from pose.coco.detections import read_detections
-from pose.coco.images import BadImageError, Images, decode_image
+from pose.coco.images import BadImageError, Images
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS, build_skeleton
 from pose.crop_table import CropTable
 from pose.crops.coverage import measure_coverage
@@ -240,7 +241,7 @@ def test_pictures(bounded: Path, kind: str, examples: int) -> None:
     def check(content: bytes) -> None:
         with warnings.catch_warnings(), suppressed_bad_image():
             warnings.simplefilter("ignore")
-            image = decode_image(content, (60, 40))
+            image, _ = decode_image(content, (60, 40))
             assert image.shape == (40, 60, 3)
 
     fuzz(examples, corrupted_bytes(encoded(kind)), check)

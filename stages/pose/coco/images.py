@@ -1,32 +1,16 @@
-"""Read and decode the images of a COCO split, from its zip or its folder, without extracting."""
+"""Read the files of images of a COCO split, from its zip or its folder, without extracting."""
 
 from __future__ import annotations
 
-import io
-import struct
 import zipfile
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
-import cv2
-import numpy as np
-import PIL.Image
-from numpy.typing import NDArray
-
 from pose.common.errors import PoseError
 from pose.common.files import BAD_ZIP
 
 MAX_IMAGE_BYTES = 1 << 27  # the largest image of COCO has 1 MB
-BAD_HEADER = (  # raised by PIL for damaged or hostile images
-    OSError,
-    ValueError,
-    SyntaxError,
-    LookupError,
-    TypeError,
-    struct.error,
-    PIL.Image.DecompressionBombError,
-)
 
 
 class BadImageError(Exception):
@@ -77,43 +61,6 @@ class Images:
 def image_split(split: str) -> str:
     """The split whose folder or zip has the images: COCO's test-dev is a part of test."""
     return split.replace("test-dev", "test")
-
-
-def decode_image(content: bytes, image_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """BGR pixels (H, W, 3). EXIF rotation is ignored, as in COCO's annotations.
-
-    Raises BadImageError if content is not an image, is truncated, or is not of size image_wh.
-    """
-    if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-1024:]:
-        raise BadImageError("is truncated (a JPEG without its end marker)")
-    header_wh = _header_size(content)
-    if header_wh and header_wh != image_wh:
-        size = f"is {header_wh[0]} x {header_wh[1]}"
-        raise BadImageError(f"{size}, the annotations say {image_wh[0]} x {image_wh[1]}")
-    image = None
-    if header_wh:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        try:
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-        except cv2.error:  # more pixels than OpenCV allows
-            image = None
-    if image is None or image.shape[1::-1] != image_wh:
-        raise BadImageError("is not a readable image")
-    return image.astype(np.uint8, copy=False)
-
-
-def _header_size(content: bytes) -> tuple[int, int] | None:
-    """(w, h) in the image's header, read before anything of that size is allocated.
-
-    None if it cannot be read, also for a PNG with a damaged chunk: OpenCV would allocate whatever
-    length the chunk claims.
-    """
-    try:
-        with PIL.Image.open(io.BytesIO(content)) as image:
-            image.verify()
-            return image.size
-    except BAD_HEADER:
-        return None
 
 
 def open_zip(path: Path, alternative: str) -> zipfile.ZipFile:

@@ -18,7 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pose.coco.annotations import BadRecord, Person, by_image
-from pose.coco.images import BadImageError, Images, decode_image
+from pose.coco.decode import decode_image
+from pose.coco.images import BadImageError, Images
 from pose.codecs import geometry
 from pose.codecs.udp import UdpCodec
 from pose.common.files import replacing
@@ -77,7 +78,8 @@ def write_shard(
     rows: list[dict[str, Any]] = []
     for group in by_image(persons):
         try:
-            image = decode_image(images.read(group[0].file_name), group[0].image_wh)
+            name = group[0].file_name
+            image, _ = decode_image(images.read(name), group[0].image_wh, suffix=Path(name).suffix)
         except BadImageError as error:
             bad.append(BadRecord(images.split, group[0].file_name, str(error)))
             continue

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pose.coco.annotations import by_image, is_unannotated, read_annotations, read_unannotated
-from pose.coco.images import BadImageError, Images, decode_image
+from pose.coco.decode import decode_image
+from pose.coco.images import BadImageError, Images
 from pose.common.errors import PoseError
 from sections import DEFAULT
 from tiny_coco import SPLIT, TinyCoco
@@ -208,4 +209,4 @@ def test_an_image_of_one_pixel_has_no_persons(tiny_coco: TinyCoco) -> None:
     tiny_coco.save()
     found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
     assert found.outside == 2
-    assert decode_image(tiny_coco.image_path(1).read_bytes(), (1, 1)).shape == (1, 1, 3)
+    assert decode_image(tiny_coco.image_path(1).read_bytes(), (1, 1))[0].shape == (1, 1, 3)

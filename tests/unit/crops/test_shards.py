@@ -10,7 +10,8 @@ import pytest
 
 from pose.coco import boxes
 from pose.coco.annotations import Person, read_annotations
-from pose.coco.images import Images, decode_image
+from pose.coco.decode import decode_image
+from pose.coco.images import Images
 from pose.codecs import gaussian, geometry
 from pose.common.params import Augment
 from pose.common.skeleton import COCO_17
@@ -117,7 +118,7 @@ def test_psnr_of_lossless_crops_is_99() -> None:
 def test_crops_show_the_image_at_their_offset(tiny_coco: TinyCoco, crop_table: CropTable) -> None:
     for row in range(len(crop_table)):
         image_id, size = int(crop_table.image_id[row]), tuple(crop_table.image_wh[row].tolist())
-        image = decode_image(tiny_coco.image_path(image_id).read_bytes(), size)
+        image, _ = decode_image(tiny_coco.image_path(image_id).read_bytes(), size)
         crop, (x, y) = crop_table.crop(row), crop_table.crop_xy[row]
         there = image[y : y + crop.shape[0], x : x + crop.shape[1]]
         assert there.shape == crop.shape
