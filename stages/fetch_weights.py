@@ -31,7 +31,7 @@ log then shows the weights.revision and weights.sha256 that pin the file.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -44,10 +44,12 @@ from pose.common.params import Params
 from pose.common.skeleton import COCO_17
 from pose.fetch.checksums import Checksum
 from pose.fetch.url import download
-from pose.models.checkpoint import State, read_weights, save_weights
+from pose.models.checkpoint import State, save_weights
 from pose.models.vit import ModelSpec, build_backbone, build_on_meta, model_spec
 from pose.pretrained.convert import convert
 from pose.pretrained.hub import download_from_hub
+from pose.pretrained.read import index_of, shards_of
+from pose.pretrained.select import read_model
 
 NAME = "fetch_weights"
 LICENCE = "that of the file"  # of converted weights
@@ -84,17 +86,27 @@ def _converted(params: Params) -> tuple[State, dict[str, Any]]:
     sources = {"file": _file, "url": _url, "huggingface": _huggingface}
     path, provenance = sources[params.weights.source](params)
     model = build_on_meta(_spec(params))
+    tensors, where = read_model(path, params.weights.key)
     try:
-        state, report = convert(read_weights(path), model, params.weights.head == "keep")
+        state, report = convert(tensors, model, params.weights.head == "keep")
     except PoseError as error:
-        raise PoseError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    log(f"{NAME}: {path}\n{report}")
-    return state, {**provenance, "sha256": digest(path), "licence": LICENCE}
+        raise PoseError(f"{path}: {error}") from None
+    log(f"{NAME}: {path}: {where}\n{report}")
+    return state, {**provenance, **_digests(path), "licence": LICENCE}
+
+
+def _digests(path: Path) -> dict[str, Any]:
+    """sha256 of a checkpoint, or of its index and each shard."""
+    index = index_of(path)
+    shards = {name: digest(index.parent / name) for name in shards_of(index)}
+    return {"sha256": digest(index)} | ({"shards": shards} if shards else {})
 
 
 def _file(params: Params) -> tuple[Path, dict[str, Any]]:
     path = Path(str(params.weights.file)).expanduser()
     sha256 = params.weights.sha256
+    if sha256 and (path.is_dir() or (path.is_file() and path.suffix == ".json")):
+        raise PoseError(f"{path}: weights.sha256 is that of one file; set it to null for shards")
     checksum = Checksum(sha256, "weights.sha256") if sha256 and path.is_file() else None
     if checksum and (mismatch := checksum.mismatch(path)):
         raise PoseError(f"{path}: {mismatch}; correct weights.file or weights.sha256")
@@ -108,13 +120,15 @@ def _url(params: Params) -> tuple[Path, dict[str, Any]]:
 
 
 def _huggingface(params: Params) -> tuple[Path, dict[str, Any]]:
+    """A file of the Hub; for an index, its shards too, which the commit pins."""
     weights = params.weights
-    path, commit = download_from_hub(
-        str(weights.repo), str(weights.file), str(weights.revision), weights.sha256
-    )
+    repo, file = str(weights.repo), str(weights.file)
+    path, commit = download_from_hub(repo, file, str(weights.revision), weights.sha256)
     if weights.revision != commit or not weights.sha256:
         log(f"{NAME}: to pin this file: weights.revision={commit} weights.sha256={digest(path)}")
-    return path, {"source": f"{weights.repo}/{weights.file}", "revision": commit}
+    for name in shards_of(path) if path.suffix == ".json" else ():
+        download_from_hub(repo, str(PurePosixPath(file).with_name(name)), commit, None)
+    return path, {"source": f"{repo}/{file}", "revision": commit}
 
 
 if __name__ == "__main__":

@@ -27,6 +27,9 @@ TARGETS = {  # module in stages/pose: its tests in tests/
     "codecs/gaussian.py": ["unit/codecs/test_gaussian.py", "unit/codecs/test_udp.py"],
     "codecs/geometry.py": ["unit/codecs/test_geometry.py", "property/test_properties.py"],
     "models/checkpoint.py": ["unit/models/test_checkpoint.py"],
+    "models/integrity.py": ["unit/models/test_integrity.py"],
+    "pretrained/read.py": ["unit/pretrained/test_read.py"],
+    "pretrained/select.py": ["unit/pretrained/test_select.py"],
     "evaluation/coco_metrics.py": ["unit/evaluation/test_coco_metrics.py"],
     "analysis/matching.py": ["unit/analysis/test_matching.py"],
 }

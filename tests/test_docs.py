@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +63,38 @@ def test_commands_name_scripts_recipes_and_make_targets_that_exist(page: Path) -
 def test_every_page_is_listed_in_docs_readme() -> None:
     listed = LINK.findall((ROOT / "docs" / "README.md").read_text(encoding="utf-8"))
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(listed)
+
+
+def test_values_with_special_characters_reach_params_yaml(tmp_path: Path) -> None:
+    """Each -S of docs/experiments.md, by the shell's quotes and then by DVC's parser."""
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    block = page.split("## Values with special characters")[1].split("```sh\n")[1].split("```")[0]
+    arguments = [word for word in shlex.split(block) if "=" in word]
+    params = tmp_path / "params.yaml"
+    found = []
+    for argument in arguments:
+        params.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        (each,) = get_hydra_sweeps({"params.yaml": [argument]})  # one value, no grid
+        apply_overrides(params, each["params.yaml"])
+        section, key = argument.split("=")[0].split(".")
+        found.append(YAML(typ="safe", pure=True).load(params.read_text())[section][key])
+    assert found == [
+        "file",
+        "/x/epoch=3-step=200.ckpt",
+        "url",
+        "https://example.org/x.pth?download=true&v=1",
+        "file",
+        "/x/my model, 50% [ema] @2 (best).pth",
+        ["adult mouse", "cat=2"],
+    ]
+
+
+@pytest.mark.parametrize("character", "=,[]{}()#~+%@?&: 'ä;!*")
+def test_double_quotes_keep_each_special_character(tmp_path: Path, character: str) -> None:
+    params, value = tmp_path / "params.yaml", f"/x/a{character}b.pth"
+    params.write_text("weights: {file: null}\n")
+    apply_overrides(params, [f'weights.file="{value}"'])
+    assert YAML(typ="safe", pure=True).load(params.read_text())["weights"]["file"] == value
 
 
 def rerun_rows() -> Iterator[tuple[str, list[str]]]:

@@ -19,9 +19,9 @@ from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.engine import losses
 from pose.engine.optim import parameter_groups
 from pose.evaluation import coco_metrics
-from pose.models import checkpoint
 from pose.models.vit import ModelSpec, PoseModel, build_on_meta
 from pose.pretrained import convert
+from pose.pretrained.select import read_model
 
 oks = partial(coco_metrics.oks, sigmas=COCO_OKS_SIGMAS)
 oks_nms = partial(coco_metrics.oks_nms, sigmas=COCO_OKS_SIGMAS)
@@ -206,7 +206,7 @@ def test_the_model_computes_what_sapiens_computes(tmp_path: Path) -> None:
         for n, t in model.state_dict().items()
     }
     torch.save({"meta": {"epoch": 210}, "state_dict": official}, tmp_path / "pose.pth")
-    state, report = convert.convert(checkpoint.read_weights(tmp_path / "pose.pth"), model, True)
+    state, report = convert.convert(read_model(tmp_path / "pose.pth")[0], model, True)
     assert (len(report.loaded), report.resized, report.dropped) == (29 + 8, [], [])
     model.load_state_dict(state)
     images = torch.randn(2, 3, 128, 96, generator=generator)
@@ -222,7 +222,7 @@ def test_the_model_computes_what_hugging_face_vitpose_computes(kind: str, channe
     """Its class row, its padding of 2, its query, key and value, its heads."""
     spec = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, kind, channels, (), False, 1, 17)
     model, case = PoseModel(spec).eval(), np.load(DATA / "hf_vitpose_io.npz")
-    source = checkpoint.read_weights(DATA / f"hf_vitpose_{kind}.safetensors")
+    source, _ = read_model(DATA / f"hf_vitpose_{kind}.safetensors")
     state, report = convert.convert(source, model, keep_head=True)
     assert report.dropped == report.missing == []
     model.load_state_dict(state)

@@ -14,7 +14,8 @@ from pose.common.files import digest
 from pose.deploy.boxes import Boxes, Image
 from pose.fetch.checksums import Checksum
 from pose.fetch.url import download, file_name
-from pose.models.checkpoint import read_weights, require_same
+from pose.models.checkpoint import load_state
+from pose.pretrained.read import read_checkpoint
 
 # torchvision's model names, with the box AP on COCO val2017 and file size that it reports
 DETECTORS = {
@@ -70,12 +71,7 @@ class Detector:
         self.network = get_model(name, weights=None, weights_backbone=None)
         self.min_score, self.device = min_score, device
         path = fetch_weights(url)
-        state = read_weights(path)
-        try:
-            require_same(self.network.state_dict(), state)
-        except PoseError as error:
-            raise PoseError(f"{path}: {error}") from None
-        self.network.load_state_dict(state)
+        load_state(self.network, read_checkpoint(path).get("", {}), path)
         self.network.to(device).eval()
 
     @torch.no_grad()

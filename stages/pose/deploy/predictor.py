@@ -26,8 +26,9 @@ from pose.common.errors import PoseError
 from pose.deploy.manifest import FILE, Manifest, read_manifest
 from pose.evaluation.coco_metrics import oks_nms, rescore
 from pose.evaluation.predict import concat_predictions, empty_predictions, predict_batches
-from pose.models.checkpoint import load_model
+from pose.models.checkpoint import load_state
 from pose.models.vit import PoseModel
+from pose.pretrained.select import read_model
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -161,9 +162,10 @@ def to_results(
 
 
 def torch_network(manifest: Manifest, path: Path, device: torch.device) -> PoseModel:
-    """The model with the weights of a .safetensors file, in eval mode."""
+    """The model with the weights of a checkpoint under our names, in eval mode."""
     model = PoseModel(manifest.model)
-    load_model(model, path)
+    state, _ = read_model(path)
+    load_state(model, state, path)
     return model.to(device).eval()
 
 

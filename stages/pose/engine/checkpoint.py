@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 from pose.common.errors import PoseError
 from pose.common.files import replacing, sync
 from pose.common.log import log
-from pose.models.checkpoint import UNREADABLE, require_zip_checksums, unreadable_reason
+from pose.models.integrity import UNREADABLE, require_zip_checksums, unreadable_reason
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
@@ -57,5 +55,5 @@ def read_training_state(path: Path) -> dict[str, Any] | None:
         require_zip_checksums(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
-    except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise PoseError(f"{path}: damaged ({unreadable_reason(path, error)})") from None

@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pose.common.errors import PoseError
-from pose.models.checkpoint import State, require_finite, require_same, shorten
+from pose.models.checkpoint import State, require_same, shorten
 from pose.models.vit import PoseModel, resize_pos_embed
+from pose.pretrained.select import no_backbone
 
 RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"^(module\.)?(model\.)?(?=backbone\.|head\.|keypoint_head\.)", ""),
         (r"^keypoint_head\.", "head."),
         # mmpretrain: Sapiens, mmpose 1.x
         (r"^backbone\.patch_embed\.projection\.", "backbone.patch_embed.proj."),
@@ -54,8 +54,6 @@ RENAMES = [
 ]
 HF_QKV = re.compile(r"^(backbone\.blocks\.\d+)\.attention\.attention\.(query|key|value)\.(.+)$")
 IN_HEAD = re.compile(r"^head\.(deconv_layers|conv_layers|final_layer)\.")
-IN_KEYPOINT_HEAD = re.compile(r"^(module\.)?(model\.)?keypoint_head\.")
-WRAPPER = re.compile(r"^(module\.)?(model\.)?")
 UNUSED = re.compile(  # tensors of other projects that our backbone does not have
     r"^backbone\.(cls_token|mask_token|decoder_.*|head\..*|fc_norm\..*|pre_logits\..*)$"
 )
@@ -80,14 +78,17 @@ class LoadReport:
 
 
 def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, LoadReport]:
-    """Weights with `model`'s names and shapes, and a report on each tensor of the file.
+    """Weights with `model`'s names and shapes, and a report on each tensor of `state`.
 
+    Names are as those of pose.pretrained.select: without wrappers and prefixes.
     The backbone is always converted, the head only if keep_head. Raises PoseError if a tensor of
     these is missing, unexpected or of another shape. A wrong num_heads cannot be detected, because
     no shape depends on it. The model may be on the meta device.
     """
     adds_class_row = any(re.search(r"last_norm\.|embeddings\.position_", n) for n in state)
     renamed = _our_names(state)
+    if not any(name.startswith("backbone.blocks.") for name in renamed):
+        raise no_backbone(state)
     report = LoadReport()
     report.notes += [describe_backbone(renamed), describe_head(renamed)]
     weights: State = {}
@@ -105,9 +106,17 @@ def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, Loa
         _require_part(part, expected, weights, note)
     if not keep_head:
         report.notes.append("the model's head is newly initialised")
-    require_finite(weights)
+    _require_finite(weights)
     report.loaded = sorted(weights)
     return weights, report
+
+
+def _require_finite(state: State) -> None:
+    """Raise PoseError that names the first tensors with a NaN or Inf."""
+    if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise PoseError(
+            f"has NaN or Inf in {shorten(bad)}; take a checkpoint from before its training diverged"
+        )
 
 
 def _require_floats(state: State) -> None:
@@ -128,10 +137,10 @@ def _require_part(part: str, expected: State, state: State, note: str) -> None:
 
 def _our_names(state: State) -> State:
     """The same tensors with our names; names of the backbone start with `backbone.`."""
-    prefixed = any(re.match(r"(module\.)?(model\.)?backbone\.", name) for name in state)
+    prefixed = any(name.startswith("backbone.") for name in state)
     renamed: State = {}
     for name, tensor in state.items():
-        bare = name if prefixed or IN_KEYPOINT_HEAD.match(name) else WRAPPER.sub("backbone.", name)
+        bare = name if prefixed or name.startswith("keypoint_head.") else f"backbone.{name}"
         for pattern, replacement in RENAMES:
             bare = pattern.sub(replacement, bare)
         renamed[bare] = tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import fetch_weights
-from layouts import backbone_of, random_state, sapiens_clean, sapiens_pose
+from layouts import backbone_of, prefixed, random_state, sapiens_clean, sapiens_pose
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import digest
@@ -82,6 +83,70 @@ def test_pose_file_with_its_head(tmp_path: Path, spec: ModelSpec, fetch: Fetch, 
     assert all(torch.equal(found[name], state[name]) for name in found)
 
 
+@pytest.mark.parametrize("key", ["student", "teacher"])
+def test_a_dictionary_by_its_key(
+    tmp_path: Path, spec: ModelSpec, fetch: Fetch, key: str, caplog
+) -> None:
+    states = {"student": random_state(spec), "teacher": random_state(spec, seed=1)}
+    torch.save({k: prefixed("module.", sapiens_pose(s)) for k, s in states.items()}, "x.pth")
+    with caplog.at_level(logging.INFO):
+        fetch(source="file", file="x.pth", key=key, head="keep")
+    found = checkpoint.read_weights(stage.WEIGHTS)
+    assert all(torch.equal(found[name], t) for name, t in states[key].items())
+    assert f"x.pth: read 39 tensors of {key}; not read: " in caplog.text
+
+
+@pytest.mark.parametrize("given_by", ["folder", "index"])
+def test_shards_and_their_digests(
+    tmp_path: Path, spec: ModelSpec, fetch: Fetch, given_by: str
+) -> None:
+    folder, state, names = tmp_path / "model", random_state(spec), {}
+    for i, part in enumerate(("backbone.", "head.")):
+        shard = {name: t for name, t in state.items() if name.startswith(part)}
+        checkpoint.save_weights(folder / f"{i}.safetensors", shard, {})
+        names |= dict.fromkeys(shard, f"{i}.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    file = "model" if given_by == "folder" else "model/model.safetensors.index.json"
+    fetch(source="file", file=file, head="keep")
+    found = checkpoint.read_weights(stage.WEIGHTS)
+    assert all(torch.equal(found[name], t) for name, t in state.items())
+    provenance = checkpoint.read_provenance(stage.WEIGHTS)
+    assert provenance["sha256"] == digest(index)
+    assert provenance["shards"] == {
+        name: digest(folder / name) for name in ("0.safetensors", "1.safetensors")
+    }
+    with pytest.raises(PoseError, match=r"weights\.sha256 is that of one file; set it to null"):
+        fetch(source="file", file=file, sha256="a" * 64)
+
+
+def test_an_index_of_the_hub_brings_its_shards(
+    tmp_path: Path, spec: ModelSpec, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each from the index's folder and commit."""
+    state, asked = random_state(spec), []
+    snapshot = tmp_path / "snapshot" / "deep"
+    index = {"weight_map": dict.fromkeys(state, "a.safetensors")}
+
+    def download(repo: str, file: str, revision: str, sha256: str | None) -> tuple[Path, str]:
+        asked.append((repo, file, revision, sha256))
+        path = snapshot.parent / file
+        if file.endswith(".json"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(index))
+        else:
+            checkpoint.save_weights(path, state, {})
+        return path, "c0ffee"
+
+    monkeypatch.setattr(fetch_weights, "download_from_hub", download)
+    fetch(source="huggingface", repo="o/n", file="deep/m.index.json", revision="main", head="keep")
+    assert asked == [
+        ("o/n", "deep/m.index.json", "main", None),
+        ("o/n", "deep/a.safetensors", "c0ffee", None),
+    ]
+    assert checkpoint.read_weights(stage.WEIGHTS).keys() == state.keys()
+
+
 def test_the_same_file_makes_the_same_bytes(tmp_path: Path, spec: ModelSpec, fetch: Fetch) -> None:
     torch.save(sapiens_clean(random_state(spec)), tmp_path / "x.pth")
     fetch(source="file", file="x.pth")
@@ -127,16 +192,25 @@ def spoil_other(path: Path) -> None:
     ("spoil", "weights", "expected"),
     [
         (Path.unlink, {}, "x.pth: no such checkpoint"),
-        (None, {"file": "."}, ".: no such checkpoint"),
+        (None, {"file": "."}, ".: is a folder without an index of shards; it holds x.pth; give"),
+        (
+            None,
+            {"key": "ema"},
+            "x.pth: weights.key = 'ema' names 0 of its backbones: . (30 tensors)",
+        ),
         (None, {"sha256": "0" * 64}, f"weights.sha256 says {'0' * 64}"),
-        (spoil_cut, {}, "x.pth: not a readable checkpoint (it is truncated or damaged)"),
+        (spoil_cut, {}, "x.pth: it begins as a zip archive, but has no readable directory ("),
         (spoil_trap, {}, "x.pth: contains an object of type posix.mkdir, which is not unpickled"),
         (
             spoil_web_page,
             {},
-            "x.pth: not a readable checkpoint (it is a web page); download it again",
+            "x.pth: is a web page, no checkpoint; download the file itself",
         ),
-        (spoil_other, {}, "x.pth: missing tensors backbone.blocks.0.attn.proj.bias, "),
+        (
+            spoil_other,
+            {},
+            "x.pth: none of its 1 tensors has a name of a known ViT (first: conv1.weight); ",
+        ),
         (None, {"head": "keep"}, "x.pth: missing tensors head.conv_layers.0.bias, "),
     ],
 )
