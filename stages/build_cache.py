@@ -5,10 +5,11 @@
 Reads data/coco; writes data/cache and metrics/build_cache. In data/cache are Arrow shards in train/
 (people with keypoints), unlabelled/ (people of the training split without keypoints, see
 `data.labelled_persons` and `data.unlabelled`) and val/, skeleton.json, ground_truth.json of val,
-quarantine.json (skipped records) and summary.json (counts). metrics/build_cache/keypoints.csv has
-the labelled share of each keypoint; the stage raises an error if no keypoint is labelled. With
-`data.detections` it also writes detections/; val's images are then read a second time, so that
-val's shards do not depend on the detections.
+quarantine.json (skipped records), summary.json (counts) and, only if there are any, warnings.json
+(lines on the annotation files). metrics/build_cache/keypoints.csv has the labelled share of each
+keypoint; the stage raises an error if no keypoint is labelled. With `data.detections` it also
+writes detections/; val's images are then read a second time, so that val's shards do not depend on
+the detections.
 Takes seconds with the embedded default. An interrupted build resumes at the next shard.
 """
 
@@ -26,13 +27,13 @@ from tqdm import tqdm
 from pose.coco.annotations import (
     UNLABELLED_SPLIT,
     Annotations,
-    BadRecord,
     Person,
     is_unannotated,
     read_annotations,
     read_images,
     read_unannotated,
 )
+from pose.coco.bad_records import BadRecord, reason_lines, report_bad
 from pose.coco.category import Category, require_same_names
 from pose.coco.detections import read_detections
 from pose.coco.images import Images
@@ -63,7 +64,6 @@ from pose.crops.shards import (
 from pose.crops.splits import training_persons
 
 NAME = "build_cache"
-MAX_LISTED = 10  # bad records that are named in the log or error
 CATEGORY_KEYS = frozenset(("id", "name", "keypoints", "skeleton"))
 ANNOTATION_KEYS = frozenset(
     ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "keypoints", "num_keypoints")
@@ -93,8 +93,12 @@ def main(params: Params) -> None:
         augment=params.augment,
         jpeg_quality=params.data.jpeg_quality,
     )
-    bad = [*train.bad, *val.bad]
-    _report_bad(params, bad)
+    warnings = list(dict.fromkeys([*train.warnings, *val.warnings]))
+    for line in warnings:
+        log(f"{NAME}: warning: {line}")
+    bad = list(dict.fromkeys([*train.bad, *val.bad]))
+    empty = [split.name for split in (train, val) if split.annotated and not split.persons]
+    report_bad(NAME, bad, params.data.on_bad_record, empty)
     for split in (train, val):
         if split.outside:
             log(
@@ -114,8 +118,10 @@ def main(params: Params) -> None:
         errors: list[float] = []
         for group in groups:
             notes = _write_split(folder, root, group, params.data.shard_persons, settings)
-            new = [record for note in notes for record in note.bad if record not in bad]
-            _report_bad(params, new)
+            unusable = [record for note in notes for record in note.bad]
+            new = [record for record in unusable if record not in bad]
+            report_bad(NAME, new, params.data.on_bad_record)
+            _require_people(group, unusable)
             bad += new
             errors += [error for note in notes for error in note.squared_errors]
         coverage = {}
@@ -127,6 +133,7 @@ def main(params: Params) -> None:
                 require_keypoints(coverage[kind], split.name)
         write_json(folder / stage.SKELETON.name, asdict(skeleton))
         _write_summary(folder, val, val_split, bad, errors)
+        _write_warnings(folder / "warnings.json", warnings)
         _write_coverage(skeleton.names, coverage["train"], coverage["val"])
         _publish(folder)
 
@@ -177,16 +184,12 @@ def _unlabelled_persons(params: Params, root: Path, category: Category) -> list[
     return confident
 
 
-def _report_bad(params: Params, bad: list[BadRecord]) -> None:
-    """Log the bad records, or raise PoseError if data.on_bad_record is stop."""
-    if not bad:
-        return
-    listed = [str(record) for record in bad[:MAX_LISTED]]
-    more = [f"and {len(bad) - MAX_LISTED} more"] if len(bad) > MAX_LISTED else []
-    if params.data.on_bad_record == "stop":
-        advice = "repair them, or set data.on_bad_record: skip to skip them"
-        raise PoseError("\n".join([*listed, *more, f"{len(bad)} bad records; {advice}"]))
-    log(f"{NAME}: skipped {len(bad)} bad records:\n  " + "\n  ".join([*listed, *more]))
+def _require_people(group: ShardGroup, bad: list[BadRecord]) -> None:
+    """Raise PoseError with the reasons if no person's image can be used."""
+    unusable = {record.record for record in bad}
+    if group.persons and unusable >= {person.file_name for person in group.persons}:
+        lines = "\n".join(reason_lines(bad))
+        raise PoseError(f"{lines}\n{group.split}: no image of a person can be used; repair them")
 
 
 def _write_split(
@@ -238,7 +241,7 @@ def _write_summary(
     skipped = {record.record for record in bad if record.file == val_split}
     image_ids = {image["id"] for image in val.images if image["file_name"] not in skipped}
     write_json(folder / "ground_truth.json", ground_truth(val, image_ids))
-    write_json(folder / "quarantine.json", [asdict(record) for record in bad])
+    write_json(folder / "quarantine.json", [record.entry() for record in bad])
     counts: dict[str, float] = {"bad_records": len(bad)}
     for kind in ("train", "unlabelled", "val", "detections"):
         if (folder / kind).is_dir():
@@ -250,6 +253,13 @@ def _write_summary(
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
     with stage.live(NAME) as live:
         live.summary.update(counts)
+
+
+def _write_warnings(path: Path, lines: list[str]) -> None:
+    """Write the lines for the report, if there are any."""
+    path.unlink(missing_ok=True)  # of an interrupted run
+    if lines:
+        write_json(path, lines)
 
 
 def ground_truth(val: Annotations, image_ids: set[int]) -> dict[str, Any]:

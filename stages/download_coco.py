@@ -36,11 +36,13 @@ from tqdm import tqdm
 from pose.coco.annotations import (
     ANNOTATIONS_ZIP,
     UNLABELLED_SPLIT,
+    Annotations,
     image_info_zip,
     is_unannotated,
     read_annotations,
     read_images,
 )
+from pose.coco.bad_records import report_bad
 from pose.coco.detections import parse_detections
 from pose.coco.images import Images, image_split
 from pose.common import stage
@@ -175,8 +177,14 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     digests: dict[str, str] = {}
     data, names = params.data, params.keypoints.names
-    for split in dict.fromkeys((data.train_split, data.val_split)):
-        images, persons = _counts(root, split, data, names)
+    splits = {
+        split: _read_split(root, split, data, names)
+        for split in dict.fromkeys((data.train_split, data.val_split))
+    }
+    _report(data, [found for found in splits.values() if found is not None])
+    for split, found in splits.items():
+        images = len(read_images(root, split) if found is None else found.images)
+        persons = 0 if found is None else len(found.persons)
         with Images(root, split):  # raises if the images are missing
             digests[split] = _split_digest(root, split)
         counts |= {f"{split}_images": images, f"{split}_persons": persons}
@@ -187,12 +195,20 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     return counts
 
 
-def _counts(root: Path, split: str, data: Data, names: Sequence[str] | None) -> tuple[int, int]:
-    """Numbers of images and persons of a split, after a check of its annotations if it has any."""
-    if is_unannotated(root, split):
-        return len(read_images(root, split)), 0
-    annotations = read_annotations(root, split, data, names)
-    return len(annotations.images), len(annotations.persons)
+def _read_split(
+    root: Path, split: str, data: Data, names: Sequence[str] | None
+) -> Annotations | None:
+    """The checked annotations of a split; None for a split without any."""
+    return None if is_unannotated(root, split) else read_annotations(root, split, data, names)
+
+
+def _report(data: Data, splits: list[Annotations]) -> None:
+    """Log the warnings on the annotations, and the bad ones as build_cache does."""
+    for line in [line for split in splits for line in split.warnings]:
+        log(f"{NAME}: warning: {line}")
+    bad = [record for split in splits for record in split.bad]
+    empty = [split.name for split in splits if not split.persons]
+    report_bad(NAME, bad, data.on_bad_record, empty)
 
 
 def _split_digest(root: Path, split: str) -> str:

@@ -98,7 +98,11 @@ def tiny_coco(tmp_path: Path) -> TinyCoco:
         {"id": 18, "image_id": 3, "category_id": 2, "bbox": [1, 2, 3, 4]},
     ]
     category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": [*COCO_17.names]}
-    raw = {"images": images, "annotations": annotations, "categories": [category]}
+    raw = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [category, {"id": 2, "name": "dog"}],
+    }
     coco = TinyCoco(root, raw)
     (root / "annotations").mkdir(parents=True)
     (root / SPLIT).mkdir()

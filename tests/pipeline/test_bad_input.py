@@ -133,9 +133,9 @@ def test_unusable_detections(
 
 REASONS = {
     11: "has 48 numbers in 'keypoints', expected 51 (17 x 3)",
-    13: "has a keypoint that is not a finite number",
-    14: "has a box of 0 x 80 pixels",
-    16: "names image 99, which is not in 'images'",
+    13: "has a keypoint that is not a finite number: nan of 'nose'",
+    14: "has a box without width or height: 0 x 80 pixels",
+    16: "names an image that is not in 'images': 99",
 }
 
 

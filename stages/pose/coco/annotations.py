@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import reprlib
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pose.coco.bad_records import BadRecord, InvalidRecordError, bad_annotation
 from pose.coco.boxes import clip_bbox
 from pose.coco.category import Category, read_category
+from pose.coco.image_entries import read_image_entries
 from pose.coco.images import image_split, open_zip, read_member
+from pose.coco.plausibility import findings, people
+from pose.coco.records import Reader
+from pose.coco.values import read_integer
 from pose.common.errors import PoseError
-from pose.common.files import BAD_ZIP, finite_numbers, parse_json
+from pose.common.files import BAD_ZIP, parse_json
 from pose.common.params import Data
 
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 UNLABELLED_SPLIT = "unlabeled2017"
 MAX_JSON_BYTES = 1 << 32  # the largest annotation file of COCO has 0.5 GB
-INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,6 @@ class Person:
 
 
 @dataclass(frozen=True)
-class BadRecord:
-    """An annotation or image that is left out, and the reason."""
-
-    file: str
-    record: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.record} {self.reason}"
-
-
-@dataclass(frozen=True)
 class Annotations:
     """Checked content of one person_keypoints_*.json; persons exclude crowds, sorted by image.
 
@@ -72,6 +64,7 @@ class Annotations:
     persons: list[Person]
     bad: list[BadRecord]
     outside: int = 0
+    warnings: list[str] = field(default_factory=list)
     annotated: bool = True
 
 
@@ -84,31 +77,25 @@ def read_annotations(
     """
     name = f"person_keypoints_{split}.json"
     raw = _parse(_annotation_bytes(root, name), name)
-    selected = read_category(raw["categories"], str(data.category), names, name)
-    images = _checked_images(raw["images"], name)
+    categories, lines = _with_integer_ids(raw["categories"], name)
+    selected = read_category(categories, str(data.category), names, name)
+    images, more = read_image_entries(raw["images"], name)
     images_by_id = {image["id"]: image for image in images}
-    annotations, persons, bad, outside = [], [], [], 0
-    seen_ids: set[int] = set()
+    reader = Reader(images_by_id, _ids(categories), selected.names, data)
+    annotations, bad = [], []
     for index, annotation in enumerate(raw["annotations"]):
-        if not isinstance(annotation, dict):
-            bad.append(BadRecord(name, f"annotation at index {index}", "is not an object"))
-            continue
-        if annotation.get("category_id") != selected.id:
-            continue
-        if reason := annotation_error(annotation, images_by_id, len(selected.names), seen_ids):
-            bad.append(BadRecord(name, f"annotation {reprlib.repr(annotation.get('id'))}", reason))
-            continue
-        seen_ids.add(annotation["id"])
-        person = _person(annotation, images_by_id[annotation["image_id"]])
-        annotation.setdefault("iscrowd", 0)  # COCOeval reads both
-        annotation.setdefault("num_keypoints", person.num_keypoints)
-        annotations.append(annotation)
-        if not annotation["iscrowd"]:
-            inside = min(person.bbox_xywh[2:]) > 0
-            outside += not inside
-            persons += [person] if inside else []
+        try:
+            if reader.category_id(annotation) == selected.id:
+                annotations.append(reader.read(annotation))
+        except InvalidRecordError as error:
+            bad.append(bad_annotation(name, _label(annotation, index), error))
+    lines += [*more, *_change_lines(reader.changes, len(annotations), name)]
+    lines += [f"{name}: {line}" for line in findings(people(annotations, images_by_id))]
+    everyone = [_person(a, images_by_id[a["image_id"]]) for a in annotations if not a["iscrowd"]]
+    persons = [person for person in everyone if min(person.bbox_xywh[2:]) > 0]
     persons.sort(key=lambda person: (person.image_id, person.ann_id))
-    return Annotations(name, images, annotations, selected, persons, bad, outside)
+    outside = len(everyone) - len(persons)
+    return Annotations(name, images, annotations, selected, persons, bad, outside, lines)
 
 
 def is_unannotated(root: Path, split: str) -> bool:
@@ -128,7 +115,7 @@ def read_images(root: Path, split: str) -> list[dict[str, Any]]:
     """Checked `images` entries of image_info_<split>.json, for a split without annotations."""
     name = f"image_info_{split}.json"
     raw = _parse(_annotation_bytes(root, name, image_info_zip(split)), name, ("images",))
-    return _checked_images(raw["images"], name)
+    return read_image_entries(raw["images"], name)[0]
 
 
 def by_image(persons: list[Person]) -> Iterator[list[Person]]:
@@ -148,63 +135,37 @@ def image_info_zip(split: str) -> str:
     return f"image_info_{image_split(split)}.zip"
 
 
-def annotation_error(
-    annotation: dict[str, Any], images: dict[int, Any], num_keypoints: int, seen_ids: set[int]
-) -> str | None:
-    """What is invalid, as the end of a sentence that names the annotation; None if it is valid.
-
-    seen_ids: ids of the annotations before it.
-    """
-    number, image_id = annotation.get("id"), annotation.get("image_id")
-    if not _is_integer(number, INT64_MAX):
-        return "has no integer 'id'"
-    if number in seen_ids:
-        return "has the 'id' of another annotation"
-    if type(image_id) is not int or image_id not in images:
-        return f"names image {reprlib.repr(image_id)}, which is not in 'images'"
-    return (
-        _box_error(annotation)
-        or _keypoints_error(annotation.get("keypoints"), num_keypoints)
-        or _count_error(annotation)
-    )
+def _with_integer_ids(categories: list[Any], name: str) -> tuple[list[Any], list[str]]:
+    """The categories with integers for ids that are text or floats; a line that tells so."""
+    changed, count = [], 0
+    for entry in categories:
+        number = read_integer(entry.get("id")) if isinstance(entry, dict) else None
+        is_other = number is not None and type(entry["id"]) is not int
+        changed.append({**entry, "id": number} if is_other else entry)
+        count += is_other
+    line = f"{name}: id is text or a float in {count:,} of {len(categories):,} categories"
+    return changed, [f"{line}; read as an integer"] if count else []
 
 
-def _count_error(annotation: dict[str, Any]) -> str | None:
-    """COCOeval reads both keys; read_annotations adds them where they are absent."""
-    for key, maximum in (("iscrowd", 1), ("num_keypoints", INT64_MAX)):
-        value = annotation.get(key, 0)
-        if not _is_integer(value, maximum) or value < 0:
-            return f"has {key} {reprlib.repr(value)}, expected an integer from 0"
-    return None
+def _ids(categories: list[Any]) -> set[int]:
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    return {entry["id"] for entry in entries if type(entry.get("id")) is int}
 
 
-def _is_integer(value: Any, maximum: int) -> TypeGuard[int]:
-    """Whether value is an integer that fits into the columns of the crop table."""
-    return type(value) is int and abs(value) <= maximum
+def _label(annotation: Any, index: int) -> str:
+    """How messages name an annotation: by its id, or its place in the file."""
+    number = annotation.get("id") if isinstance(annotation, dict) else None
+    return f"at index {index}" if number is None else reprlib.repr(number)
 
 
-def _box_error(annotation: dict[str, Any]) -> str | None:
-    bbox: Any = annotation.get("bbox")
-    area: Any = annotation.get("area")
-    if not finite_numbers(bbox, 4):
-        return f"has bbox {reprlib.repr(bbox)}, expected 4 finite numbers"
-    if bbox[2] <= 0 or bbox[3] <= 0:
-        return f"has a box of {bbox[2]} x {bbox[3]} pixels"
-    if not finite_numbers([area], 1) or area < 0:
-        return f"has area {reprlib.repr(area)}, expected a finite number >= 0"
-    return None
-
-
-def _keypoints_error(keypoints: Any, num_keypoints: int) -> str | None:
-    expected = 3 * num_keypoints
-    if not isinstance(keypoints, list) or len(keypoints) != expected:
-        actual = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else "no list"
-        return f"has {actual} in 'keypoints', expected {expected} ({num_keypoints} x 3)"
-    if not finite_numbers(keypoints, expected):
-        return "has a keypoint that is not a finite number"
-    if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
-        return "has a visibility other than 0, 1, 2"
-    return None
+def _change_lines(changes: Mapping[str, int], total: int, name: str) -> list[str]:
+    texts = {
+        "ids": "an id is text or a float in {}; read as an integer",
+        "area": "area is 0.53 x width x height of the box in {}, by data.area: box",
+        "num_keypoints": "num_keypoints differs from the labelled keypoints in {}; counted again",
+    }
+    where = {key: f"{changes[key]:,} of {total:,} annotations" for key in texts}
+    return [f"{name}: {text.format(where[key])}" for key, text in texts.items() if changes[key]]
 
 
 def _person(annotation: dict[str, Any], image: dict[str, Any]) -> Person:
@@ -219,7 +180,7 @@ def _person(annotation: dict[str, Any], image: dict[str, Any]) -> Person:
         image_wh=image_wh,
         bbox_xywh=(x, y, w, h),
         area=float(annotation["area"]),
-        num_keypoints=int((keypoints[:, 2] > 0).sum()),
+        num_keypoints=annotation["num_keypoints"],
         keypoints=keypoints,
     )
 
@@ -257,31 +218,3 @@ def _parse(
             raise PoseError(f"{name}: expected a list under {key!r}; is it a COCO keypoint file?")
     annotations: dict[str, Any] = raw
     return annotations
-
-
-def _checked_images(images: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    seen_ids: set[int] = set()
-    for index, image in enumerate(images):
-        if not isinstance(image, dict):
-            raise PoseError(f"{name}: image at index {index} is not an object; is it a COCO file?")
-        number, file_name = image.get("id"), image.get("file_name")
-        sides = (image.get("width"), image.get("height"))
-        has_size = all(_is_integer(side, INT32_MAX) and side > 0 for side in sides)
-        if not _is_integer(number, INT64_MAX) or not has_size:
-            raise PoseError(
-                f"{name}: image {reprlib.repr(number)} has no integer id, width or height"
-            )
-        if not isinstance(file_name, str) or not _is_file_name(file_name):
-            raise PoseError(
-                f"{name}: image {number} has file_name {reprlib.repr(file_name)}, expected a name "
-                "without a path"
-            )
-        if number in seen_ids:
-            raise PoseError(f"{name}: two images have the id {number}; remove one")
-        seen_ids.add(number)
-    return images
-
-
-def _is_file_name(text: str) -> bool:
-    """Whether text is a printable file name without a path."""
-    return bool(text) and text.isprintable() and Path(text).name == text and text != ".."

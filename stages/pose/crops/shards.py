@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pose.coco.annotations import BadRecord, Person, by_image
+from pose.coco.annotations import Person, by_image
+from pose.coco.bad_records import BadRecord
 from pose.coco.decode import decode_image
 from pose.coco.images import BadImageError, Images
 from pose.codecs import geometry

@@ -116,16 +116,28 @@ def test_zips_and_folders_give_the_same(tiny_coco: TinyCoco, tmp_path: Path) -> 
         ({"keypoints": []}, "has 0 numbers in 'keypoints', expected 51 (17 x 3)"),
         ({"keypoints": KEYPOINTS[:48]}, "has 48 numbers in 'keypoints', expected 51 (17 x 3)"),
         ({"keypoints": None}, "has no list in 'keypoints', expected 51 (17 x 3)"),
-        ({"keypoints": [math.nan, *KEYPOINTS[1:]]}, "has a keypoint that is not a finite number"),
-        ({"keypoints": ["1", *KEYPOINTS[1:]]}, "has a keypoint that is not a finite number"),
-        ({"keypoints": [*KEYPOINTS[:-1], 3]}, "has a visibility other than 0, 1, 2"),
-        ({"bbox": [1, 2, 0, 9]}, "has a box of 0 x 9 pixels"),
-        ({"bbox": [1, 2, 9, -1]}, "has a box of 9 x -1 pixels"),
-        ({"bbox": [1, 2, 3]}, "has bbox [1, 2, 3], expected 4 finite numbers"),
-        ({"bbox": [1, 2, 3, math.inf]}, "has bbox [1, 2, 3, inf], expected 4 finite numbers"),
-        ({"area": None}, "has area None, expected a finite number >= 0"),
-        ({"area": -1}, "has area -1, expected a finite number >= 0"),
-        ({"image_id": 99}, "names image 99, which is not in 'images'"),
+        (
+            {"keypoints": [math.nan, *KEYPOINTS[1:]]},
+            "has a keypoint that is not a finite number: nan of 'nose'",
+        ),
+        (
+            {"keypoints": ["1", *KEYPOINTS[1:]]},
+            "has a keypoint that is not a finite number: '1' (text) of 'nose'",
+        ),
+        (
+            {"keypoints": [*KEYPOINTS[:-1], 3]},
+            "has a visibility other than 0, 1, 2: 3 of 'right_ankle'",
+        ),
+        ({"bbox": [1, 2, 0, 9]}, "has a box without width or height: 0 x 9 pixels"),
+        ({"bbox": [1, 2, 9, -1]}, "has a box without width or height: 9 x -1 pixels"),
+        ({"bbox": [1, 2, 3]}, "has no valid 'bbox': [1, 2, 3], expected 4 finite numbers"),
+        (
+            {"bbox": [1, 2, 3, math.inf]},
+            "has no valid 'bbox': [1, 2, 3, inf], expected 4 finite numbers",
+        ),
+        ({"area": None}, "has no 'area'"),
+        ({"area": -1}, "has no valid 'area': -1, expected a number from 0"),
+        ({"image_id": 99}, "names an image that is not in 'images': 99"),
     ],
 )
 def test_an_invalid_annotation_is_left_out_and_named(tiny_coco: TinyCoco, change, reason) -> None:
@@ -141,7 +153,7 @@ def test_an_annotation_without_id(tiny_coco: TinyCoco) -> None:
     del tiny_coco.raw["annotations"][1]["id"]
     tiny_coco.save()
     (record,) = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).bad
-    assert str(record) == f"{NAME}: annotation None has no integer 'id'"
+    assert str(record) == f"{NAME}: annotation at index 1 has no integer 'id'"
 
 
 def read_error(root: Path) -> str:
@@ -189,7 +201,8 @@ def test_a_file_name_that_leaves_its_folder(tiny_coco: TinyCoco, change) -> None
     tiny_coco.raw["images"][0].update(change)
     tiny_coco.save()
     expected = (
-        f"{NAME}: image 1 has file_name {change['file_name']!r}, expected a name without a path"
+        f"{NAME}: image 1 has file_name {change['file_name']!r}, expected a path below the split's "
+        "folder, such as 1.jpg or video1/1.jpg"
     )
     assert read_error(tiny_coco.root) == expected
 
@@ -198,7 +211,7 @@ def test_a_file_name_that_leaves_its_folder(tiny_coco: TinyCoco, change) -> None
 def test_an_image_without_its_numbers(tiny_coco: TinyCoco, key: str) -> None:
     del tiny_coco.raw["images"][0][key]
     tiny_coco.save()
-    assert "has no integer id, width or height" in read_error(tiny_coco.root)
+    assert f"has no {key}, expected an integer" in read_error(tiny_coco.root)
 
 
 def test_an_image_of_one_pixel_has_no_persons(tiny_coco: TinyCoco) -> None:
