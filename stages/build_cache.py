@@ -35,7 +35,9 @@ from pose.coco.annotations import (
 )
 from pose.coco.bad_records import BadRecord, reason_lines, report_bad
 from pose.coco.category import Category, require_same_names
+from pose.coco.decode import ImageNote, PixelSettings
 from pose.coco.detections import read_detections
+from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
 from pose.codecs.udp import build_codec
 from pose.common import stage
@@ -62,6 +64,12 @@ from pose.crops.shards import (
     write_shard,
 )
 from pose.crops.splits import training_persons
+from pose.crops.upright import (
+    stored_orientations,
+    upright_annotations,
+    upright_images,
+    upright_persons,
+)
 
 NAME = "build_cache"
 CATEGORY_KEYS = frozenset(("id", "name", "keypoints", "skeleton"))
@@ -85,6 +93,10 @@ def main(params: Params) -> None:
         root = Path(str(params.data.root)).expanduser()
     val_split = params.data.val_split
     splits = _read_splits(params, root)
+    turned = {}
+    for kind, name in (("train", params.data.train_split), ("val", val_split)):
+        turned[kind] = _stored_orientations(params, root, name, splits[kind].images)
+        splits[kind] = upright_annotations(splits[kind], turned[kind])
     train, val = splits["train"], splits["val"]
     skeleton = _skeleton(params, train, val)
     settings = CropSettings(
@@ -92,6 +104,7 @@ def main(params: Params) -> None:
         skeleton=skeleton,
         augment=params.augment,
         jpeg_quality=params.data.jpeg_quality,
+        pixels=PixelSettings(params.data.orientation == "apply", params.data.bit_depth),
     )
     warnings = list(dict.fromkeys([*train.warnings, *val.warnings]))
     for line in warnings:
@@ -110,12 +123,13 @@ def main(params: Params) -> None:
         ShardGroup("val/", val_split, val.persons),
     ]
     if params.data.detections is not None:
-        groups.append(ShardGroup("detections/", val_split, _detected_persons(val)))
+        groups.append(ShardGroup("detections/", val_split, _detected_persons(val, turned["val"])))
     if params.data.unlabelled_images:
         persons = _unlabelled_persons(params, root, val.category)
         groups.append(ShardGroup("unlabelled/images-", UNLABELLED_SPLIT, persons))
     with stage.resume_folder(NAME) as folder:
         errors: list[float] = []
+        noted: dict[tuple[str, str], ImageNote] = {}
         for group in groups:
             notes = _write_split(folder, root, group, params.data.shard_persons, settings)
             unusable = [record for note in notes for record in note.bad]
@@ -124,6 +138,10 @@ def main(params: Params) -> None:
             _require_people(group, unusable)
             bad += new
             errors += [error for note in notes for error in note.squared_errors]
+            for note in notes:
+                noted |= {(group.split, name): image for name, image in note.images.items()}
+        for line in _image_lines(groups, noted, settings.pixels):
+            log(f"{NAME}: warning: {line}")
         coverage = {}
         for kind, split in splits.items():
             coverage[kind] = empty_coverage(skeleton.num_keypoints)
@@ -163,18 +181,46 @@ def _skeleton(params: Params, train: Annotations, val: Annotations) -> Skeleton:
     )
 
 
-def _detected_persons(val: Annotations) -> list[Person]:
-    """The detector's people in val's images."""
-    detections = read_detections(stage.DETECTIONS, val.images, val.category)
+def _stored_orientations(
+    params: Params, root: Path, split: str, entries: list[dict[str, Any]]
+) -> dict[int, int]:
+    """As crops/upright.py has them; {} unless data.orientation is apply."""
+    if params.data.orientation == "ignore":
+        return {}
+    with Images(root, split) as images:
+        orientations = stored_orientations(images, entries)
+    if orientations:
+        log(
+            f"{NAME}: {split}: {len(orientations):,} of {len(entries):,} images have annotations "
+            "in pixels as stored, which are rotated with the image (data.orientation: apply)"
+        )
+    return orientations
+
+
+def _image_lines(
+    groups: list[ShardGroup], noted: dict[tuple[str, str], ImageNote], settings: PixelSettings
+) -> list[str]:
+    """EXIF orientation and 16-bit pixels, counted over all images with people."""
+    count = len({(group.split, person.file_name) for group in groups for person in group.persons})
+    notes = noted.values()
+    return [*orientation_lines(notes, count, settings), *bit_depth_lines(notes, count, settings)]
+
+
+def _detected_persons(val: Annotations, turned: dict[int, int]) -> list[Person]:
+    """The detector's people in val's images; turned: as upright_annotations had it for val."""
+    stored = upright_images(val.images, turned)  # width and height are exchanged back
+    detections = read_detections(stage.DETECTIONS, stored, val.category)
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in detections.left_out.items())
     log(f"{NAME}: {len(detections.persons):,} detections; skipped: {skipped}")
-    return detections.persons
+    return upright_persons(detections.persons, turned)
 
 
 def _unlabelled_persons(params: Params, root: Path, category: Category) -> list[Person]:
     """Detections with a high score in images without annotations."""
     images = read_images(root, UNLABELLED_SPLIT)
     persons = read_detections(stage.UNLABELLED_DETECTIONS, images, category).persons
+    turned = _stored_orientations(params, root, UNLABELLED_SPLIT, images)
+    persons = upright_persons(persons, turned)
     threshold = params.data.unlabelled_score_thr
     confident = [person for person in persons if person.bbox_score >= threshold]
     log(
@@ -216,7 +262,8 @@ def _shard_job(
         write_json(notes, asdict(write_shard(path, images, persons, settings, unlabelled)))
     content = read_json(notes)
     bad = [BadRecord(**record) for record in content["bad"]]
-    return ShardNotes(bad, content["squared_errors"])
+    noted = {name: ImageNote(**note) for name, note in content["images"].items()}
+    return ShardNotes(bad, content["squared_errors"], noted)
 
 
 def _is_finished(notes: Path, shards: list[Path | None]) -> bool:

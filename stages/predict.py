@@ -21,12 +21,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from pose.coco.decode import ImageNote
+from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import BadImageError
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
@@ -50,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
         log(f"{NAME}: {error}")
     failed = len(errors) + (_predict(arguments, paths) if paths else 0)
     if failed:
-        log(f"{NAME}: {failed} of the inputs failed, see above")
+        log(f"{NAME}: {failed} of {len(paths) + len(errors)} inputs failed, see above")
     return 1 if failed else 0
 
 
@@ -59,19 +62,28 @@ def _predict(arguments: argparse.Namespace, paths: list[Path]) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictor, out = _predictor(arguments, device), arguments.out
     writer = ResultsWriter(predictor, _box_source(arguments, predictor, device))
-    upright = arguments.boxes is None  # COCO's boxes are in pixels as stored, without EXIF rotation
+    settings = predictor.manifest.pixels
+    if arguments.boxes is None:  # boxes are in pixels of images as in training
+        settings = replace(settings, upright=True)
+    notes: list[ImageNote] = []
     overlays, ids, failed = overlay_paths(paths, out / "overlays"), numeric_ids(paths), 0
     for path in tqdm(paths, NAME, disable=None):
         try:
             if is_video(path):
                 _add_video_(writer, path, overlays[path])
             else:
-                picture = read_picture(path, upright)
+                picture, note = read_picture(path, settings)
+                notes.append(note)
                 drawn = writer.add_(picture, ids.get(path), str(path))
                 write_atomic(overlays[path], encode_jpeg(drawn))
         except BadImageError as error:
             failed += 1
             log(f"{NAME}: {path}: {error}")
+    lines = bit_depth_lines(notes, len(notes), settings)
+    if not settings.upright:
+        lines += orientation_lines(notes, len(notes), settings)
+    for line in lines:
+        log(f"{NAME}: {line}")
     if writer.images:
         writer.save(out)
     log(

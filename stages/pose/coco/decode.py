@@ -37,6 +37,9 @@ class PixelSettings:
     bit_depth: int | None = None
 
 
+AS_STORED = PixelSettings()
+
+
 @dataclass(frozen=True)
 class ImageNote:
     """What an image file states beside its pixels.
@@ -53,7 +56,7 @@ class ImageNote:
 def decode_image(
     content: bytes,
     image_wh: tuple[int, int] | None,
-    settings: PixelSettings = PixelSettings(),
+    settings: PixelSettings = AS_STORED,
     suffix: str = "",
 ) -> tuple[NDArray[np.uint8], ImageNote]:
     """BGR pixels (H, W, 3), and a note. EXIF rotation is ignored by default, as in COCO.

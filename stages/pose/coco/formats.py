@@ -16,27 +16,9 @@ SIGNATURES = {
     b"<svg": "SVG",
 }
 # File extensions of raw images in a TIFF container, whose first image is only a thumbnail
-RAW_TIFF = frozenset(
-    (
-        ".3fr",
-        ".arw",
-        ".cr2",
-        ".dcr",
-        ".dng",
-        ".erf",
-        ".iiq",
-        ".kdc",
-        ".nef",
-        ".nrw",
-        ".pef",
-        ".rwl",
-        ".sr2",
-        ".srf",
-        ".srw",
-    )
-)
+RAW_TIFF = (".3fr", ".arw", ".cr2", ".dng", ".nef", ".nrw", ".pef", ".rwl", ".sr2", ".srw")
 OTHERS = (".heic", ".heif", ".hif", ".cr3", ".raf", ".orf", ".rw2", ".jxl", ".psd", ".svg")
-UNREADABLE = RAW_TIFF.union(OTHERS)
+UNREADABLE = (*RAW_TIFF, *OTHERS)
 
 
 def unreadable_kind(content: bytes, suffix: str) -> str | None:

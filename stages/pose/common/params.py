@@ -71,7 +71,7 @@ class Data(Section):
     area: Literal["annotated", "box"]
     visibility_thr: Positive | None
     orientation: Literal["ignore", "apply"]
-    bit_depth: Annotated[int, Field(ge=9, le=16)] | None
+    bit_depth: Annotated[int, Field(ge=8, le=16)] | None
     detections: str | None
     detections_sha256: Sha256 | None
     labelled_persons: Count | None

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from pose.coco.annotations import Person, by_image
 from pose.coco.bad_records import BadRecord
-from pose.coco.decode import decode_image
+from pose.coco.decode import AS_STORED, ImageNote, PixelSettings, decode_image
+from pose.coco.image_notes import is_noted
 from pose.coco.images import BadImageError, Images
 from pose.codecs import geometry
 from pose.codecs.udp import UdpCodec
@@ -39,6 +40,7 @@ class CropSettings:
     skeleton: Skeleton
     augment: Augment
     jpeg_quality: int
+    pixels: PixelSettings = AS_STORED
 
 
 def plan_shards(persons: list[Person], shard_persons: int) -> list[list[Person]]:
@@ -56,10 +58,11 @@ def plan_shards(persons: list[Person], shard_persons: int) -> list[list[Person]]
 
 @dataclass(frozen=True)
 class ShardNotes:
-    """Images that were skipped, and the results of crop_error."""
+    """Images that were skipped, results of crop_error, and by file name what was noted."""
 
     bad: list[BadRecord]
     squared_errors: list[float]
+    images: dict[str, ImageNote]
 
 
 def write_shard(
@@ -76,14 +79,18 @@ def write_shard(
     """
     bad: list[BadRecord] = []
     errors: list[float] = []
+    noted: dict[str, ImageNote] = {}
     rows: list[dict[str, Any]] = []
     for group in by_image(persons):
+        name, wh = group[0].file_name, group[0].image_wh
         try:
-            name = group[0].file_name
-            image, _ = decode_image(images.read(name), group[0].image_wh, suffix=Path(name).suffix)
+            content = images.read(name)
+            image, note = decode_image(content, wh, settings.pixels, Path(name).suffix)
         except BadImageError as error:
-            bad.append(BadRecord(images.split, group[0].file_name, str(error)))
+            bad.append(BadRecord(images.split, name, str(error)))
             continue
+        if is_noted(note):
+            noted[name] = note
         for person in group:
             rows.append(_crop_row(person, image, settings))
             if len(rows) % CROP_ERROR_INTERVAL == 1:
@@ -93,7 +100,7 @@ def write_shard(
         _write_table(unlabelled, [row for row in rows if row["num_keypoints"] == 0], columns)
         rows = [row for row in rows if row["num_keypoints"] > 0]
     _write_table(path, rows, columns)
-    return ShardNotes(bad, errors)
+    return ShardNotes(bad, errors, noted)
 
 
 def crop_error(row: dict[str, Any], image: NDArray[np.uint8], settings: CropSettings) -> float:

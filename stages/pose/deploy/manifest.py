@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from pose.coco.decode import AS_STORED, PixelSettings
 from pose.codecs.gaussian import Blur
 from pose.codecs.udp import UdpCodec
 from pose.common import stage
@@ -38,6 +39,7 @@ class Manifest:
     flip_test: bool
     keypoint_score_thr: float
     oks_nms_thr: float
+    pixels: PixelSettings = AS_STORED
 
     @property
     def sigmas(self) -> NDArray[np.float64]:
@@ -71,6 +73,7 @@ def build_manifest(params: Params) -> Manifest:
         flip_test=params.evaluate.flip_test,
         keypoint_score_thr=params.evaluate.keypoint_score_thr,
         oks_nms_thr=params.evaluate.oks_nms_thr,
+        pixels=PixelSettings(params.data.orientation == "apply", params.data.bit_depth),
     )
 
 

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 from numpy.typing import NDArray
 
+from pose.coco.decode import ImageNote, PixelSettings, decode_image
+from pose.coco.formats import UNREADABLE
 from pose.coco.images import BadImageError
 from pose.common.errors import PoseError
 from pose.common.files import move_into_place
 
 Image = NDArray[np.uint8]
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+PICTURES = (*JPEGS, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 FALLBACK_FPS = 25.0  # of a video without a frame rate
 
@@ -34,7 +35,8 @@ def is_video(path: Path) -> bool:
 def list_inputs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Files to read, each once, and one error message per input that has none.
 
-    A folder stands for the pictures and videos directly in it, sorted by name. No file is opened.
+    A folder stands for the pictures and videos directly in it, sorted by name, with pictures of
+    formats that read_picture refuses. No file is opened.
     """
     inputs: dict[Path, None] = {}  # a set in order
     errors = []
@@ -51,28 +53,20 @@ def list_inputs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 def _pictures_and_videos(folder: Path) -> list[Path]:
     files = (path for path in folder.iterdir() if path.is_file())
-    return sorted(path for path in files if path.suffix.lower() in PICTURES + VIDEOS)
+    return sorted(path for path in files if path.suffix.lower() in PICTURES + VIDEOS + UNREADABLE)
 
 
-def read_picture(path: Path, upright: bool) -> Image:
-    """RGB pixels (H, W, 3) of a picture.
+def read_picture(path: Path, settings: PixelSettings) -> tuple[Image, ImageNote]:
+    """RGB pixels (H, W, 3) of a picture and a note, decoded as for training.
 
-    upright: apply the EXIF orientation. COCO's boxes are in pixels as stored, without it.
-    Raises BadImageError if the file is not a picture, is truncated, or is so large that Pillow
-    takes it for a decompression bomb.
+    Raises BadImageError if the file is not a readable picture or is truncated.
     """
     try:
-        with PIL.Image.open(path) as image:
-            oriented = PIL.ImageOps.exif_transpose(image) if upright else image
-            return np.asarray(oriented.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise BadImageError(f"not a readable picture ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, PIL.UnidentifiedImageError):
-        return "unknown format"
-    return " ".join(str(getattr(error, "strerror", None) or error).split())
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadImageError(f"cannot be read: {error.strerror}") from None
+    image, note = decode_image(content, None, settings, path.suffix)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False), note
 
 
 class Video:

@@ -11,6 +11,7 @@ import torch
 
 from loopback import failure
 from pose.coco.boxes import clip_bbox
+from pose.coco.decode import PixelSettings
 from pose.codecs.geometry import bbox_to_center_scale
 from pose.codecs.udp import UdpCodec
 from pose.common.files import write_json
@@ -49,7 +50,7 @@ class Lossless(CropTable):
 @pytest.fixture
 def lossless(crop_table: CropTable, tiny_coco: TinyCoco) -> Lossless:
     table = Lossless(crop_table.folder)
-    table.images = {i: read_picture(tiny_coco.image_path(i), upright=False) for i in (1, 2, 3)}
+    table.images = {i: read_picture(tiny_coco.image_path(i), PixelSettings())[0] for i in (1, 2, 3)}
     return table
 
 

@@ -142,10 +142,10 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     assert lines[0].startswith(f"predict: {empty}: no picture")
     assert lines[1:] == [
         f"predict: {gone}: no such file or folder",
-        f"predict: {noise}: not a readable picture (unknown format)",
+        f"predict: {noise}: is not a readable image",
         f"predict: {film}: not a readable video",
         "predict: 1 poses in 1 pictures and frames, in predicted",
-        "predict: 4 of the inputs failed, see above",
+        "predict: 4 of 5 inputs failed, see above",
     ]
     assert len(read("results.json")) == 1
 
