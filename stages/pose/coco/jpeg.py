@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from dataclasses import dataclass
 
 import PIL.Image
@@ -102,7 +103,10 @@ def _has_all_coefficients(segments: list[tuple[int, bytes]]) -> bool:
 def _pixels(content: bytes) -> bytes | None:
     """By Pillow: OpenCV writes a line to stderr for each invalid file."""
     try:
-        with PIL.Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+        with (
+            warnings.catch_warnings(action="ignore", category=UserWarning),  # damaged EXIF data
+            PIL.Image.open(io.BytesIO(content), formats=("JPEG",)) as image,
+        ):
             return image.tobytes()
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         return None

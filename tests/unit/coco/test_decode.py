@@ -9,9 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
-from pose.coco.decode import decode_image
+from pose.coco.decode import ImageNote, PixelSettings, decode_image, read_note
 from pose.coco.images import BadImageError
 from tiny_coco import picture
 
@@ -93,3 +94,108 @@ def test_a_giant_size_in_the_header_is_refused() -> None:
     for wh in ((8, 8), (60_000, 60_000)):
         with pytest.raises(BadImageError):
             decode_image(bytes(content), wh)
+
+
+UPRIGHT = PixelSettings(upright=True)
+
+
+def rotated(orientation: int, kind: str = "JPEG") -> bytes:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    PIL.Image.fromarray(picture(0, 40, 30)).save(stream, kind, exif=exif)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_if_set(orientation: int, kind: str) -> None:
+    content = rotated(orientation, kind)
+    shown = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(content)))
+    image, note = decode_image(content, shown.size, UPRIGHT)
+    np.testing.assert_array_equal(image[..., ::-1], np.asarray(shown.convert("RGB")))
+    assert note == ImageNote((40, 30), orientation)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exchanged_sizes_name_the_orientation(orientation: int) -> None:
+    with pytest.raises(BadImageError) as caught:
+        decode_image(rotated(orientation), (30, 40))
+    seen = f"is 40 x 30, the annotations say 30 x 40, its EXIF orientation is {orientation}"
+    advice = "; set data.orientation: apply" if orientation > 4 else ""
+    assert str(caught.value) == seen + advice
+    if advice:  # it helps
+        assert decode_image(rotated(orientation), (30, 40), UPRIGHT)[0].shape == (40, 30, 3)
+
+
+def test_other_sizes_do_not() -> None:
+    with pytest.raises(BadImageError, match=r"the annotations say 30 x 41$"):
+        decode_image(rotated(6), (30, 41))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_readers_apply_the_orientation_themselves(orientation: int) -> None:
+    stream = io.BytesIO()
+    image = PIL.Image.fromarray(picture(0, 40, 30))
+    image.save(stream, "TIFF", tiffinfo={0x0112: orientation})
+    expected = np.asarray(PIL.Image.open(stream))
+    for settings in (UPRIGHT, PixelSettings()):
+        found, note = decode_image(stream.getvalue(), expected.shape[1::-1], settings)
+        np.testing.assert_array_equal(found[..., ::-1], expected)
+        assert note.orientation == 1
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_invalid_orientation_is_none(value: int) -> None:
+    assert read_note(rotated(value)) == ImageNote((40, 30), 1)
+
+
+def test_damaged_exif_data_do_not_matter() -> None:
+    for at in range(6, 32):
+        content = bytearray(rotated(6))
+        start = content.index(b"Exif") + at
+        content[start] ^= 0xFF
+        assert decode_image(bytes(content), (40, 30))[0].shape == (30, 40, 3)
+
+
+def deep(image: np.ndarray, kind: str) -> bytes:
+    return cv2.imencode(kind, image)[1].tobytes()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("shape", [(30, 40), (30, 40, 3)])
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+def test_16_bit_images_are_scaled_by_bit_depth(
+    kind: str, shape: tuple[int, ...], bits: int
+) -> None:
+    values = np.random.default_rng(0).integers(0, 2**bits, shape).astype(np.uint16)
+    values[0, 0], values[1, 1] = 0, 2**bits - 1
+    image, note = decode_image(deep(values, kind), (40, 30), PixelSettings(bit_depth=bits))
+    exact = values.astype(float) * 255 / (2**bits - 1)
+    expected = np.broadcast_to(exact.reshape(30, 40, -1), (30, 40, 3))
+    assert np.abs(image - expected).max() <= 0.51
+    assert (image.min(), image.max(), note.max_value) == (0, 255, 2**bits - 1)
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+def test_16_bit_images_without_bit_depth(kind: str) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (30, 40, 3)).astype(np.uint16)
+    image, note = decode_image(deep(values, kind), (40, 30))
+    assert np.abs(image - values / 257).max() <= 1
+    assert note.max_value == values.max()
+
+
+def test_values_above_bit_depth_are_clipped() -> None:
+    values = np.full((30, 40), 5000, np.uint16)
+    image, note = decode_image(deep(values, ".png"), (40, 30), PixelSettings(bit_depth=12))
+    assert (image == 255).all()
+    assert note.max_value == 5000
+
+
+def test_bit_depth_does_not_change_8_bit_images() -> None:
+    values = picture(0, 40, 30)
+    for kind in (".png", ".jpg", ".tiff"):
+        plain, note = decode_image(deep(values, kind), (40, 30))
+        scaled, _ = decode_image(deep(values, kind), (40, 30), PixelSettings(bit_depth=12))
+        np.testing.assert_array_equal(plain, scaled)
+        assert note.max_value is None

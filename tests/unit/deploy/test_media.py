@@ -63,6 +63,19 @@ def test_exif_turns_only_if_asked(tmp_path: Path) -> None:
     np.testing.assert_array_equal(turned, np.rot90(stored, -1))
 
 
+def test_pictures_of_unreadable_formats_are_listed(tmp_path: Path) -> None:
+    names = ["IMG_1.HEIC", "b.avif", "c.Cr2", "d.dng", "e.jxl", "f.jfif", "g.gif"]
+    for name in [*names, "notes.txt", "x.json"]:
+        (tmp_path / name).touch()
+    inputs, errors = list_inputs([tmp_path])
+    assert ([path.name for path in inputs], errors) == (names, [])
+
+
+def test_a_picture_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(BadImageError, match=r"^cannot be read: No such file"):
+        read_picture(tmp_path / "gone.jpg", STORED)
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 @pytest.mark.parametrize(
     ("size", "expected"),

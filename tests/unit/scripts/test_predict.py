@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from pycocotools.coco import COCO
 
 import predict
 from loopback import failure
+from pose.coco.decode import PixelSettings
 from pose.common.files import write_json
 from pose.deploy import detector
 from pose.deploy.manifest import describe
@@ -148,6 +151,67 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
         "predict: 4 of 5 inputs failed, see above",
     ]
     assert len(read("results.json")) == 1
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+
+
+def test_a_heic_in_a_folder_is_named_and_counted(run, tmp_path: Path, lines: list[str]) -> None:
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.jpg"), picture(0, 60, 80))
+    (folder / "IMG_3.HEIC").write_bytes(HEIC)
+    (folder / "IMG_4.heic").write_bytes((folder / "a.jpg").read_bytes())  # a JPEG by content
+    (folder / "notes.txt").write_text("no picture")
+    assert run(folder, "--whole-image") == 1
+    assert lines == [
+        f"predict: {folder}/IMG_3.HEIC: is a HEIC file, which cannot be read; convert it to JPEG "
+        "or PNG",
+        "predict: 2 poses in 2 pictures and frames, in predicted",
+        "predict: 1 of 3 inputs failed, see above",
+    ]
+    assert run(folder / "IMG_3.HEIC", "--whole-image") == 1
+
+
+def test_bytes_behind_a_jpeg(run, tmp_path: Path, lines: list[str]) -> None:
+    whole, cut = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
+    content = cv2.imencode(".jpg", picture(0, 60, 80))[1].tobytes()
+    whole.write_bytes(content + bytes(5000))
+    cut.write_bytes(content[:-200] + bytes(900) + b"\xff\xd9" + bytes(5000))
+    assert run(whole, "--whole-image") == 0
+    assert run(cut, "--whole-image") == 1
+    assert f"predict: {cut}: is truncated (a JPEG with other bytes after part of its data)" in lines
+
+
+def test_16_bit_pictures_are_counted(run, tmp_path: Path, lines: list[str]) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((60, 80), 4095, np.uint16))
+    cv2.imwrite(str(tmp_path / "b.png"), picture(0, 60, 80))
+    assert run(tmp_path / "a.png", tmp_path / "b.png", "--whole-image") == 0
+    assert lines[0] == (
+        "predict: 1 of 2 images have 16 bits, largest value 4,095; as 16 bits (data.bit_depth: "
+        "null) they are dark; set data.bit_depth: 12"
+    )
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("option", ["--boxes", "--whole-image"])
+def test_rotated_photos(
+    run, model: Path, tmp_path: Path, lines: list[str], option: str, upright: bool
+) -> None:
+    """With boxes they are read as in training, else as they are displayed."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.fromarray(picture(0, 60, 80)).save(tmp_path / "a.jpg", exif=exif)
+    write_json(tmp_path / "boxes.json", {"a.jpg": [[5, 5, 30, 40]]})
+    manifest = replace(tiny_manifest(), pixels=PixelSettings(upright=upright))
+    write_json(tmp_path / "pose.json", describe(manifest))
+    (tmp_path / "model.safetensors").write_bytes(model.read_bytes())
+    boxes = (tmp_path / "boxes.json",) if option == "--boxes" else ()
+    assert run(tmp_path / "a.jpg", option, *boxes, "--model", tmp_path / "model.safetensors") == 0
+    [image] = read("images.json")["images"]
+    as_stored = option == "--boxes" and not upright
+    assert (image["width"], image["height"]) == ((60, 80) if as_stored else (80, 60))
+    assert ("they are read as stored" in lines[0]) == as_stored
 
 
 def test_if_nothing_can_be_read_nothing_is_replaced(run, tmp_path: Path) -> None:
