@@ -6,7 +6,7 @@ Reads data/coco; writes data/cache and metrics/build_cache. In data/cache are Ar
 (people with keypoints), unlabelled/ (people of the training split without keypoints, see
 `data.labelled_persons` and `data.unlabelled`) and val/, skeleton.json, ground_truth.json of val,
 quarantine.json (skipped records), summary.json (counts) and, only if there are any, warnings.json
-(lines on the annotation files). metrics/build_cache/keypoints.csv has the labelled share of each
+(lines on annotations and images). metrics/build_cache/keypoints.csv has the labelled share of each
 keypoint; the stage raises an error if no keypoint is labelled. With `data.detections` it also
 writes detections/; val's images are then read a second time, so that val's shards do not depend on
 the detections.
@@ -140,7 +140,8 @@ def main(params: Params) -> None:
             errors += [error for note in notes for error in note.squared_errors]
             for note in notes:
                 noted |= {(group.split, name): image for name, image in note.images.items()}
-        for line in _image_lines(groups, noted, settings.pixels):
+        image_lines = _image_lines(groups, noted, settings.pixels)
+        for line in image_lines:
             log(f"{NAME}: warning: {line}")
         coverage = {}
         for kind, split in splits.items():
@@ -151,7 +152,7 @@ def main(params: Params) -> None:
                 require_keypoints(coverage[kind], split.name)
         write_json(folder / stage.SKELETON.name, asdict(skeleton))
         _write_summary(folder, val, val_split, bad, errors)
-        _write_warnings(folder / "warnings.json", warnings)
+        _write_warnings(folder / "warnings.json", [*warnings, *image_lines])
         _write_coverage(skeleton.names, coverage["train"], coverage["val"])
         _publish(folder)
 
