@@ -41,12 +41,18 @@ from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
 from pose.codecs.udp import build_codec
 from pose.common import stage
-from pose.common.errors import PoseError
+from pose.common.errors import PoseError, shorten
 from pose.common.files import read_json, write_atomic, write_json
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.processes import worker_pool
-from pose.common.skeleton import Skeleton, build_skeleton, oks_sigmas, shorten
+from pose.common.skeleton import (
+    Skeleton,
+    build_skeleton,
+    describe_flip_pairs,
+    limbs_by_name,
+    oks_sigmas,
+)
 from pose.crop_table import CropTable
 from pose.crops.coverage import (
     Coverage,
@@ -106,7 +112,8 @@ def main(params: Params) -> None:
         jpeg_quality=params.data.jpeg_quality,
         pixels=PixelSettings(params.data.orientation == "apply", params.data.bit_depth),
     )
-    warnings = list(dict.fromkeys([*train.warnings, *val.warnings]))
+    limb_notes = train.category.notes if params.keypoints.skeleton is None else ()
+    warnings = list(dict.fromkeys([*limb_notes, *train.warnings, *val.warnings]))
     for line in warnings:
         log(f"{NAME}: warning: {line}")
     bad = list(dict.fromkeys([*train.bad, *val.bad]))
@@ -117,6 +124,12 @@ def main(params: Params) -> None:
             log(
                 f"{NAME}: {split.name}: skipped {split.outside} people whose box lies "
                 "outside the image"
+            )
+        if others := split.other_categories:
+            listed = shorten([f"{name} {count:,}" for name, count in others.items()])
+            log(
+                f"{NAME}: {split.name}: left out {sum(others.values()):,} annotations of other "
+                f"categories: {listed}"
             )
     groups = [
         ShardGroup("train/", params.data.train_split, training_persons(train, params.data)),
@@ -176,10 +189,14 @@ def _skeleton(params: Params, train: Annotations, val: Annotations) -> Skeleton:
     keypoints = params.keypoints
     require_same_names(val.category.names, train.category.names, val.name, train.name)
     names, limbs = train.category.names, train.category.limbs
+    if keypoints.skeleton is not None:
+        limbs = limbs_by_name(names, keypoints.skeleton)
     oks_sigmas(names, keypoints.oks_sigmas)  # checked here because evaluate comes hours later
-    return build_skeleton(
+    skeleton = build_skeleton(
         names, limbs, keypoints.flip_pairs, keypoints.upper_body, keypoints.lower_body
     )
+    log(f"{NAME}: {describe_flip_pairs(skeleton)}")
+    return skeleton
 
 
 def _stored_orientations(
@@ -316,7 +333,7 @@ def ground_truth(val: Annotations, image_ids: set[int]) -> dict[str, Any]:
         "images": [{"id": i} for i in sorted(image_ids)],
         "categories": [_select(val.category.entry, CATEGORY_KEYS)],
         "annotations": [
-            _select(annotation, ANNOTATION_KEYS)
+            _select(annotation, ANNOTATION_KEYS) | {"category_id": val.category.id}
             for annotation in val.annotations
             if annotation["image_id"] in image_ids
         ],

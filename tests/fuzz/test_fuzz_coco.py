@@ -116,7 +116,7 @@ def test_hostile_json(bounded: Path, tiny_coco: TinyCoco, kind: str) -> None:
 
 # ---------------------------------------------------------------------------------- detections
 
-PERSON = Category(1, COCO_17.names, (), {"id": 1})
+PERSON = Category(1, COCO_17.names, (), {"id": 1}, frozenset({1}))
 
 
 @inputs(20, 3000)

@@ -130,7 +130,7 @@ class Project:
         for name, value in values.items():
             section, key = name.split(".")
             assert key in params[section], f"params.yaml has no {name}"
-            if isinstance(value, list) and params[section][key] is not None:
+            if isinstance(value, list) and isinstance(params[section][key], list):
                 params[section][key][:] = value  # the list carries the comment behind it
             else:
                 params[section][key] = value

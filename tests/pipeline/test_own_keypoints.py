@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,6 +55,16 @@ def use(project: Project, mice: Mice, folder: Path, train: Raw) -> None:
     """The same images with another json of train."""
     shutil.copytree(mice.root, folder / "mice")
     save_mice(folder / "mice", "train", train)
+    project.set(**{"data.root": str(folder / "mice")})
+
+
+def use_both(project: Project, mice: Mice, folder: Path, change: Callable[[Raw], None]) -> None:
+    """The same images with both jsons changed."""
+    shutil.copytree(mice.root, folder / "mice")
+    for split in ("train", "val"):
+        raw = json.loads((mice.root / f"annotations/person_keypoints_{split}.json").read_text())
+        change(raw)
+        save_mice(folder / "mice", split, raw)
     project.set(**{"data.root": str(folder / "mice")})
 
 
@@ -154,21 +165,26 @@ def nameless(raw: Raw) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "expected"),
+    ("spoil", "logged", "expected"),
     [
-        (unlabelled, "person_keypoints_train.json: no person has a labelled keypoint"),
-        (shares_of_the_image, "40 keypoints are labelled, but none lies in its person's crop"),
-        (nameless, "category 'mouse' has no 'keypoints'; add their names there, or list them"),
+        (unlabelled, 1, "person_keypoints_train.json: no person has a labelled keypoint"),
+        (shares_of_the_image, 1, "40 keypoints are labelled, but none lies in its person's crop"),
+        (nameless, 0, "category 'mouse' has no 'keypoints'; add their names there, or list them"),
     ],
 )
 def test_bad_annotations(
-    mice: Mice, own: Project, tmp_path: Path, spoil: Callable[[Raw], None], expected: str
+    mice: Mice,
+    own: Project,
+    tmp_path: Path,
+    spoil: Callable[[Raw], None],
+    logged: int,
+    expected: str,
 ) -> None:
     raw = copy.deepcopy(mice.train)
     spoil(raw)
     use(own, mice, tmp_path, raw)
     before = own.content(*MADE)
-    assert_refused(own.stage("build_cache"), "build_cache", expected)
+    assert_refused(own.stage("build_cache"), "build_cache", expected, logged=logged)
     assert own.content(*MADE) == before
 
 
@@ -176,6 +192,7 @@ def test_bad_annotations(
     ("values", "expected"),
     [
         ({"data.category": "rat"}, "0 categories are named 'rat'"),
+        ({"keypoints.skeleton": [["nose", "leg"]]}, "keypoints.skeleton: 'leg' is not a keypoint"),
         ({"keypoints.oks_sigmas": [0.1] * 4}, "keypoints.oks_sigmas has 4 numbers, expected 5"),
     ],
 )
@@ -197,3 +214,64 @@ def test_a_joint_that_is_never_labelled_is_named(mice: Mice, own: Project, tmp_p
     table = {row["keypoint"]: row for row in rows(own, "metrics/build_cache/keypoints.csv")}
     assert (table["nose"]["train"], table["tail_tip"]["train"]) == ("0.875", "0.0")
     assert table["tail_tip"]["val"] == "1.0"
+
+
+# --------------------------------------------------------------------- sides, categories, limbs
+
+
+def one_side(raw: Raw) -> None:
+    raw["categories"][1]["keypoints"] = ["nose", "LeftEar", "RigthEar", "tail_base", "tail_tip"]
+
+
+def no_sides(raw: Raw) -> None:
+    raw["categories"][1]["keypoints"] = ["nose", "ear_a", "ear_b", "tail_base", "tail_tip"]
+
+
+def two_species(raw: Raw) -> None:
+    """The last mouse is a rat; some annotations are of cages; a limb has no end."""
+    cage, mouse = raw["categories"]
+    mouse["skeleton"] = [[1, 2], [4, 6]]
+    raw["categories"] = [cage, {**mouse, "id": 9, "name": "rat"}, mouse]
+    raw["annotations"][-1]["category_id"] = 9
+    raw["annotations"] += [{"id": 90 + k, "category_id": cage["id"]} for k in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (one_side, "LeftEar has no single partner of the other side; set the pairs as [[left, "),
+        (no_sides, "no side was found in the 5 names (nose, ear_a, ear_b, tail_base, tail_tip)"),
+    ],
+)
+def test_sides_that_are_not_clear_need_pairs(
+    mice: Mice, own: Project, tmp_path: Path, change: Callable[[Raw], None], expected: str
+) -> None:
+    use_both(own, mice, tmp_path, change)
+    assert_refused(own.stage("build_cache"), "build_cache", expected)
+    own.set(**{"keypoints.flip_pairs": [["tail_tip", "nose"]]})
+    assert "build_cache: 1 flip pair: tail_tip - nose; 3 unpaired: " in own.must_stage(
+        "build_cache"
+    )
+    assert own.json("data/cache/skeleton.json")["flip_pairs"] == [[4, 0]]
+    own.set(**{"keypoints.flip_pairs": []})
+    assert "build_cache: 0 flip pairs; 5 unpaired: nose, " in own.must_stage("build_cache")
+
+
+def test_several_categories_are_trained_as_one(mice: Mice, own: Project, tmp_path: Path) -> None:
+    use_both(own, mice, tmp_path, two_species)
+    log = own.must_stage("build_cache")
+    assert (
+        "person_keypoints_val.json: left out 4 annotations of other categories: rat 1, cage 3"
+        in log
+    )
+    assert "left out 1 of 2 limbs, which are not two of its 5 keypoints; first: [4, 6]" in log
+    assert len(CropTable(own.root / "data/cache/val")) == 4
+    own.set(**{"data.category": "all", "keypoints.skeleton": [["nose", "tail_tip"]]})
+    log = own.must_stage("build_cache")
+    assert "person_keypoints_val.json: left out 3 annotations of other categories: cage 3" in log
+    assert "limbs" not in log
+    assert own.json("data/cache/skeleton.json")["limbs"] == [[0, 4]]
+    truth = own.json("data/cache/ground_truth.json")
+    assert [(one["id"], one["name"]) for one in truth["categories"]] == [(9, "rat, mouse")]
+    assert [one["category_id"] for one in truth["annotations"]] == [9] * 5
+    assert len(CropTable(own.root / "data/cache/val")) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,8 +54,9 @@ class Annotations:
     """Checked content of one person_keypoints_*.json; persons exclude crowds, sorted by image.
 
     outside: number of persons whose box is completely outside the image. They are in annotations,
-    and so in COCOeval, but not in persons, as in mmpose. annotated: false for a split that has only
-    an image_info_*.json (test-dev), with images but no persons.
+    and so in COCOeval, but not in persons, as in mmpose. other_categories: number of annotations of
+    each category that is not selected, which are left out. annotated: false for a split that has
+    only an image_info_*.json (test-dev), with images but no persons.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Annotations:
     bad: list[BadRecord]
     outside: int = 0
     warnings: list[str] = field(default_factory=list)
+    other_categories: Mapping[str, int] = field(default_factory=dict)
     annotated: bool = True
 
 
@@ -78,15 +81,18 @@ def read_annotations(
     name = f"person_keypoints_{split}.json"
     raw = _parse(_annotation_bytes(root, name), name)
     categories, lines = _with_integer_ids(raw["categories"], name)
-    selected = read_category(categories, str(data.category), names, name)
+    selected = read_category(categories, data.category, names, name)
     images, more = read_image_entries(raw["images"], name)
     images_by_id = {image["id"]: image for image in images}
     reader = Reader(images_by_id, _ids(categories), selected.names, data)
     annotations, bad = [], []
+    others: Counter[str] = Counter()
     for index, annotation in enumerate(raw["annotations"]):
         try:
-            if reader.category_id(annotation) == selected.id:
+            if (category_id := reader.category_id(annotation)) in selected.ids:
                 annotations.append(reader.read(annotation))
+            else:
+                others[selected.others[category_id]] += 1
         except InvalidRecordError as error:
             bad.append(bad_annotation(name, _label(annotation, index), error))
     lines += [*more, *_change_lines(reader.changes, len(annotations), name)]
@@ -95,7 +101,7 @@ def read_annotations(
     persons = [person for person in everyone if min(person.bbox_xywh[2:]) > 0]
     persons.sort(key=lambda person: (person.image_id, person.ann_id))
     outside = len(everyone) - len(persons)
-    return Annotations(name, images, annotations, selected, persons, bad, outside, lines)
+    return Annotations(name, images, annotations, selected, persons, bad, outside, lines, others)
 
 
 def is_unannotated(root: Path, split: str) -> bool:

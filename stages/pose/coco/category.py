@@ -1,46 +1,56 @@
-"""Select the category to train on in a COCO file: its id, keypoint names and limbs."""
+"""Select the categories to train on in a COCO file: their ids, keypoint names and limbs."""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from pose.common.errors import PoseError
-from pose.common.skeleton import Pairs, shorten
+from pose.coco.limbs import read_limbs
+from pose.common.errors import PoseError, shorten
+from pose.common.sides import Pairs
+
+ALL = "all"  # value of data.category, unless a category has this name
 
 
 @dataclass(frozen=True)
 class Category:
-    """One checked entry of COCO's `categories`; limbs count from 0, `entry` is unchanged."""
+    """One or more checked entries of COCO's `categories`, which are trained as one.
+
+    id and entry are those of the first one, `ids` those of all; the name in `entry` lists all.
+    Limbs count from 0; `notes` tells how they were read. `others`: names of other categories by id.
+    """
 
     id: int
     names: tuple[str, ...]
     limbs: Pairs
     entry: dict[str, Any]
+    ids: frozenset[int]
+    notes: tuple[str, ...] = ()
+    others: Mapping[int, str] = field(default_factory=dict)
 
 
 def read_category(
-    categories: list[Any], wanted: str, names: Sequence[str] | None, file: str
+    categories: list[Any], wanted: str | Sequence[str], names: Sequence[str] | None, file: str
 ) -> Category:
-    """The category named `wanted`; `names`, if not None, are the expected keypoint names.
+    """The categories of data.category; `names`, if not None, are the expected keypoint names.
 
-    If the category has no 'keypoints', they are `names`. Raises PoseError that names the file.
+    A category without 'keypoints' has `names`. Raises PoseError that names the file.
     """
-    entry = _find(categories, wanted, file)
-    keypoints = entry.get("keypoints")
-    if keypoints is None and names is None:
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    selected = _select(entries, wanted, file)
+    keypoints = [_keypoints(entry, names, file) for entry in selected]
+    if different := [e for e, k in zip(selected, keypoints, strict=True) if k != keypoints[0]]:
         raise PoseError(
-            f"{file}: category {wanted!r} has no 'keypoints'; add their names there, or list them "
-            "in params.yaml: keypoints.names"
+            f"{file}: other 'keypoints' than those of category {_label(selected[0])} have: "
+            f"{shorten([_label(entry) for entry in different])}; list categories with equal "
+            "keypoints in params.yaml: data.category"
         )
-    keypoints = list(names or ()) if keypoints is None else keypoints
-    if error := _names_error(keypoints):
-        raise PoseError(f"{file}: category {wanted!r} has 'keypoints' {error}")
     if names is not None:
-        require_same_names(keypoints, names, file, "keypoints.names")
-    return Category(entry["id"], tuple(keypoints), _limbs(entry, len(keypoints), file), entry)
+        expected = [name.strip() for name in names]
+        require_same_names(keypoints[0], expected, file, "keypoints.names")
+    return _as_one(entries, selected, keypoints[0], file)
 
 
 def require_same_names(
@@ -60,20 +70,68 @@ def require_same_names(
     )
 
 
-def _find(categories: list[Any], wanted: str, file: str) -> dict[str, Any]:
-    entries = [entry for entry in categories if isinstance(entry, dict)]
-    matches = [entry for entry in entries if entry.get("name") == wanted]
-    if len(matches) != 1 or type(matches[0].get("id")) is not int:
-        names = [_printable(entry.get("name")) for entry in entries]
+def _select(
+    entries: list[dict[str, Any]], wanted: str | Sequence[str], file: str
+) -> list[dict[str, Any]]:
+    """The wanted entries, each with an id of its own."""
+    if wanted == ALL and not any(_name(entry) == ALL for entry in entries):
+        selected = [entry for entry in entries if entry.get("keypoints")] or entries
+        if not selected:
+            raise PoseError(f"{file}: 'categories' is empty; add the category of the annotations")
+    else:
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        selected = [_find(entries, name, file) for name in dict.fromkeys(map(str.strip, wanted))]
+    for entry in selected:
+        if type(entry.get("id")) is not int:
+            raise PoseError(
+                f"{file}: category {_label(entry)} has id {reprlib.repr(entry.get('id'))}, "
+                "expected an integer"
+            )
+        if others := [one for one in entries if one is not entry and one.get("id") == entry["id"]]:
+            raise PoseError(
+                f"{file}: categories {_label(entry)} and {_label(others[0])} have the same id "
+                f"{entry['id']}; give each its own"
+            )
+    return selected
+
+
+def _find(entries: list[dict[str, Any]], wanted: str, file: str) -> dict[str, Any]:
+    matches = [entry for entry in entries if _name(entry) == wanted]
+    if len(matches) != 1:
         raise PoseError(
-            f"{file}: {len(matches)} categories are named {wanted!r}, expected one with an integer "
-            f"id; there are: {shorten(names) or 'none'}; set data.category"
+            f"{file}: {len(matches)} categories are named {wanted!r}, expected one; there are: "
+            f"{shorten([_label(entry) for entry in entries]) or 'none'}; set data.category to a "
+            "name, a list of names, or all"
         )
     return matches[0]
 
 
-def _printable(name: Any) -> str:
-    return name if isinstance(name, str) and name.isprintable() else reprlib.repr(name)
+def _name(entry: dict[str, Any]) -> str | None:
+    name = entry.get("name")
+    return name.strip() if isinstance(name, str) else None
+
+
+def _label(entry: dict[str, Any]) -> str:
+    """The name as it is shown in messages and pictures."""
+    name = _name(entry)
+    return name if name and name.isprintable() else reprlib.repr(entry.get("name"))
+
+
+def _keypoints(entry: dict[str, Any], names: Sequence[str] | None, file: str) -> list[str]:
+    """The trimmed keypoint names of an entry, or `names` if it has none."""
+    keypoints = entry.get("keypoints")
+    if keypoints is None or keypoints == []:
+        if names is None:
+            raise PoseError(
+                f"{file}: category {_label(entry)!r} has no 'keypoints'; add their names there, or "
+                "list them in params.yaml: keypoints.names"
+            )
+        keypoints = list(names)
+    if isinstance(keypoints, list):
+        keypoints = [name.strip() if isinstance(name, str) else name for name in keypoints]
+    if error := _names_error(keypoints):
+        raise PoseError(f"{file}: category {_label(entry)!r} has 'keypoints' {error}")
+    return list(keypoints)
 
 
 def _names_error(names: Any) -> str | None:
@@ -86,16 +144,24 @@ def _names_error(names: Any) -> str | None:
     return f"with {shorten(duplicates)} more than once" if duplicates else None
 
 
-def _limbs(entry: dict[str, Any], count: int, file: str) -> Pairs:
-    """The category's `skeleton`, converted to count from 0; () if there is none."""
-    limbs = []
-    skeleton = entry.get("skeleton") or []
-    for limb in skeleton if isinstance(skeleton, list) else [skeleton]:
-        is_pair = isinstance(limb, list) and len(limb) == 2
-        if not is_pair or not all(type(k) is int and 1 <= k <= count for k in limb):
-            raise PoseError(
-                f"{file}: category {entry['name']!r} has {reprlib.repr(limb)} in 'skeleton', "
-                f"expected two numbers from 1 to {count} (COCO counts keypoints from 1)"
-            )
-        limbs.append((limb[0] - 1, limb[1] - 1))
-    return tuple(limbs)
+def _as_one(
+    entries: list[dict[str, Any]], selected: list[dict[str, Any]], names: list[str], file: str
+) -> Category:
+    first = selected[0]
+    skeleton = next((entry["skeleton"] for entry in selected if entry.get("skeleton")), None)
+    limbs, notes = read_limbs(skeleton, names)
+    if len(selected) > 1:
+        first = {**first, "name": shorten([_label(entry) for entry in selected])}
+    return Category(
+        id=first["id"],
+        names=tuple(names),
+        limbs=limbs,
+        entry=first,
+        ids=frozenset(entry["id"] for entry in selected),
+        notes=tuple(f"{file}: category {_label(selected[0])}: {note}" for note in notes),
+        others={
+            entry["id"]: _label(entry)
+            for entry in entries
+            if type(entry.get("id")) is int and all(entry is not one for one in selected)
+        },
+    )

@@ -1,8 +1,8 @@
 """Read a detector's person boxes from a file in COCO's results format.
 
-The rules are those of mmpose's base_coco_style_dataset.py (_load_detection_results): only the
-category's boxes, with every score, and not clipped to the image. mmpose also accepts boxes without
-width and height and later divides by zero; here they are left out and counted.
+The rules are those of mmpose's base_coco_style_dataset.py (_load_detection_results): only
+boxes of the selected categories, with every score, and not clipped to the image. mmpose also takes
+boxes without width and height and later divides by zero; here they are left out and counted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Detections:
 
 
 def read_detections(path: Path, images: list[dict[str, Any]], category: Category) -> Detections:
-    """The category's boxes in `images` (COCO's entries); ann_id is the index of a box in the file.
+    """The boxes of `category` in `images` (COCO's entries); ann_id is its index in the file.
 
     Raises PoseError if the file is invalid or has no person box of these images.
     """
@@ -41,7 +41,7 @@ def read_detections(path: Path, images: list[dict[str, Any]], category: Category
     except FileNotFoundError:
         raise PoseError(f"{path}: no such file; run the stage that writes it first") from None
     for index, record in enumerate(parse_detections(content, path.name)):
-        if reason := _reason_to_leave_out(record, images_by_id, category.id):
+        if reason := _reason_to_leave_out(record, images_by_id, category.ids):
             left_out[reason] += 1
         else:
             image = images_by_id[record["image_id"]]
@@ -82,13 +82,13 @@ def _record_error(record: Any) -> str | None:
 
 
 def _reason_to_leave_out(
-    record: dict[str, Any], images: dict[int, Any], category_id: int
+    record: dict[str, Any], images: dict[int, Any], category_ids: frozenset[int]
 ) -> str | None:
     """Why a valid record is not one of these persons, or None.
 
     A box with one positive side is used: the crop's aspect ratio determines the other side.
     """
-    if record["category_id"] != category_id:
+    if record["category_id"] not in category_ids:
         return "of other categories"
     if record["image_id"] not in images:
         return "of other images"

@@ -1,5 +1,9 @@
 """Exceptions that end a stage with one line: a user's error, or a stop by SIGTERM."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class PoseError(Exception):
     """A user's error: what is wrong, where (file, key or id), the value, and the next step."""
@@ -12,6 +16,12 @@ def printable(text: str) -> str:
     a\nb
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shorten(names: Sequence[str]) -> str:
+    """All names, or the first 20 and their total number."""
+    listed = ", ".join(names[:20])
+    return listed if len(names) <= 20 else f"{listed} ... ({len(names)} in all)"
 
 
 class Stopped(Exception):  # noqa: N818  # no error

@@ -6,16 +6,14 @@ cocoeval.py.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pose.common.errors import PoseError
-
-Pairs = tuple[tuple[int, int], ...]
+from pose.common.errors import PoseError, shorten
+from pose.common.sides import Pairs, mirror_pairs
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,6 @@ COCO_OKS_SIGMAS = (
     / 1000
 )
 OTHER_OKS_SIGMA = 0.067  # the mean of COCO's, so that AP is as strict as COCO's on average
-MIRROR = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
 def build_skeleton(
@@ -107,7 +104,8 @@ def build_skeleton(
 ) -> Skeleton:
     """The skeleton of these names; arguments that are None are derived, see params.yaml.
 
-    Raises PoseError for a name that is not a keypoint, or is listed twice.
+    Raises PoseError for a name that is not a keypoint, or is listed twice, and for names whose
+    pairs cannot be derived, see sides.mirror_pairs.
     """
     names = tuple(names)
     pairs = mirror_pairs(names) if flip_pairs is None else _given_pairs(names, flip_pairs)
@@ -115,38 +113,25 @@ def build_skeleton(
     return Skeleton(names, pairs, upper, lower, limbs)
 
 
-def mirror_pairs(names: Sequence[str]) -> Pairs:
-    """(left, right) pairs of names that differ only in the word left/right or l/r.
+def describe_flip_pairs(skeleton: Skeleton) -> str:
+    """One line about the pairs and the keypoints without one.
 
-    So left_eye, eye-left, L_eye and front_left_paw are left; case is ignored. Raises PoseError for
-    a name with a side but no partner, since flip augmentation would label the wrong side.
-
-    >>> mirror_pairs(["nose", "right_ear", "left_ear", "L-paw", "R-paw"])
-    ((2, 1), (3, 4))
+    >>> describe_flip_pairs(Skeleton(("nose", "l_ear", "r_ear"), ((1, 2),), (), (), ()))
+    '1 flip pair: l_ear - r_ear; 1 unpaired: nose'
     """
-    index = {name.lower(): k for k, name in enumerate(names)}
-    partners = {k: index.get(other) for k, name in enumerate(names) if (other := _mirrored(name))}
-    if unpaired := [names[k] for k, partner in partners.items() if partner is None]:
-        raise PoseError(
-            f"params.yaml: keypoints.flip_pairs is null, but {', '.join(unpaired)} has no partner "
-            "of the other side; set the pairs as [[left, right], ...], [] for none"
-        )
-    return tuple((k, p) for k, p in partners.items() if p is not None and _is_left(names[k]))
+    names, pairs = skeleton.names, skeleton.flip_pairs
+    paired = {index for pair in pairs for index in pair}
+    listed = shorten([f"{names[left]} - {names[right]}" for left, right in pairs])
+    unpaired = [name for k, name in enumerate(names) if k not in paired]
+    parts = [f"{len(pairs)} flip pair{'s' * (len(pairs) != 1)}" + f": {listed}" * bool(pairs)]
+    parts += [f"{len(unpaired)} unpaired: {shorten(unpaired)}"] * bool(unpaired)
+    return "; ".join(parts)
 
 
-def _mirrored(name: str) -> str | None:
-    """The lower-case name with its side words exchanged, or None if it has none."""
-    words = _words(name)
-    return "".join(MIRROR.get(word, word) for word in words) if {*words} & {*MIRROR} else None
-
-
-def _is_left(name: str) -> bool:
-    return next(word for word in _words(name) if word in MIRROR) in ("left", "l")
-
-
-def _words(name: str) -> list[str]:
-    """The lower-case name split at `_`, `-`, `.` and spaces; the separators are items too."""
-    return re.split(r"([_\-. ])", name.lower())
+def limbs_by_name(names: Sequence[str], limbs: Sequence[tuple[str, str]]) -> Pairs:
+    """The limbs by index. Raises PoseError for a name that is not a keypoint."""
+    indices = {name: _indices(names, [name], "skeleton")[0] for limb in limbs for name in limb}
+    return tuple((indices[start], indices[end]) for start, end in limbs)
 
 
 def _given_pairs(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Pairs:
@@ -194,9 +179,3 @@ def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[n
             f"one for each of {shorten(names)}"
         )
     return np.array(given, dtype=np.float64)
-
-
-def shorten(names: Sequence[str]) -> str:
-    """All names, or the first 20 and their total number."""
-    listed = ", ".join(names[:20])
-    return listed if len(names) <= 20 else f"{listed} ... ({len(names)} in all)"

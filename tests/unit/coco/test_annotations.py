@@ -15,7 +15,7 @@ from pose.coco.annotations import by_image, is_unannotated, read_annotations, re
 from pose.coco.decode import decode_image
 from pose.coco.images import BadImageError, Images
 from pose.common.errors import PoseError
-from sections import DEFAULT
+from sections import DEFAULT, changed
 from tiny_coco import SPLIT, TinyCoco
 
 NAME = f"person_keypoints_{SPLIT}.json"
@@ -39,6 +39,26 @@ def test_persons_are_sorted_by_image_without_crowds_and_other_categories(
         [13, 14],
         [15, 16],
     ]
+
+
+def test_annotations_of_other_categories_are_counted(tiny_coco: TinyCoco) -> None:
+    tiny_coco.raw["annotations"] += [{"category_id": 2}, {"category_id": "2"}]
+    tiny_coco.save()
+    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    assert found.other_categories == {"dog": 3}
+    assert len(found.persons) == 6
+
+
+def test_several_categories_are_read_as_one(tiny_coco: TinyCoco) -> None:
+    person = tiny_coco.raw["categories"][0]
+    tiny_coco.raw["categories"].append({**person, "id": 5, "name": "child"})
+    tiny_coco.raw["annotations"][1]["category_id"] = 5
+    tiny_coco.save()
+    for wanted in ("all", ("person", "child")):
+        data = changed(DEFAULT.data, category=wanted)
+        found = read_annotations(tiny_coco.root, SPLIT, data, None)
+        assert [p.ann_id for p in found.persons] == [11, 12, 13, 14, 15, 16]
+        assert found.other_categories == {"dog": 1}
 
 
 def test_a_box_outside_the_image_stays_in_the_annotations_only(tiny_coco: TinyCoco) -> None:

@@ -1,7 +1,8 @@
-"""The category to train on: the file and params must agree."""
+"""The categories to train on: the file and params must agree."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,23 +14,90 @@ MOUSE = {"id": 7, "name": "mouse", "keypoints": ["nose", "tail"], "skeleton": [[
 OTHER = {"id": 1, "name": "cage"}
 
 
-def read(categories: list[Any], names: Any = None) -> Category:
-    return read_category(categories, "mouse", names, "x.json")
+RAT = {**MOUSE, "id": 3, "name": "rat"}
+
+
+def read(
+    categories: list[Any], names: Any = None, wanted: str | Sequence[str] = "mouse"
+) -> Category:
+    return read_category(categories, wanted, names, "x.json")
 
 
 def test_category_of_a_file() -> None:
     found = read([OTHER, MOUSE])
     assert (found.id, found.names, found.limbs) == (7, ("nose", "tail"), ((0, 1),))
     assert found.entry is MOUSE
-    assert read([MOUSE], ("nose", "tail")) == found
+    assert (found.ids, found.notes) == ({7}, ())
+    assert read([OTHER, MOUSE], ("nose", "tail")) == found
     assert read([{**MOUSE, "skeleton": None}]).limbs == ()
 
 
-def test_names_come_from_params_if_the_file_has_none() -> None:
-    bare = {"id": 7, "name": "mouse"}
+@pytest.mark.parametrize("absent", [{}, {"keypoints": []}, {"keypoints": None}])
+def test_names_come_from_params_if_the_file_has_none(absent: dict[str, Any]) -> None:
+    bare = {"id": 7, "name": "mouse", **absent}
     assert read([bare], ("a", "b", "c")).names == ("a", "b", "c")
     with pytest.raises(PoseError, match=r"^x.json: category 'mouse' has no 'keypoints'; add"):
         read([bare])
+
+
+def test_names_are_trimmed() -> None:
+    found = read([{**MOUSE, "name": " mouse", "keypoints": ["nose ", " tail"]}], ("nose", "tail "))
+    assert found.names == ("nose", "tail")
+    assert read([MOUSE], wanted=" mouse ").id == 7
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids", "name"),
+    [
+        (["mouse", "rat"], [7, 3], "mouse, rat"),
+        (["rat", "mouse"], [3, 7], "rat, mouse"),
+        (["rat"], [3], "rat"),
+        (["rat", "rat"], [3], "rat"),
+        ("all", [7, 3], "mouse, rat"),
+    ],
+)
+def test_several_categories_are_one(wanted: Any, ids: list[int], name: str) -> None:
+    found = read([OTHER, MOUSE, RAT], wanted=wanted)
+    assert found.id == found.entry["id"] == ids[0]
+    assert found.ids == {*ids}
+    assert found.entry["name"] == name
+    assert (found.names, found.limbs) == (("nose", "tail"), ((0, 1),))
+    others = {1: "cage", 7: "mouse", 3: "rat"}
+    assert found.others == {k: others[k] for k in others if k not in ids}
+
+
+def test_all_are_those_with_keypoints() -> None:
+    root = {"id": 0, "name": "animals", "supercategory": "none", "keypoints": []}
+    nameless = {"id": 4, "keypoints": ["nose", "tail"]}
+    found = read([root, MOUSE, nameless], wanted="all")
+    assert (found.id, found.ids, found.entry["name"]) == (7, {7, 4}, "mouse, None")
+    assert found.others == {0: "animals"}
+    bare = [root, {"id": 1, "name": "b"}]
+    assert read(bare, ("a",), "all").ids == {0, 1}
+    assert read([OTHER, {**MOUSE, "name": "all"}, RAT], wanted="all").ids == {7}
+
+
+def test_many_categories_have_a_short_name() -> None:
+    species = [{**MOUSE, "id": k, "name": f"s{k}"} for k in range(54)]
+    found = read(species, wanted="all")
+    assert len(found.ids) == 54
+    assert found.entry["name"].endswith("s19 ... (54 in all)")
+
+
+def test_limbs_of_the_first_category_that_has_some() -> None:
+    assert read([{**MOUSE, "skeleton": []}, RAT], wanted="all").limbs == ((0, 1),)
+
+
+def test_notes_name_file_and_category() -> None:
+    found = read([{**MOUSE, "skeleton": [[0, 1], [1, 3]]}])
+    assert found.limbs == ()
+    assert found.notes == (
+        "x.json: category mouse: left out 2 of 2 limbs, which are not two of its 2 keypoints; "
+        "first: [0, 1]",
+    )
+    assert read([{**MOUSE, "skeleton": [[0, 1]]}]).notes == (
+        "x.json: category mouse: limbs contain keypoint 0 and are read as counted from 0",
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,9 +105,13 @@ def test_names_come_from_params_if_the_file_has_none() -> None:
     [
         ([], None, "0 categories are named 'mouse', .*; there are: none; set data.category"),
         ([OTHER, "x"], None, "0 categories are named 'mouse', .*; there are: cage; set data.cat"),
-        ([MOUSE, MOUSE], None, "2 categories are named 'mouse', expected one"),
-        ([{**MOUSE, "id": "7"}], None, "expected one with an integer id"),
-        ([{**MOUSE, "keypoints": []}], None, r"has 'keypoints' \[\], expected a list of names"),
+        ([MOUSE, {**MOUSE}], None, "2 categories are named 'mouse', expected one"),
+        ([{**MOUSE, "name": "Mouse"}], None, "there are: Mouse; set data.category to a name, a li"),
+        ([{**MOUSE, "name": None}], None, "there are: None; set data.category to .*, or all"),
+        ([{**MOUSE, "id": "7"}], None, "category mouse has id '7', expected an integer"),
+        ([{**MOUSE, "id": True}], None, "category mouse has id True, expected an integer"),
+        ([MOUSE, {**OTHER, "id": 7}], None, "categories mouse and cage have the same id 7; give"),
+        ([{**MOUSE, "keypoints": {}}], None, r"has 'keypoints' {}, expected a list of names"),
         ([{**MOUSE, "keypoints": 5}], None, "has 'keypoints' 5, expected a list of names"),
         (
             [{**MOUSE, "keypoints": ["a", 1]}],
@@ -48,9 +120,6 @@ def test_names_come_from_params_if_the_file_has_none() -> None:
         ),
         ([{**MOUSE, "keypoints": ["a", "b", "a"]}], None, "'keypoints' with a more than once"),
         ([{"id": 7, "name": "mouse"}], ("a", "a"), "'keypoints' with a more than once"),
-        ([{**MOUSE, "skeleton": [[0, 1]]}], None, r"has \[0, 1\] in 'skeleton', .* from 1 to 2"),
-        ([{**MOUSE, "skeleton": [[1, 3]]}], None, r"has \[1, 3\] in 'skeleton'"),
-        ([{**MOUSE, "skeleton": [[1]]}], None, r"has \[1\] in 'skeleton'"),
         ([MOUSE], ("nose",), "has 2 keypoints, keypoints.names 1; unexpected: tail; make"),
         ([MOUSE], ("nose", "ear"), "missing: ear; unexpected: tail; make them equal"),
         ([MOUSE], ("tail", "nose"), "the order differs: nose, tail; make them equal"),
@@ -59,5 +128,37 @@ def test_names_come_from_params_if_the_file_has_none() -> None:
 def test_mistakes(categories: list[Any], names: Any, expected: str) -> None:
     with pytest.raises(PoseError, match=expected) as caught:
         read(categories, names)
+    assert str(caught.value).startswith("x.json: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "categories", "expected"),
+    [
+        ("all", [], "'categories' is empty"),
+        ("all", [OTHER], "category 'cage' has no 'keypoints'; add their names there"),
+        (
+            "all",
+            [MOUSE, RAT, {**RAT, "id": 9, "name": "bat", "keypoints": ["nose", "wing"]}],
+            "other 'keypoints' than those of category mouse have: bat; list categories with equal",
+        ),
+        (
+            ["mouse", "rat", "bat"],
+            [
+                MOUSE,
+                {**RAT, "keypoints": ["tail", "nose"]},
+                {**RAT, "id": 9, "name": "bat", "keypoints": ["nose"]},
+            ],
+            "of category mouse have: rat, bat; list",
+        ),
+        (["mouse", "cat"], [MOUSE, RAT], "0 categories are named 'cat', .*there are: mouse, rat;"),
+        (["mouse", "cage"], [MOUSE, OTHER], "category 'cage' has no 'keypoints'"),
+        ("all", [MOUSE, {**RAT, "id": 7}], "categories mouse and rat have the same id 7"),
+        ("all", [MOUSE, {**RAT, "id": None}], "category rat has id None, expected an integer"),
+    ],
+)
+def test_mistakes_with_several(wanted: Any, categories: list[Any], expected: str) -> None:
+    with pytest.raises(PoseError, match=expected) as caught:
+        read(categories, wanted=wanted)
     assert str(caught.value).startswith("x.json: ")
     assert "\n" not in str(caught.value)

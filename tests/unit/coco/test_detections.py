@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -28,7 +29,7 @@ IMAGES = [
     {"id": 2, "file_name": "2.jpg", "width": 120, "height": 200},
 ]
 
-PERSON = Category(1, COCO_17.names, (), {"id": 1, "name": "person"})
+PERSON = Category(1, COCO_17.names, (), {"id": 1, "name": "person"}, frozenset({1}))
 
 
 def box(image_id: int, bbox: list[float], score: float = 0.5, category_id: int = 1) -> dict:
@@ -47,6 +48,15 @@ def refusal(folder: Path, records: Any) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text.replace(f"{folder}/", "")
+
+
+def test_boxes_of_all_selected_categories_are_used(tmp_path: Path) -> None:
+    path = tmp_path / "detections.json"
+    records = [box(1, [1, 2, 3, 4], category_id=k) for k in (1, 2, 5, 5)]
+    path.write_text(json.dumps(records), encoding="utf-8")
+    found = read_detections(path, IMAGES, dataclasses.replace(PERSON, ids=frozenset({1, 5})))
+    assert [person.ann_id for person in found.persons] == [0, 2, 3]
+    assert found.left_out["of other categories"] == 1
 
 
 def test_persons_are_sorted_by_image_then_by_index(tmp_path: Path) -> None:

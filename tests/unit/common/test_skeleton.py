@@ -12,7 +12,8 @@ from pose.common.skeleton import (
     COCO_OKS_SIGMAS,
     Skeleton,
     build_skeleton,
-    mirror_pairs,
+    describe_flip_pairs,
+    limbs_by_name,
     oks_sigmas,
 )
 
@@ -35,30 +36,10 @@ def test_cocos_names_give_cocos_skeleton() -> None:
     assert COCO_17.flip_indices == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
 
-@pytest.mark.parametrize(
-    ("names", "pairs"),
-    [
-        ((), ()),
-        (("nose", "tail", "leftover", "ladder", "r2"), ()),
-        (("left_eye", "right_eye"), ((0, 1),)),
-        (("right_eye", "nose", "left_eye"), ((2, 0),)),
-        (("l_eye", "r_eye", "L-Ear", "R-Ear"), ((0, 1), (2, 3))),
-        (("eye_left", "eye_right", "ear.l", "ear.r"), ((0, 1), (2, 3))),
-        (
-            ("front_left_paw", "back_left_paw", "back_right_paw", "front_right_paw"),
-            ((0, 3), (1, 2)),
-        ),
-        (("Left Wrist", "Right Wrist"), ((0, 1),)),
-    ],
-)
-def test_pairs_by_name(names: tuple[str, ...], pairs: tuple) -> None:
-    assert mirror_pairs(names) == pairs
-
-
 def test_a_side_without_a_partner_is_a_mistake() -> None:
     found = message(names=("left_eye", "nose"))
     assert found.startswith(
-        "params.yaml: keypoints.flip_pairs is null, but left_eye has no partner"
+        "params.yaml: keypoints.flip_pairs is null, but left_eye has no single partner"
     )
     assert build(names=("left_eye", "nose"), flip_pairs=[]).flip_indices == (0, 1)
 
@@ -67,6 +48,29 @@ def test_given_pairs_count_alone() -> None:
     found = build(flip_pairs=[("tail", "nose")])
     assert found.flip_pairs == ((3, 0),)
     assert found.flip_indices == (3, 1, 2, 0)
+
+
+def test_given_pairs_are_not_guessed() -> None:
+    names = ("left_eye", "nose", "a", "b", "c", "d")
+    assert build(names=names, flip_pairs=[]).flip_pairs == ()
+    assert build(names=names, flip_pairs=[("a", "b")]).flip_pairs == ((2, 3),)
+
+
+def test_what_is_logged_of_the_pairs() -> None:
+    assert describe_flip_pairs(build()) == (
+        "1 flip pair: left_ear - right_ear; 2 unpaired: nose, tail"
+    )
+    assert describe_flip_pairs(build(flip_pairs=[])).startswith("0 flip pairs; 4 unpaired: nose, ")
+    assert describe_flip_pairs(COCO_17).startswith("8 flip pairs: left_eye - right_eye, left_ear -")
+    assert describe_flip_pairs(COCO_17).endswith("; 1 unpaired: nose")
+    assert describe_flip_pairs(build(names=("L", "R"))) == "1 flip pair: L - R"
+
+
+def test_limbs_by_name() -> None:
+    assert limbs_by_name(MOUSE, []) == ()
+    assert limbs_by_name(MOUSE, [("tail", "nose"), ("nose", "left_ear")]) == ((3, 0), (0, 1))
+    with pytest.raises(PoseError, match=r"keypoints.skeleton: 'leg' is not a keypoint; there are"):
+        limbs_by_name(MOUSE, [("nose", "leg")])
 
 
 def test_half_bodies() -> None:
