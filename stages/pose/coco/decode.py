@@ -86,16 +86,18 @@ def decode_image(
 
 def _check_size(note: ImageNote, image_wh: tuple[int, int], upright: bool) -> None:
     """Raises BadImageError if the annotations' image_wh is not that of the image."""
-    exchanged = exchanges_sides(note.orientation)
-    wh = note.stored_wh[::-1] if upright and exchanged else note.stored_wh
+    turns = exchanges_sides(note.orientation)
+    wh = note.stored_wh[::-1] if upright and turns else note.stored_wh
     if wh == image_wh:
         return
-    text = f"is {wh[0]} x {wh[1]}, the annotations say {image_wh[0]} x {image_wh[1]}"
-    if wh[::-1] == image_wh:
-        text += f", its EXIF orientation is {note.orientation}"
-        if exchanged and not upright:
-            text += "; set data.orientation: apply"
-    raise BadImageError(text)
+    is_exchanged = wh[::-1] == image_wh
+    rotation = (
+        f"EXIF orientation {note.orientation}" if note.orientation > 1 else "no EXIF rotation"
+    )
+    seen = f" with {rotation}" if is_exchanged else ""
+    advice = "; set data.orientation: apply" if is_exchanged and turns and not upright else ""
+    annotated = f"the annotations say {image_wh[0]} x {image_wh[1]}"
+    raise BadImageError(f"is {wh[0]} x {wh[1]}{seen}, {annotated}{advice}")
 
 
 def _decode(content: bytes, bit_depth: int | None) -> tuple[NDArray[np.uint8] | None, int | None]:

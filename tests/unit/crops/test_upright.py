@@ -124,7 +124,8 @@ def test_as_stored_without_the_setting(tmp_path: Path, crop_settings: CropSettin
         notes = write_shard(tmp_path / "0.arrow", images, split.persons, settings)
         assert len(notes.bad) == bad
         for record in notes.bad:
-            assert record.reason.endswith("orientation is 6; set data.orientation: apply")
+            assert "with EXIF orientation 6, " in record.reason
+            assert record.reason.endswith("; set data.orientation: apply")
 
 
 def test_detected_boxes_turn_with_their_image(tmp_path: Path) -> None:
