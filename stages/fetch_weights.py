@@ -6,9 +6,10 @@
 download, but it is not a pretrained model. `file`, `url` and `huggingface` convert a checkpoint of
 Sapiens, ViTPose (its own, mmpose's, Hugging Face's), timm, MAE, or this project. With
 `weights.head: keep` the head of a pose checkpoint is converted too (for keypoints other than COCO's
-17 list `keypoints.names`). Writes data/weights/start.safetensors and metrics/fetch_weights. Takes
-seconds, plus the download. A download from a URL stays in data/resume/fetch_weights, so that a
-conversion for another model does not download it again.
+17 list `keypoints.names`). Of a file with several models, such as student and teacher,
+`weights.key` names the one to read. Writes data/weights/start.safetensors and
+metrics/fetch_weights. Takes seconds, plus the download. A download from a URL stays in
+data/resume/fetch_weights, so that a conversion for another model does not download it again.
 
 Files of Sapiens on the Hugging Face Hub (CC BY-NC 4.0). Their names are from the projects'
 documentation; we did not download them, and they may have moved. Set weights.revision: main; the

@@ -233,9 +233,7 @@ def test_bad_records_are_left_out(
 def test_unreadable_checkpoint(unharmed: Project, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(bytes(range(256)) * 8)
     unharmed.set(**{"weights.source": "file", "weights.file": str(tmp_path / name)})
-    assert_refused(
-        unharmed.stage("fetch_weights"), "fetch_weights", name, "not a readable checkpoint"
-    )
+    assert_refused(unharmed.stage("fetch_weights"), "fetch_weights", name, "of no known kind")
 
 
 def test_wrong_digest(unharmed: Project) -> None:

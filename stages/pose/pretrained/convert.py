@@ -89,6 +89,10 @@ def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, Loa
     renamed = _our_names(state)
     if not any(name.startswith("backbone.blocks.") for name in renamed):
         raise no_backbone(state)
+    if keep_head and not any(IN_HEAD.match(name) for name in renamed):
+        others = [name for name in renamed if not name.startswith("backbone.")]
+        beside = f" (beside the backbone: {shorten(others)})" if others else ""
+        raise PoseError(f"has no head of a pose model{beside}; set weights.head: fresh")
     report = LoadReport()
     report.notes += [describe_backbone(renamed), describe_head(renamed)]
     weights: State = {}

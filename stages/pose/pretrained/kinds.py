@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from pose.common.errors import PoseError, printable
@@ -153,19 +154,21 @@ def folder_error(path: Path) -> PoseError:
     """The error for a folder without an index: its kind or its files, and the next step."""
     names = sorted(entry.name for entry in path.iterdir())
     if ".metadata" in names or any(name.endswith(".distcp") for name in names):
+        module = "torch.distributed.checkpoint.format_utils"
+        command = f"python -m {module} dcp_to_torch {quote(str(path))} model.pth"
         return PoseError(
-            f"{path}: is a folder of torch.distributed.checkpoint; where you trust it, run `python "
-            f"-m torch.distributed.checkpoint.format_utils dcp_to_torch {path} model.pth` and give "
-            "model.pth"
+            f"{path}: is a folder of torch.distributed.checkpoint; where you trust it, run "
+            f"`{command}` and give model.pth"
         )
     if "zero_to_fp32.py" in names:
         return PoseError(
             f"{path}: is a folder of DeepSpeed; run its zero_to_fp32.py and give the file it writes"
         )
     if "data.pkl" in names:
+        name = quote(path.name)
         return PoseError(
-            f"{path}: is an unpacked .pth file; run `zip -r0 {path.name}.pth {path.name}` in the "
-            f"folder above and give {path.name}.pth"
+            f"{path}: is an unpacked .pth file; run `zip -r0 {name}.pth {name}` in the "
+            f"folder above and give {name}.pth"
         )
     if "saved_model.pb" in names:
         return PoseError(f"{path}: is a TensorFlow SavedModel, no checkpoint; {SAME_MODEL}")

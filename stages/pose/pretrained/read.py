@@ -194,7 +194,9 @@ def _dictionaries(content: Any, path: Path) -> Dictionaries:
         if state:
             found.setdefault(".".join(keys), {}).update(state)
     if not found:
-        raise PoseError(f"{path}: contains no tensors{_contents(content)}; is it a checkpoint?")
+        raise PoseError(
+            f"{path}: contains no tensors{_contents(content)}; save the model's state_dict()"
+        )
     for state in found.values():
         if repeated := [k for k, v in state.items() if v.nbytes > v.untyped_storage().nbytes()]:
             raise PoseError(
@@ -224,7 +226,9 @@ def _is_weight(value: Any) -> bool:
 def _contents(content: Any) -> str:
     """What a file without tensors holds."""
     if not isinstance(content, dict):
-        return f" (it is a {type(content).__name__})"
+        return f" in a dictionary (it is a {type(content).__name__})"
+    if objects := sum(isinstance(v, Inert) for _, items in _walk(content) for v in items.values()):
+        return f" but {objects} objects, such as NumPy arrays, which are not read"
     # reprlib: a key may be a nested object with millions of parts
     names = [key if isinstance(key, str) else reprlib.repr(key) for key in content]
     return f" (keys: {shorten(names)})" if names else ""

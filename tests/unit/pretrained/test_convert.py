@@ -510,8 +510,12 @@ def test_keeping_a_head_of_another_kind(spec: ModelSpec, kind: str, wanted: str)
 
 def test_keeping_a_head_that_is_not_there(spec: ModelSpec, ours: State) -> None:
     message = refused(sapiens_clean(ours), spec, keep_head=True)
-    assert message.startswith("missing tensors head.conv_layers.0.bias, ")
-    assert message.endswith(" (head in the file: none)")
+    assert message == "has no head of a pose model; set weights.head: fresh"
+    source = {**backbone_of(ours), "decode_head.conv.weight": torch.ones(1)}
+    assert refused(source, spec, keep_head=True) == (
+        "has no head of a pose model (beside the backbone: decode_head.conv.weight); set "
+        "weights.head: fresh"
+    )
 
 
 def test_report_is_a_table() -> None:

@@ -253,6 +253,23 @@ def test_protocol_4_is_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([{"a": torch.ones(1)}], "contains no tensors in a dictionary (it is a list); save the"),
+        (
+            {"state_dict": {"a": np.ones(3), "b": np.ones(2)}},
+            "contains no tensors but 2 objects, such as NumPy arrays, which are not read; save",
+        ),
+    ],
+)
+def test_what_a_file_without_tensors_holds(tmp_path: Path, content, expected: str) -> None:
+    path = saved(tmp_path, content)
+    with pytest.raises(PoseError) as caught:
+        read_all(path)
+    assert str(caught.value).startswith(f"{path}: {expected}")
+
+
 # ------------------------------------------------------------------------------ dictionaries
 
 

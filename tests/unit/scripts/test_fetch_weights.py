@@ -211,7 +211,7 @@ def spoil_other(path: Path) -> None:
             {},
             "x.pth: none of its 1 tensors has a name of a known ViT (first: conv1.weight); ",
         ),
-        (None, {"head": "keep"}, "x.pth: missing tensors head.conv_layers.0.bias, "),
+        (None, {"head": "keep"}, "x.pth: has no head of a pose model; set weights.head: fresh"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(
