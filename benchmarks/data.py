@@ -33,6 +33,7 @@ sys.path.insert(0, str(ROOT / "recipes"))
 import apply  # noqa: E402
 import reference  # noqa: E402
 from pose.coco.annotations import Person, read_annotations  # noqa: E402
+from pose.coco.files import coco_files  # noqa: E402
 from pose.coco.images import Images  # noqa: E402
 from pose.codecs import geometry  # noqa: E402
 from pose.codecs.gaussian import Blur  # noqa: E402
@@ -91,7 +92,9 @@ def rendered(folder: Path) -> Path:
 
 def report(root: Path, split: str, scratch: Path) -> list[str]:
     """All lines of the page after its title."""
-    persons = [p for p in read_annotations(root, split, DATA, None).persons if p.num_keypoints]
+    persons = [
+        p for p in read_annotations(coco_files(root, split), DATA, None).persons if p.num_keypoints
+    ]
     kinds = "reference | ours, for a CPU | ours, for a GPU | floor"
     lines = [
         "Milliseconds of CPU time per training sample, made in four ways:",
@@ -128,7 +131,7 @@ def cached(
 ) -> tuple[CropTable, list[float]]:
     """Crop table of the people, and squared errors of its sampled crops."""
     folder.mkdir(exist_ok=True)
-    notes = write_shard(folder / "00000.arrow", Images(root, split), persons, spec)
+    notes = write_shard(folder / "00000.arrow", Images(coco_files(root, split)), persons, spec)
     return CropTable(folder), notes.squared_errors
 
 
@@ -142,7 +145,7 @@ def samples_line(
         TrainingSamples(table, table.labelled(), AUGMENT, COCO_17, spec.codec, 0, (0,), deferred)
         for deferred in (False, True)
     )
-    images = Images(root, split)
+    images = Images(coco_files(root, split))
     jpegs = [np.frombuffer(images.read(p.file_name), np.uint8) for p in persons]
     affines = [floor_affine(near, row) for row in range(len(persons))]
     count = len(persons)

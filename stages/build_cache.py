@@ -24,21 +24,15 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from pose.coco.annotations import (
-    UNLABELLED_SPLIT,
-    Annotations,
-    Person,
-    is_unannotated,
-    read_annotations,
-    read_images,
-    read_unannotated,
-)
+from pose.coco.annotations import Annotations, Person
 from pose.coco.bad_records import BadRecord, reason_lines, report_bad
-from pose.coco.category import Category, require_same_names
+from pose.coco.category import require_same_names
 from pose.coco.decode import ImageNote, PixelSettings
 from pose.coco.detections import read_detections
+from pose.coco.files import SplitFiles
 from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
+from pose.coco.splits import Split, read_splits, read_unlabelled
 from pose.codecs.udp import build_codec
 from pose.common import stage
 from pose.common.errors import PoseError, shorten
@@ -89,7 +83,7 @@ class ShardGroup:
     """People of a split, to be written to shards whose paths begin with `prefix`."""
 
     prefix: str
-    split: str
+    files: SplitFiles
     persons: list[Person]
 
 
@@ -97,13 +91,10 @@ def main(params: Params) -> None:
     root = stage.COCO
     if params.data.source == "local":
         root = Path(str(params.data.root)).expanduser()
-    val_split = params.data.val_split
-    splits = _read_splits(params, root)
-    turned = {}
-    for kind, name in (("train", params.data.train_split), ("val", val_split)):
-        turned[kind] = _stored_orientations(params, root, name, splits[kind].images)
-        splits[kind] = upright_annotations(splits[kind], turned[kind])
-    train, val = splits["train"], splits["val"]
+    splits = read_splits(root, params.data, params.keypoints.names)
+    turned = {kind: _stored_orientations(params, split) for kind, split in splits.items()}
+    train = upright_annotations(splits["train"].annotations, turned["train"])
+    val = upright_annotations(splits["val"].annotations, turned["val"])
     skeleton = _skeleton(params, train, val)
     settings = CropSettings(
         codec=build_codec(params.codec, skeleton.flip_indices),
@@ -113,7 +104,8 @@ def main(params: Params) -> None:
         pixels=PixelSettings(params.data.orientation == "apply", params.data.bit_depth),
     )
     limb_notes = train.category.notes if params.keypoints.skeleton is None else ()
-    warnings = list(dict.fromkeys([*limb_notes, *train.warnings, *val.warnings]))
+    lines = [*limb_notes, *train.warnings, *val.warnings, *_shared_images(params)]
+    warnings = list(dict.fromkeys(lines))
     for line in warnings:
         log(f"{NAME}: warning: {line}")
     bad = list(dict.fromkeys([*train.bad, *val.bad]))
@@ -132,19 +124,21 @@ def main(params: Params) -> None:
                 f"categories: {listed}"
             )
     groups = [
-        ShardGroup("train/", params.data.train_split, training_persons(train, params.data)),
-        ShardGroup("val/", val_split, val.persons),
+        ShardGroup("train/", splits["train"].files, training_persons(train, params.data)),
+        ShardGroup("val/", splits["val"].files, val.persons),
     ]
     if params.data.detections is not None:
-        groups.append(ShardGroup("detections/", val_split, _detected_persons(val, turned["val"])))
+        persons = _detected_persons(val, turned["val"])
+        groups.append(ShardGroup("detections/", splits["val"].files, persons))
     if params.data.unlabelled_images:
-        persons = _unlabelled_persons(params, root, val.category)
-        groups.append(ShardGroup("unlabelled/images-", UNLABELLED_SPLIT, persons))
+        unlabelled = read_unlabelled(root, val.category)
+        persons = _unlabelled_persons(params, unlabelled)
+        groups.append(ShardGroup("unlabelled/images-", unlabelled.files, persons))
     with stage.resume_folder(NAME) as folder:
         errors: list[float] = []
         noted: dict[tuple[str, str], ImageNote] = {}
         for group in groups:
-            notes = _write_split(folder, root, group, params.data.shard_persons, settings)
+            notes = _write_split(folder, group, params.data.shard_persons, settings)
             unusable = [record for note in notes for record in note.bad]
             new = [record for record in unusable if record not in bad]
             report_bad(NAME, new, params.data.on_bad_record)
@@ -152,36 +146,30 @@ def main(params: Params) -> None:
             bad += new
             errors += [error for note in notes for error in note.squared_errors]
             for note in notes:
-                noted |= {(group.split, name): image for name, image in note.images.items()}
+                noted |= {(group.files.split, name): image for name, image in note.images.items()}
         image_lines = _image_lines(groups, noted, settings.pixels)
         for line in image_lines:
             log(f"{NAME}: warning: {line}")
         coverage = {}
-        for kind, split in splits.items():
+        for kind, split in (("train", train), ("val", val)):
             coverage[kind] = empty_coverage(skeleton.num_keypoints)
             if split.annotated:
                 table = CropTable(folder / kind)
                 coverage[kind] = measure_coverage(table, params.codec.heatmap_size)
                 require_keypoints(coverage[kind], split.name)
         write_json(folder / stage.SKELETON.name, asdict(skeleton))
-        _write_summary(folder, val, val_split, bad, errors)
+        _write_summary(folder, val, splits["val"].files, bad, errors)
         _write_warnings(folder / "warnings.json", [*warnings, *image_lines])
         _write_coverage(skeleton.names, coverage["train"], coverage["val"])
         _publish(folder)
 
 
-def _read_splits(params: Params, root: Path) -> dict[str, Annotations]:
-    """The annotations of train and val; of an unannotated val (test-dev) only its images."""
-    data, names = params.data, params.keypoints.names
-    train = read_annotations(root, data.train_split, data, names)
-    if not is_unannotated(root, data.val_split):
-        return {"train": train, "val": read_annotations(root, data.val_split, data, names)}
-    if data.detections is None:
-        raise PoseError(
-            f"params.yaml: data.val_split = {data.val_split!r} has no annotations and so no boxes "
-            "to predict in; set data.detections to the file of a detector's boxes"
-        )
-    return {"train": train, "val": read_unannotated(root, data.val_split, train.category)}
+def _shared_images(params: Params) -> list[str]:
+    """The warnings of download_coco about images that are in train and in val."""
+    if params.data.source != "local" or not stage.LOCAL.exists():
+        return []
+    lines: list[str] = read_json(stage.LOCAL)["warnings"]
+    return lines
 
 
 def _skeleton(params: Params, train: Annotations, val: Annotations) -> Skeleton:
@@ -199,18 +187,18 @@ def _skeleton(params: Params, train: Annotations, val: Annotations) -> Skeleton:
     return skeleton
 
 
-def _stored_orientations(
-    params: Params, root: Path, split: str, entries: list[dict[str, Any]]
-) -> dict[int, int]:
+def _stored_orientations(params: Params, split: Split) -> dict[int, int]:
     """As crops/upright.py has them; {} unless data.orientation is apply."""
     if params.data.orientation == "ignore":
         return {}
-    with Images(root, split) as images:
+    entries = split.annotations.images
+    with Images(split.files) as images:
         orientations = stored_orientations(images, entries)
     if orientations:
         log(
-            f"{NAME}: {split}: {len(orientations):,} of {len(entries):,} images have annotations "
-            "in pixels as stored, which are rotated with the image (data.orientation: apply)"
+            f"{NAME}: {split.files.split}: {len(orientations):,} of {len(entries):,} images have "
+            "annotations in pixels as stored, which are rotated with the image (data.orientation: "
+            "apply)"
         )
     return orientations
 
@@ -219,7 +207,7 @@ def _image_lines(
     groups: list[ShardGroup], noted: dict[tuple[str, str], ImageNote], settings: PixelSettings
 ) -> list[str]:
     """EXIF orientation and 16-bit pixels, counted over all images with people."""
-    count = len({(group.split, person.file_name) for group in groups for person in group.persons})
+    count = len({(g.files.split, person.file_name) for g in groups for person in g.persons})
     notes = noted.values()
     return [*orientation_lines(notes, count, settings), *bit_depth_lines(notes, count, settings)]
 
@@ -233,12 +221,11 @@ def _detected_persons(val: Annotations, turned: dict[int, int]) -> list[Person]:
     return upright_persons(detections.persons, turned)
 
 
-def _unlabelled_persons(params: Params, root: Path, category: Category) -> list[Person]:
+def _unlabelled_persons(params: Params, split: Split) -> list[Person]:
     """Detections with a high score in images without annotations."""
-    images = read_images(root, UNLABELLED_SPLIT)
+    images, category = split.annotations.images, split.annotations.category
     persons = read_detections(stage.UNLABELLED_DETECTIONS, images, category).persons
-    turned = _stored_orientations(params, root, UNLABELLED_SPLIT, images)
-    persons = upright_persons(persons, turned)
+    persons = upright_persons(persons, _stored_orientations(params, split))
     threshold = params.data.unlabelled_score_thr
     confident = [person for person in persons if person.bbox_score >= threshold]
     log(
@@ -253,30 +240,32 @@ def _require_people(group: ShardGroup, bad: list[BadRecord]) -> None:
     unusable = {record.record for record in bad}
     if group.persons and unusable >= {person.file_name for person in group.persons}:
         lines = "\n".join(reason_lines(bad))
-        raise PoseError(f"{lines}\n{group.split}: no image of a person can be used; repair them")
+        raise PoseError(
+            f"{lines}\n{group.files.split}: no image of a person can be used; repair them"
+        )
 
 
 def _write_split(
-    folder: Path, root: Path, group: ShardGroup, shard_persons: int, settings: CropSettings
+    folder: Path, group: ShardGroup, shard_persons: int, settings: CropSettings
 ) -> list[ShardNotes]:
     """Notes of all shards, after writing those that an interrupted run has not finished."""
     shards = plan_shards(group.persons, shard_persons)
     paths = [folder / f"{group.prefix}{index:05d}.arrow" for index in range(len(shards))]
     count = len(shards)
     with worker_pool(stage.workers()) as pool:
-        splits = [group.split] * count
-        done = pool.map(_shard_job, paths, [root] * count, splits, shards, [settings] * count)
+        files = [group.files] * count
+        done = pool.map(_shard_job, paths, files, shards, [settings] * count)
         return list(tqdm(done, f"crops of {group.prefix.split('/')[0]}", count, disable=None))
 
 
 def _shard_job(
-    path: Path, root: Path, split: str, persons: list[Person], settings: CropSettings
+    path: Path, files: SplitFiles, persons: list[Person], settings: CropSettings
 ) -> ShardNotes:
     notes = path.with_suffix(".json")  # written last: marks the shard as finished
     is_train = path.parent.name == "train"
     unlabelled = path.parent.parent / "unlabelled" / path.name if is_train else None
     if not _is_finished(notes, [path, unlabelled]):
-        images = _images(root, split)
+        images = _images(files)
         write_json(notes, asdict(write_shard(path, images, persons, settings, unlabelled)))
     content = read_json(notes)
     bad = [BadRecord(**record) for record in content["bad"]]
@@ -294,16 +283,16 @@ def _is_finished(notes: Path, shards: list[Path | None]) -> bool:
 
 
 @cache
-def _images(root: Path, split: str) -> Images:
+def _images(files: SplitFiles) -> Images:
     """Opened once per worker: reading the directory of COCO's zip takes half a second."""
-    return Images(root, split)
+    return Images(files)
 
 
 def _write_summary(
-    folder: Path, val: Annotations, val_split: str, bad: list[BadRecord], errors: list[float]
+    folder: Path, val: Annotations, files: SplitFiles, bad: list[BadRecord], errors: list[float]
 ) -> None:
     """Write val's ground truth without skipped images, the quarantine list, and the counts."""
-    skipped = {record.record for record in bad if record.file == val_split}
+    skipped = {record.record for record in bad if record.file == files.split}
     image_ids = {image["id"] for image in val.images if image["file_name"] not in skipped}
     write_json(folder / "ground_truth.json", ground_truth(val, image_ids))
     write_json(folder / "quarantine.json", [record.entry() for record in bad])

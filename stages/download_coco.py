@@ -24,29 +24,26 @@ copied. Published results use one of two files. We downloaded neither and do not
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
-from pose.coco.annotations import (
-    ANNOTATIONS_ZIP,
-    UNLABELLED_SPLIT,
-    Annotations,
-    image_info_zip,
-    is_unannotated,
-    read_annotations,
-    read_images,
-)
+from pose.coco.annotations import Annotations
 from pose.coco.bad_records import report_bad
 from pose.coco.detections import parse_detections
-from pose.coco.images import Images, image_split
+from pose.coco.files import Kind
+from pose.coco.images import Images
+from pose.coco.overlap import Checksums, image_checksums, shared_images
+from pose.coco.splits import Split, read_splits, read_unlabelled
 from pose.common import stage
-from pose.common.errors import PoseError
+from pose.common.errors import PoseError, shorten
 from pose.common.files import digest, locked, replacing, write_atomic, write_json
 from pose.common.log import log
 from pose.common.params import Data, Params
@@ -170,60 +167,72 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _local(params: Params, folder: Path) -> dict[str, int]:
-    """Store digests of the files in data.root, so that DVC sees when one of them changes."""
-    root = Path(str(params.data.root)).expanduser()
+    """Check the files below data.root and write their digests, so that data/coco changes with them.
+
+    local.json also has the warnings of build_cache about images that are in train and in val.
+    """
+    root = Path(params.data.root).expanduser()
     if not root.is_dir():
-        raise PoseError(f"params.yaml: data.root = {str(root)!r} is not a folder")
-    counts: dict[str, int] = {}
-    digests: dict[str, str] = {}
-    data, names = params.data, params.keypoints.names
-    splits = {
-        split: _read_split(root, split, data, names)
-        for split in dict.fromkeys((data.train_split, data.val_split))
-    }
-    _report(data, [found for found in splits.values() if found is not None])
-    for split, found in splits.items():
-        images = len(read_images(root, split) if found is None else found.images)
-        persons = 0 if found is None else len(found.persons)
-        with Images(root, split):  # raises if the images are missing
-            digests[split] = _split_digest(root, split)
-        counts |= {f"{split}_images": images, f"{split}_persons": persons}
-    if data.unlabelled_images:
-        counts["unlabelled_images"] = len(read_images(root, UNLABELLED_SPLIT))
-        digests[UNLABELLED_SPLIT] = digest(_images_path(root, UNLABELLED_SPLIT))
-    write_json(folder / "local.json", digests)
+        raise PoseError(
+            f"params.yaml: data.root = {str(root)!r}: {root.absolute()} is not a folder"
+        )
+    splits = read_splits(root, params.data, params.keypoints.names)
+    _report(params.data, [split.annotations for split in splits.values()])
+    _log_files(params.data, root, splits)
+    checksums = {kind: _checksums(kind, split) for kind, split in splits.items()}
+    digests = {str(kind): _digests(split, checksums[kind]) for kind, split in splits.items()}
+    counts = {f"{kind}_images": len(split.annotations.images) for kind, split in splits.items()}
+    counts |= {f"{kind}_persons": len(split.annotations.persons) for kind, split in splits.items()}
+    if params.data.unlabelled_images:
+        unlabelled = read_unlabelled(root, splits["train"].annotations.category)
+        counts["unlabelled_images"] = len(unlabelled.annotations.images)
+        digests["unlabelled"] = _digests(unlabelled, _checksums("unlabelled", unlabelled))
+    warnings = shared_images(checksums["train"], checksums["val"])
+    for line in warnings:
+        log(f"{NAME}: warning: {line}")
+    write_json(folder / stage.LOCAL.name, {**digests, "warnings": warnings})
     return counts
-
-
-def _read_split(
-    root: Path, split: str, data: Data, names: Sequence[str] | None
-) -> Annotations | None:
-    """The checked annotations of a split; None for a split without any."""
-    return None if is_unannotated(root, split) else read_annotations(root, split, data, names)
 
 
 def _report(data: Data, splits: list[Annotations]) -> None:
     """Log the warnings on the annotations, and the bad ones as build_cache does."""
-    for line in [line for split in splits for line in split.warnings]:
+    for line in dict.fromkeys(line for split in splits for line in split.warnings):
         log(f"{NAME}: warning: {line}")
     bad = [record for split in splits for record in split.bad]
-    empty = [split.name for split in splits if not split.persons]
+    empty = [split.name for split in splits if split.annotated and not split.persons]
     report_bad(NAME, bad, data.on_bad_record, empty)
 
 
-def _split_digest(root: Path, split: str) -> str:
-    """Digests of a split's images and of its annotations, each in a folder or in a zip."""
-    kind = "image_info" if is_unannotated(root, split) else "person_keypoints"
-    json_path = root / "annotations" / f"{kind}_{split}.json"
-    zip_name = ANNOTATIONS_ZIP if kind == "person_keypoints" else image_info_zip(split)
-    annotations = json_path if json_path.is_file() else root / zip_name
-    return f"{digest(_images_path(root, split))} {digest(annotations)}"
+def _log_files(data: Data, root: Path, splits: Mapping[Kind, Split]) -> None:
+    """Which files are read, how val_fraction divides them, and which of them DVC does not watch."""
+    for kind, split in splits.items():
+        log(f"{NAME}: {kind}: {split.files.annotations}, images in {split.files.images}")
+    if data.val_fraction is not None:
+        train, val = (len(splits[kind].annotations.images) for kind in ("train", "val"))
+        log(f"{NAME}: data.val_fraction = {data.val_fraction}: {train:,} images train, {val:,} val")
+    paths = {path for s in splits.values() for path in (s.files.annotations, s.files.images)}
+    if outside := sorted(str(path) for path in paths if path and not path.is_relative_to(root)):
+        log(
+            f"{NAME}: not below data.root, so DVC does not see a change in them: "
+            f"{shorten(outside)}; after one run `dvc repro --force download_coco`, then `dvc repro`"
+        )
 
 
-def _images_path(root: Path, split: str) -> Path:
-    """The folder or zip of a split's images."""
-    split = image_split(split)
-    return root / split if (root / split).is_dir() else root / f"{split}.zip"
+def _checksums(kind: str, split: Split) -> Checksums:
+    """Size and CRC-32 of the split's images; raises PoseError if there is no folder or zip."""
+    entries = split.annotations.images
+    with Images(split.files) as images:
+        return image_checksums(images, tqdm(entries, f"checksums of {kind}", disable=None))
+
+
+def _digests(split: Split, checksums: Checksums) -> dict[str, str]:
+    """Digests of a split's annotations and images, which are a file or in a folder."""
+    images = split.files.images
+    listed = hashlib.sha256(json.dumps(sorted(checksums.items())).encode()).hexdigest()
+    return {
+        "annotations": digest(split.files.annotations),
+        "images": digest(images) if images and images.is_file() else listed,
+    }
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 
 from pose.coco.annotations import read_annotations
 from pose.coco.detections import read_detections
+from pose.coco.files import coco_files
 from pose.coco.images import Images
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17
@@ -135,8 +136,8 @@ def crop_table(tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings)
     """The cache of tiny_coco, in two shards."""
     folder = tmp_path / "cache"
     folder.mkdir()
-    images = Images(tiny_coco.root, SPLIT)
-    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
+    images = Images(coco_files(tiny_coco.root, SPLIT))
+    persons = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons
     for index, shard in enumerate(plan_shards(persons, 4)):
         assert not write_shard(folder / f"{index:05d}.arrow", images, shard, crop_settings).bad
     return CropTable(folder)
@@ -165,7 +166,7 @@ def tiny_model_spec() -> ModelSpec:
 @pytest.fixture
 def truth(tiny_coco: TinyCoco) -> dict[str, Any]:
     """COCO's ground truth of tiny_coco."""
-    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    found = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
     return {
         "images": found.images,
         "annotations": found.annotations,
@@ -185,9 +186,9 @@ def detected_table(tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSetti
     keys = ("image_id", "bbox", "score")
     records = [dict(zip(keys, one, strict=True), category_id=1) for one in boxes]
     (tmp_path / "boxes.json").write_text(json.dumps(records))
-    truth = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    truth = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
     persons = read_detections(tmp_path / "boxes.json", truth.images, truth.category).persons
     (tmp_path / "detected").mkdir()
-    found = Images(tiny_coco.root, SPLIT)
+    found = Images(coco_files(tiny_coco.root, SPLIT))
     write_shard(tmp_path / "detected" / "0.arrow", found, persons, crop_settings)
     return CropTable(tmp_path / "detected")

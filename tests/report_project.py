@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from own_keypoints_data import LIMBS, write_mice
 from pose.coco.annotations import read_annotations
+from pose.coco.files import coco_files
 from pose.coco.images import Images
 from pose.common.files import write_atomic, write_json
 from pose.common.params import load_params
@@ -91,10 +92,9 @@ def _write_cache(folder: Path, skeleton: Skeleton) -> None:
     write_mice(folder / "mice", "val", 5)
     params = load_params(folder / "params.yaml")
     spec = CropSettings(data_build.codec(params, skeleton), skeleton, params.augment, 95)
-    images = Images(folder / "mice", "val")
-    persons = read_annotations(
-        folder / "mice", "val", changed(params.data, category="mouse"), None
-    ).persons
+    images = Images(coco_files(folder / "mice", "val"))
+    data = changed(params.data, category="mouse")
+    persons = read_annotations(coco_files(folder / "mice", "val"), data, None).persons
     cache = folder / "data/cache"
     (cache / "val").mkdir(parents=True)
     (shard,) = plan_shards(persons, 8)

@@ -21,6 +21,7 @@ from pose.coco.annotations import Person, read_annotations
 from pose.coco.category import Category
 from pose.coco.decode import decode_image
 from pose.coco.detections import read_detections
+from pose.coco.files import SplitFiles, coco_files
 from pose.coco.images import BadImageError, Images
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS, build_skeleton
 from pose.crop_table import CropTable
@@ -50,11 +51,11 @@ def cached(folder: Path, images: Images, persons: list[Person], spec: CropSettin
 
 def use_annotations(root: Path, spec: CropSettings) -> None:
     """All that is done with an annotation file, up to COCOeval's ground truth."""
-    found = read_annotations(root, SPLIT, DEFAULT.data, None)
+    found = read_annotations(coco_files(root, SPLIT), DEFAULT.data, None)
     names, limbs = found.category.names, found.category.limbs
     build_skeleton(names, limbs, None, None, None)
     training_persons(found, HALF)
-    with Images(root, SPLIT) as images:
+    with Images(coco_files(root, SPLIT)) as images:
         table = cached(root / "cache", images, found.persons, spec)
     for row in range(len(table)):
         table.crop(row)
@@ -106,9 +107,8 @@ HOSTILE = {
 def test_hostile_json(bounded: Path, tiny_coco: TinyCoco, kind: str) -> None:
     content = HOSTILE[kind]
     tiny_coco.json_path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert tiny_coco.json_path.name in refused(
-        read_annotations, tiny_coco.root, SPLIT, DEFAULT.data, None
-    )
+    files = coco_files(tiny_coco.root, SPLIT)
+    assert files.name in refused(read_annotations, files, DEFAULT.data, None)
     path = bounded / "boxes.json"
     path.write_bytes(tiny_coco.json_path.read_bytes())
     assert path.name in refused(read_detections, path, [], PERSON)
@@ -123,7 +123,7 @@ PERSON = Category(1, COCO_17.names, (), {"id": 1}, frozenset({1}))
 def test_detections(
     bounded: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, examples: int
 ) -> None:
-    path, images = bounded / "boxes.json", Images(tiny_coco.root, SPLIT)
+    path, images = bounded / "boxes.json", Images(coco_files(tiny_coco.root, SPLIT))
     good = [
         {"image_id": one["image_id"], "category_id": 1, "bbox": one["bbox"], "score": 0.9}
         for one in tiny_coco.raw["annotations"][:5]
@@ -165,8 +165,8 @@ def test_zips(bounded: Path, tiny_coco: TinyCoco, examples: int) -> None:
         for path, good in zip(paths, contents, strict=True):
             path.write_bytes(content if path == paths[which] else good)
         with refused_or_fine():
-            read_annotations(root, SPLIT, DEFAULT.data, None)
-        with refused_or_fine(), Images(root, SPLIT) as images:
+            read_annotations(coco_files(root, SPLIT), DEFAULT.data, None)
+        with refused_or_fine(), Images(coco_files(root, SPLIT)) as images:
             for name in names:
                 with suppressed_bad_image():
                     decode_image(images.read(name), (160, 120))
@@ -190,6 +190,10 @@ class suppressed_bad_image:  # noqa: N801  # reads as a statement
         return True
 
 
+def zip_files(root: Path) -> SplitFiles:
+    return SplitFiles(SPLIT, root / "unused.json", root / f"{SPLIT}.zip")
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_damaged_members(bounded: Path, method: int) -> None:
     """Each way of packing has its own exceptions."""
@@ -199,7 +203,11 @@ def test_damaged_members(bounded: Path, method: int) -> None:
     good = path.read_bytes()
     for place in range(38, 38 + 60):
         path.write_bytes(good[:place] + b"\xff\0\xff\0" + good[place + 4 :])
-        with refused_or_fine(), Images(bounded, SPLIT) as images, suppressed_bad_image():
+        with (
+            refused_or_fine(),
+            Images(zip_files(bounded)) as images,
+            suppressed_bad_image(),
+        ):
             images.read("a.jpg")
 
 
@@ -208,7 +216,7 @@ def test_members_that_lie_outside(bounded: Path) -> None:
     with zipfile.ZipFile(bounded / f"{SPLIT}.zip", "w") as archive:
         for name in (f"{SPLIT}/../../x", "/etc/x", f"{SPLIT}/a.jpg"):
             archive.writestr(name, b"x")
-    with Images(bounded, SPLIT) as images:
+    with Images(zip_files(bounded)) as images:
         assert images.read("a.jpg") == b"x"
     assert "outside" in str(ZipChecksums(SPLIT, 0, None).mismatch(bounded / f"{SPLIT}.zip"))
 
@@ -221,7 +229,10 @@ def test_a_bomb(bounded: Path) -> None:
     directory = content.index(b"PK\1\2")
     content[directory + 24 : directory + 28] = (200 << 20).to_bytes(4, "little")
     path.write_bytes(content)
-    with Images(bounded, SPLIT) as images, pytest.raises(BadImageError, match="claims 209,715,200"):
+    with (
+        Images(zip_files(bounded)) as images,
+        pytest.raises(BadImageError, match="claims 209,715,200"),
+    ):
         images.read("a.jpg")
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import reprlib
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,9 @@ from numpy.typing import NDArray
 from pose.coco.bad_records import BadRecord, InvalidRecordError, bad_annotation
 from pose.coco.boxes import clip_bbox
 from pose.coco.category import Category, read_category
+from pose.coco.files import SplitFiles
 from pose.coco.image_entries import read_image_entries
-from pose.coco.images import image_split, open_zip, read_member
+from pose.coco.images import open_zip, read_member
 from pose.coco.plausibility import findings, people
 from pose.coco.records import Reader
 from pose.coco.values import read_integer
@@ -25,8 +24,6 @@ from pose.common.errors import PoseError
 from pose.common.files import BAD_ZIP, parse_json
 from pose.common.params import Data
 
-ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
-UNLABELLED_SPLIT = "unlabeled2017"
 MAX_JSON_BYTES = 1 << 32  # the largest annotation file of COCO has 0.5 GB
 
 
@@ -71,15 +68,13 @@ class Annotations:
     annotated: bool = True
 
 
-def read_annotations(
-    root: Path, split: str, data: Data, names: Sequence[str] | None
-) -> Annotations:
-    """Checked annotations of data.category in a split; names as in category.read_category.
+def read_annotations(files: SplitFiles, data: Data, names: Sequence[str] | None) -> Annotations:
+    """Checked annotations of data.category; names as in category.read_category.
 
     An invalid annotation is left out and added to `bad`. Raises PoseError if the file is invalid.
     """
-    name = f"person_keypoints_{split}.json"
-    raw = _parse(_annotation_bytes(root, name), name)
+    name = files.name
+    raw = _parse(_annotation_bytes(files), name)
     categories, lines = _with_integer_ids(raw["categories"], name)
     selected = read_category(categories, data.category, names, name)
     images, more = read_image_entries(raw["images"], name)
@@ -104,24 +99,11 @@ def read_annotations(
     return Annotations(name, images, annotations, selected, persons, bad, outside, lines, others)
 
 
-def is_unannotated(root: Path, split: str) -> bool:
-    """Whether a split has only image_info_<split>.json, as test-dev."""
-    if _exists(root, f"person_keypoints_{split}.json", ANNOTATIONS_ZIP):
-        return False
-    return _exists(root, f"image_info_{split}.json", image_info_zip(split))
-
-
-def read_unannotated(root: Path, split: str, category: Category) -> Annotations:
+def read_unannotated(files: SplitFiles, category: Category) -> Annotations:
     """The images of a split without annotations; category is that of an annotated split."""
-    images = read_images(root, split)
-    return Annotations(f"image_info_{split}.json", images, [], category, [], [], annotated=False)
-
-
-def read_images(root: Path, split: str) -> list[dict[str, Any]]:
-    """Checked `images` entries of image_info_<split>.json, for a split without annotations."""
-    name = f"image_info_{split}.json"
-    raw = _parse(_annotation_bytes(root, name, image_info_zip(split)), name, ("images",))
-    return read_image_entries(raw["images"], name)[0]
+    raw = _parse(_annotation_bytes(files), files.name, ("images",))
+    images, lines = read_image_entries(raw["images"], files.name)
+    return Annotations(files.name, images, [], category, [], [], warnings=lines, annotated=False)
 
 
 def by_image(persons: list[Person]) -> Iterator[list[Person]]:
@@ -134,11 +116,6 @@ def by_image(persons: list[Person]) -> Iterator[list[Person]]:
         group.append(person)
     if group:
         yield group
-
-
-def image_info_zip(split: str) -> str:
-    """Name of COCO's zip with image_info_<split>.json."""
-    return f"image_info_{image_split(split)}.zip"
 
 
 def _with_integer_ids(categories: list[Any], name: str) -> tuple[list[Any], list[str]]:
@@ -191,26 +168,12 @@ def _person(annotation: dict[str, Any], image: dict[str, Any]) -> Person:
     )
 
 
-def _exists(root: Path, name: str, zip_name: str) -> bool:
-    """Whether an annotation file exists in the folder or in the zip."""
-    path = root / zip_name
-    if (root / "annotations" / name).is_file() or not zipfile.is_zipfile(path):
-        return (root / "annotations" / name).is_file()
-    with zipfile.ZipFile(path) as archive:
-        return f"annotations/{name}" in archive.namelist()
-
-
-def _annotation_bytes(root: Path, name: str, zip_name: str = ANNOTATIONS_ZIP) -> bytes:
-    path = root / "annotations" / name
-    if path.is_file():
-        return path.read_bytes()
-    with open_zip(root / zip_name, str(path)) as archive:
+def _annotation_bytes(files: SplitFiles) -> bytes:
+    if files.member is None:
+        return files.annotations.read_bytes()
+    with open_zip(files.annotations) as archive:
         try:
-            return read_member(archive, f"annotations/{name}", MAX_JSON_BYTES)
-        except KeyError:
-            raise PoseError(
-                f"{archive.filename}: has no annotations/{name}; check data.root"
-            ) from None
+            return read_member(archive, files.member, MAX_JSON_BYTES)
         except BAD_ZIP as error:
             raise PoseError(f"{archive.filename}: {error}; download it again") from None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
+from pose.coco.files import SplitFiles
 from pose.common.errors import PoseError
 from pose.common.files import BAD_ZIP
 
@@ -18,18 +21,18 @@ class BadImageError(Exception):
 
 
 class Images:
-    """Reads the images of a split by file name, from `<split>/` or `<split>.zip` in root.
+    """Reads the images of a split by file name, from a folder or a zip.
 
-    As in COCO, the images of test-dev2017 are those of test2017. Raises PoseError if there is
-    neither a folder nor a readable zip.
+    In a zip x.zip, a file_name is a member below x/, as in COCO's, or one of that very name. Raises
+    PoseError if there is neither a folder nor a readable zip.
     """
 
-    def __init__(self, root: Path, split: str) -> None:
-        self.split = image_split(split)
-        self.folder = root / self.split
-        self._zip: zipfile.ZipFile | None = None
-        if not self.folder.is_dir():
-            self._zip = open_zip(root / f"{self.split}.zip", f"{self.folder}/")
+    def __init__(self, files: SplitFiles) -> None:
+        self.split = files.split
+        if files.images is None:
+            raise PoseError(f"{files.name}: its images are in no folder or zip; check data.root")
+        self.path = files.images
+        self._zip = None if self.path.is_dir() else open_zip(self.path)
 
     def __enter__(self) -> Images:
         return self
@@ -47,8 +50,8 @@ class Images:
         """Content of an image file. Raises BadImageError if it is absent, damaged or too large."""
         try:
             if self._zip is not None:
-                return read_member(self._zip, f"{self.split}/{file_name}", MAX_IMAGE_BYTES)
-            path = self.folder / file_name
+                return read_member(self._zip, self._member(file_name), MAX_IMAGE_BYTES)
+            path = self.path / file_name
             if path.stat().st_size > MAX_IMAGE_BYTES or not path.is_file():
                 raise OSError(f"not a regular file, or larger than {MAX_IMAGE_BYTES:,} bytes")
             return path.read_bytes()
@@ -57,21 +60,30 @@ class Images:
         except BAD_ZIP as error:
             raise BadImageError(f"cannot be read: {error or type(error).__name__}") from None
 
+    def checksum(self, file_name: str) -> tuple[int, int] | None:
+        """Size and CRC-32 of an image file, in a zip those in its directory; None if absent."""
+        if self._zip is not None:
+            with contextlib.suppress(KeyError):
+                info = self._zip.getinfo(self._member(file_name))
+                return info.file_size, info.CRC
+            return None
+        try:
+            content = (self.path / file_name).read_bytes()
+        except OSError:
+            return None
+        return len(content), zlib.crc32(content)
 
-def image_split(split: str) -> str:
-    """The split whose folder or zip has the images: COCO's test-dev is a part of test."""
-    return split.replace("test-dev", "test")
+    def _member(self, file_name: str) -> str:
+        below = f"{self.path.stem}/{file_name}"
+        return below if self._zip and below in self._zip.NameToInfo else file_name
 
 
-def open_zip(path: Path, alternative: str) -> zipfile.ZipFile:
-    """Opened zip. Raises PoseError if it is absent or damaged, or has a member twice.
-
-    alternative: the folder or file that could be there instead, for the error message.
-    """
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Opened zip. Raises PoseError if it is absent or damaged, or has a member twice."""
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
-        raise PoseError(f"neither {alternative} nor {path} exists; check data.root") from None
+        raise PoseError(f"{path}: does not exist; check data.root") from None
     except BAD_ZIP as error:
         raise PoseError(f"{path}: {error}; download it again") from None
     names = Counter(archive.namelist())

@@ -7,6 +7,7 @@ writes as a string.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,6 +91,29 @@ class Data(Section):
             raise ValueError("labelled_persons and labelled_fraction are both given; null one")
         if self.unlabelled_images and not self.unlabelled_detections:
             raise ValueError("unlabelled_detections must be a file for unlabelled_images")
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_local(self) -> Data:
+        keys = ("train_annotations", "val_annotations", "train_images", "val_images")
+        for key in (*keys, "val_fraction"):
+            if self.source != "local" and getattr(self, key) is not None:
+                raise ValueError(f"{key} is for source: local, not {self.source}; null it")
+        return self
+
+    @model_validator(mode="after")
+    def _val_is_one(self) -> Data:
+        for key in ("val_annotations", "val_images"):
+            if self.val_fraction is not None and getattr(self, key) is not None:
+                raise ValueError(f"val_fraction and {key} are both given; null one")
+        if self.group_by is not None and self.val_fraction is None:
+            raise ValueError(f"group_by = {self.group_by!r} is for val_fraction, which is null")
+        try:
+            re.compile(self.group_by or "")
+        except re.error as error:
+            raise ValueError(
+                f"group_by = {self.group_by!r} is not a regular expression: {error}"
+            ) from None
         return self
 
     @model_validator(mode="after")

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pose.coco.annotations import by_image, is_unannotated, read_annotations, read_unannotated
+from pose.coco.annotations import by_image, read_annotations, read_unannotated
 from pose.coco.decode import decode_image
+from pose.coco.files import coco_files
 from pose.coco.images import BadImageError, Images
 from pose.common.errors import PoseError
 from sections import DEFAULT, changed
@@ -25,7 +26,7 @@ KEYPOINTS = [10.0, 20.0, 2] * 17
 def test_persons_are_sorted_by_image_without_crowds_and_other_categories(
     tiny_coco: TinyCoco,
 ) -> None:
-    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    found = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
     assert [p.ann_id for p in found.persons] == [11, 12, 13, 14, 15, 16]
     assert [p.num_keypoints for p in found.persons] == [17, 0, 17, 8, 17, 12]
     assert {a["id"] for a in found.annotations} == {11, 12, 13, 14, 15, 16, 17}
@@ -44,7 +45,7 @@ def test_persons_are_sorted_by_image_without_crowds_and_other_categories(
 def test_annotations_of_other_categories_are_counted(tiny_coco: TinyCoco) -> None:
     tiny_coco.raw["annotations"] += [{"category_id": 2}, {"category_id": "2"}]
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    found = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
     assert found.other_categories == {"dog": 3}
     assert len(found.persons) == 6
 
@@ -56,7 +57,7 @@ def test_several_categories_are_read_as_one(tiny_coco: TinyCoco) -> None:
     tiny_coco.save()
     for wanted in ("all", ("person", "child")):
         data = changed(DEFAULT.data, category=wanted)
-        found = read_annotations(tiny_coco.root, SPLIT, data, None)
+        found = read_annotations(coco_files(tiny_coco.root, SPLIT), data, None)
         assert [p.ann_id for p in found.persons] == [11, 12, 13, 14, 15, 16]
         assert found.other_categories == {"dog": 1}
 
@@ -64,7 +65,7 @@ def test_several_categories_are_read_as_one(tiny_coco: TinyCoco) -> None:
 def test_a_box_outside_the_image_stays_in_the_annotations_only(tiny_coco: TinyCoco) -> None:
     tiny_coco.raw["annotations"][1]["bbox"] = [300, 10, 50, 100]
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    found = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
     assert 11 not in {p.ann_id for p in found.persons}
     assert 11 in {a["id"] for a in found.annotations}
     assert (found.outside, found.bad) == (1, [])
@@ -79,37 +80,18 @@ def add_unannotated(coco: TinyCoco, split: str = "test-dev2017") -> None:
 
 def test_a_split_without_annotations_has_only_images(tiny_coco: TinyCoco) -> None:
     add_unannotated(tiny_coco)
-    assert is_unannotated(tiny_coco.root, "test-dev2017")
-    category = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).category
-    found = read_unannotated(tiny_coco.root, "test-dev2017", category)
+    category = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).category
+    files = coco_files(tiny_coco.root, "test-dev2017")
+    assert not files.annotated
+    found = read_unannotated(files, category)
     assert [image["id"] for image in found.images] == [1, 2, 3]
     assert (found.persons, found.annotations, found.annotated) == ([], [], False)
     assert found.category is category
     name = tiny_coco.raw["images"][0]["file_name"]
-    assert Images(tiny_coco.root, "test-dev2017").read(name) == tiny_coco.image_path(1).read_bytes()
-
-
-@pytest.mark.parametrize("zipped", [False, True])
-def test_annotations_are_preferred_to_an_image_list(
-    tiny_coco: TinyCoco, tmp_path: Path, zipped: bool
-) -> None:
-    add_unannotated(tiny_coco, SPLIT)
-    root = tiny_coco.root
-    if zipped:
-        root = tiny_coco.zipped(tmp_path / "zips")
-        with zipfile.ZipFile(root / f"image_info_{SPLIT}.zip", "w") as archive:
-            archive.writestr(f"annotations/image_info_{SPLIT}.json", "{}")
-    assert not is_unannotated(root, SPLIT)
-    assert not is_unannotated(root, "train2017")
-
-
-def test_image_lists_in_cocos_zip(tiny_coco: TinyCoco, tmp_path: Path) -> None:
-    """The list of test-dev is in the zip of test."""
-    with zipfile.ZipFile(tmp_path / "image_info_test2017.zip", "w") as archive:
-        content = json.dumps({"images": tiny_coco.raw["images"]})
-        archive.writestr("annotations/image_info_test-dev2017.json", content)
-    assert is_unannotated(tmp_path, "test-dev2017")
-    assert not is_unannotated(tmp_path, "test-dev2015")
+    assert (
+        Images(coco_files(tiny_coco.root, "test-dev2017")).read(name)
+        == tiny_coco.image_path(1).read_bytes()
+    )
 
 
 def test_by_image_of_no_persons() -> None:
@@ -119,10 +101,14 @@ def test_by_image_of_no_persons() -> None:
 def test_zips_and_folders_give_the_same(tiny_coco: TinyCoco, tmp_path: Path) -> None:
     zipped = tiny_coco.zipped(tmp_path / "zips")
     plain, packed = (
-        read_annotations(root, SPLIT, DEFAULT.data, None) for root in (tiny_coco.root, zipped)
+        read_annotations(coco_files(root, SPLIT), DEFAULT.data, None)
+        for root in (tiny_coco.root, zipped)
     )
     assert plain.annotations == packed.annotations
-    with Images(tiny_coco.root, SPLIT) as loose, Images(zipped, SPLIT) as archive:
+    with (
+        Images(coco_files(tiny_coco.root, SPLIT)) as loose,
+        Images(coco_files(zipped, SPLIT)) as archive,
+    ):
         name = plain.persons[0].file_name
         assert loose.read(name) == archive.read(name) == tiny_coco.image_path(1).read_bytes()
         for images in (loose, archive):
@@ -163,7 +149,7 @@ def test_zips_and_folders_give_the_same(tiny_coco: TinyCoco, tmp_path: Path) -> 
 def test_an_invalid_annotation_is_left_out_and_named(tiny_coco: TinyCoco, change, reason) -> None:
     tiny_coco.raw["annotations"][1].update(change)
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    found = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
     assert [str(record) for record in found.bad] == [f"{NAME}: annotation 11 {reason}"]
     assert [p.ann_id for p in found.persons] == [12, 13, 14, 15, 16]
     assert 11 not in {a["id"] for a in found.annotations}
@@ -172,13 +158,13 @@ def test_an_invalid_annotation_is_left_out_and_named(tiny_coco: TinyCoco, change
 def test_an_annotation_without_id(tiny_coco: TinyCoco) -> None:
     del tiny_coco.raw["annotations"][1]["id"]
     tiny_coco.save()
-    (record,) = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).bad
+    (record,) = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).bad
     assert str(record) == f"{NAME}: annotation at index 1 has no integer 'id'"
 
 
 def read_error(root: Path) -> str:
     with pytest.raises(PoseError) as caught:
-        read_annotations(root, SPLIT, DEFAULT.data, None)
+        read_annotations(coco_files(root, SPLIT), DEFAULT.data, None)
     return str(caught.value)
 
 
@@ -211,7 +197,7 @@ def test_a_file_that_is_not_a_zip(tmp_path: Path) -> None:
 def test_a_zip_without_the_split(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "annotations_trainval2017.zip", "w"):
         pass
-    assert read_error(tmp_path).endswith(f"has no annotations/{NAME}; check data.root")
+    assert f"annotations_trainval2017.zip with annotations/{NAME} exists" in read_error(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +226,6 @@ def test_an_image_of_one_pixel_has_no_persons(tiny_coco: TinyCoco) -> None:
         cv2.imencode(".jpg", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
     )
     tiny_coco.save()
-    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    found = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
     assert found.outside == 2
     assert decode_image(tiny_coco.image_path(1).read_bytes(), (1, 1))[0].shape == (1, 1, 3)

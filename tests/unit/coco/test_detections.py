@@ -14,6 +14,7 @@ import pytest
 from pose.coco.annotations import read_annotations
 from pose.coco.category import Category
 from pose.coco.detections import Detections, read_detections
+from pose.coco.files import coco_files
 from pose.coco.images import Images
 from pose.codecs import geometry
 from pose.common.errors import PoseError
@@ -184,12 +185,12 @@ def test_a_file_for_other_images(tmp_path: Path, records: list) -> None:
 def test_any_box_can_be_cached_and_cropped(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, bbox: list[float]
 ) -> None:
-    images = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).images
+    images = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).images
     path = tmp_path / "detections.json"
     path.write_text(json.dumps([box(1, bbox, 0.125)]), encoding="utf-8")
     persons = read_detections(path, images, PERSON).persons
     (tmp_path / "d").mkdir()
-    images = Images(tiny_coco.root, SPLIT)
+    images = Images(coco_files(tiny_coco.root, SPLIT))
     assert not write_shard(tmp_path / "d" / "0.arrow", images, persons, crop_settings).bad
     table = CropTable(tmp_path / "d")
     np.testing.assert_array_equal(table.bbox_xywh[0], np.float32(bbox))
@@ -205,7 +206,8 @@ def test_any_box_can_be_cached_and_cropped(
 def test_annotated_boxes_have_score_1_and_are_clipped(tiny_coco: TinyCoco) -> None:
     """As in mmpose's reader; annotation 14 reaches beyond an image of 120 x 200."""
     persons = {
-        p.ann_id: p for p in read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
+        p.ann_id: p
+        for p in read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons
     }
     assert {p.bbox_score for p in persons.values()} == {1.0}
     assert persons[14].bbox_xywh == (60, 90, 59, 109)

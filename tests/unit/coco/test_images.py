@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pose.coco.files import SplitFiles, coco_files
 from pose.coco.images import BadImageError, Images
 from pose.common.errors import PoseError
 from tiny_coco import SPLIT, TinyCoco
@@ -19,7 +20,7 @@ def test_a_byte_flipped_inside_a_zip(tiny_coco: TinyCoco, tmp_path: Path) -> Non
     content[len(content) // 3] ^= 0xFF
     path.write_bytes(content)
     errors = []
-    with Images(path.parent, SPLIT) as images:
+    with Images(coco_files(path.parent, SPLIT)) as images:
         for name in (f"{i:012d}.jpg" for i in (1, 2, 3)):
             try:
                 images.read(name)
@@ -43,9 +44,9 @@ def test_invalid_zips(tiny_coco: TinyCoco, tmp_path: Path, kind: str) -> None:
         corrupt_member(path, member, kind)
     if kind == "twice":
         with pytest.raises(PoseError, match=rf"{SPLIT}.zip: has '{member}' 2 times"):
-            Images(root, SPLIT)
+            Images(coco_files(root, SPLIT))
         return
-    with Images(root, SPLIT) as images:
+    with Images(coco_files(root, SPLIT)) as images:
         assert images.read("000000000002.jpg") == tiny_coco.image_path(2).read_bytes()
         if kind == "outside":  # a name is a key, never a path on disk
             assert not list(tmp_path.rglob("escaped.jpg"))
@@ -77,20 +78,21 @@ def corrupt_member(path: Path, member: str, kind: str) -> None:
 
 
 def test_neither_folder_nor_zip(tmp_path: Path) -> None:
-    with pytest.raises(PoseError, match=r"check data\.root"):
-        Images(tmp_path, SPLIT)
+    for path in (None, tmp_path / "val.zip"):
+        with pytest.raises(PoseError, match=r"check data\.root"):
+            Images(SplitFiles(SPLIT, tmp_path / "val.json", path))
 
 
 def test_a_file_that_is_not_a_zip(tmp_path: Path) -> None:
     (tmp_path / f"{SPLIT}.zip").write_bytes(b"")
     with pytest.raises(PoseError, match="download it again"):
-        Images(tmp_path, SPLIT)
+        Images(SplitFiles(SPLIT, tmp_path / "val.json", tmp_path / f"{SPLIT}.zip"))
 
 
 def test_a_folder_in_place_of_an_image(tiny_coco: TinyCoco) -> None:
     (tiny_coco.root / SPLIT / "folder.jpg").mkdir()
     with (
-        Images(tiny_coco.root, SPLIT) as images,
+        Images(coco_files(tiny_coco.root, SPLIT)) as images,
         pytest.raises(BadImageError, match="not a regular file"),
     ):
         images.read("folder.jpg")

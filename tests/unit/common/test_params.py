@@ -79,6 +79,38 @@ BAD = [
 
 
 @pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"source": "coco", "val_fraction": "0.1"}, "val_fraction is for source: local, not coco"),
+        ({"train_annotations": "a.json"}, "train_annotations is for source: local, not synth"),
+        ({"val_images": "a.zip"}, "val_images is for source: local, not synthetic; null it"),
+        (
+            {"source": "local", "val_fraction": "0.1", "val_annotations": "a.json"},
+            "val_fraction and val_annotations are both given; null one",
+        ),
+        (
+            {"source": "local", "val_fraction": "0.1", "val_images": "a"},
+            "val_fraction and val_images are both given; null one",
+        ),
+        ({"source": "local", "group_by": "a"}, "group_by = 'a' is for val_fraction, which is null"),
+        (
+            {"source": "local", "val_fraction": "0.1", "group_by": "'(a'"},
+            "group_by = '(a' is not a regular expression: missing ), unterminated subpattern",
+        ),
+    ],
+)
+def test_files_of_own_sets(bent_params, values: dict[str, str], expected: str) -> None:
+    path = bent_params({f"data.{key}": value for key, value in values.items()})
+    assert message(path).startswith(f"{path.name}: data.{expected}")
+
+
+@pytest.mark.parametrize("value", ["0", "1", "1.5", "-0.1", "half"])
+def test_val_fraction_leaves_two_sides(bent_params, value: str) -> None:
+    path = bent_params({"data.source": "local", "data.val_fraction": value})
+    assert f"{path.name}: data.val_fraction = " in message(path)
+
+
+@pytest.mark.parametrize(
     ("values", "models", "ttas"),
     [
         ({}, ("phase1", "phase2", "ssl"), ("none", "flip")),

@@ -11,6 +11,7 @@ import pytest
 from pose.coco import boxes
 from pose.coco.annotations import Person, read_annotations
 from pose.coco.decode import decode_image
+from pose.coco.files import coco_files
 from pose.coco.images import Images
 from pose.codecs import gaussian, geometry
 from pose.common.params import Augment
@@ -53,11 +54,16 @@ def test_bytes_depend_only_on_the_persons(
 ) -> None:
     """Neither the order of writing nor whether COCO is zipped changes a shard."""
     zipped = tiny_coco.zipped(tmp_path / "zips")
-    shards = plan_shards(read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons, 2)
+    shards = plan_shards(
+        read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons, 2
+    )
     for name, root, order in (("a", tiny_coco.root, (0, 1, 2)), ("b", zipped, (2, 0, 1))):
         for i in order:
             write_shard(
-                tmp_path / f"{name}{i}.arrow", Images(root, SPLIT), shards[i], crop_settings
+                tmp_path / f"{name}{i}.arrow",
+                Images(coco_files(root, SPLIT)),
+                shards[i],
+                crop_settings,
             )
     contents = [[(tmp_path / f"{n}{i}.arrow").read_bytes() for i in range(3)] for n in "ab"]
     assert contents[0] == contents[1]
@@ -67,7 +73,7 @@ def test_bytes_depend_only_on_the_persons(
 def test_rows_agree_with_geometry_and_codec(
     tiny_coco: TinyCoco, crop_table: CropTable, crop_settings: CropSettings
 ) -> None:
-    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
+    persons = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons
     assert crop_table.ann_id.tolist() == [p.ann_id for p in persons]
     assert crop_table.image_id.tolist() == [p.image_id for p in persons]
     for row, person in enumerate(persons):
@@ -87,9 +93,11 @@ def test_rows_agree_with_geometry_and_codec(
 def test_persons_without_keypoints_are_in_the_unlabelled_shard(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
-    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
+    persons = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons
     paths = tmp_path / "a" / "0.arrow", tmp_path / "b" / "0.arrow"
-    write_shard(paths[0], Images(tiny_coco.root, SPLIT), persons, crop_settings, paths[1])
+    write_shard(
+        paths[0], Images(coco_files(tiny_coco.root, SPLIT)), persons, crop_settings, paths[1]
+    )
     ids = [CropTable(path.parent).ann_id.tolist() for path in paths]
     assert ids == [[11, 13, 14, 15, 16], [12]]
 
@@ -98,8 +106,8 @@ def test_psnr_of_jpeg_crops(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings
 ) -> None:
     images, persons = (
-        Images(tiny_coco.root, SPLIT),
-        read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons,
+        Images(coco_files(tiny_coco.root, SPLIT)),
+        read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons,
     )
     psnr = []
     for quality in (30, 95):
@@ -130,8 +138,8 @@ def test_bad_images_are_listed_and_their_persons_skipped(
 ) -> None:
     tiny_coco.image_path(1).unlink()
     tiny_coco.image_path(3).write_bytes(tiny_coco.image_path(3).read_bytes()[:-50])
-    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
-    images = Images(tiny_coco.root, SPLIT)
+    persons = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons
+    images = Images(coco_files(tiny_coco.root, SPLIT))
     notes = write_shard(tmp_path / "00000.arrow", images, persons, crop_settings)
     assert [str(record) for record in notes.bad] == [
         "val2017: 000000000001.jpg is named in the annotations but absent",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pose.coco.annotations import Annotations, Person, read_annotations
+from pose.coco.files import coco_files
 from pose.common.errors import PoseError
 from pose.common.params import Data
 from pose.crops.splits import training_persons
@@ -22,7 +23,7 @@ def train(tiny_coco: TinyCoco) -> Annotations:
         key=lambda entry: -entry["id"] if entry["id"] > 14 else entry["id"]
     )
     tiny_coco.save()
-    return read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    return read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
 
 
 def ids(persons: list[Person]) -> tuple[list[int], list[int]]:

@@ -14,6 +14,7 @@ import pytest
 from own_keypoints_data import COLOURS, save_mice, write_mice
 from pose.coco.annotations import Annotations, read_annotations
 from pose.coco.decode import PixelSettings
+from pose.coco.files import coco_files
 from pose.coco.images import Images
 from pose.common.skeleton import Skeleton, build_skeleton
 from pose.crop_table import CropTable
@@ -72,7 +73,7 @@ def mice(tmp_path: Path, orientation: int, frame: str) -> Annotations:
     if frame == "stored":
         annotate_stored(raw, orientation)
     save_mice(tmp_path, "val", raw)
-    return read_annotations(tmp_path, "val", MOUSE, None)
+    return read_annotations(coco_files(tmp_path, "val"), MOUSE, None)
 
 
 def mouse_skeleton(split: Annotations) -> Skeleton:
@@ -86,7 +87,7 @@ def mouse_skeleton(split: Annotations) -> Skeleton:
 def test_keypoints_stay_on_their_pixels(
     tmp_path: Path, crop_settings: CropSettings, orientation: int, frame: str
 ) -> None:
-    split, images = mice(tmp_path, orientation, frame), Images(tmp_path, "val")
+    split, images = mice(tmp_path, orientation, frame), Images(coco_files(tmp_path, "val"))
     turned = stored_orientations(images, split.images)
     assert turned == (dict.fromkeys((1, 2, 3), orientation) if frame == "stored" else {})
     split = upright_annotations(split, turned)
@@ -120,7 +121,7 @@ def test_as_stored_without_the_setting(tmp_path: Path, crop_settings: CropSettin
         skeleton = mouse_skeleton(split)
         codec = replace(crop_settings.codec, flip_indices=skeleton.flip_indices)
         settings = replace(crop_settings, codec=codec, skeleton=skeleton)
-        images = Images(tmp_path / frame, "val")
+        images = Images(coco_files(tmp_path / frame, "val"))
         notes = write_shard(tmp_path / "0.arrow", images, split.persons, settings)
         assert len(notes.bad) == bad
         for record in notes.bad:
@@ -142,4 +143,4 @@ def test_unreadable_images_are_left_to_the_decoder(tmp_path: Path) -> None:
     split = mice(tmp_path, 6, "stored")
     (tmp_path / "val" / "mouse 1.jpg").unlink()
     (tmp_path / "val" / "mouse 2.jpg").write_bytes(b"noise")
-    assert stored_orientations(Images(tmp_path, "val"), split.images) == {3: 6}
+    assert stored_orientations(Images(coco_files(tmp_path, "val")), split.images) == {3: 6}

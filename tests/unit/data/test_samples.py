@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pose.coco.annotations import Person
+from pose.coco.files import SplitFiles
 from pose.coco.images import Images
 from pose.codecs import gaussian
 from pose.codecs.udp import UdpCodec
@@ -101,7 +102,7 @@ def dotted(tmp_path: Path, crop_settings: CropSettings) -> CropTable:
         )
         box, labelled = (170.0, 190.0, 60.0, 80.0), int(k < 17)
         persons.append(Person(k, k, name, (400, 440), box, 9.0, labelled, keypoints))
-    images = Images(tmp_path, "train")
+    images = Images(SplitFiles("train", tmp_path / "unused.json", tmp_path / "train"))
     assert not write_shard(folder / "00000.arrow", images, persons, crop_settings).bad
     table = CropTable(folder)
     assert all(

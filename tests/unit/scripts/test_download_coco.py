@@ -271,18 +271,99 @@ def test_a_change_behind_a_link_is_seen(run: Run, tiny_coco: TinyCoco, tmp_path:
     assert local(run, tmp_path / "links") != before
 
 
-def test_a_split_without_annotations_is_counted_and_tracked(run: Run, tiny_coco: TinyCoco) -> None:
+def test_a_split_without_annotations_is_counted_and_tracked(
+    run: Run, tiny_coco: TinyCoco, tmp_path: Path
+) -> None:
     """As test-dev: a list of images that lie in test2017."""
     shutil.copytree(tiny_coco.root / SPLIT, tiny_coco.root / "test2017")
     listed = tiny_coco.root / "annotations/image_info_test-dev2017.json"
     listed.write_text(json.dumps({"images": tiny_coco.raw["images"]}))
-    splits = {"train_split": SPLIT, "val_split": "test-dev2017"}
-    run(source="local", root=str(tiny_coco.root), **splits)
+    (tmp_path / AP_H_70).write_bytes(BOXES)
+    values = {"train_split": SPLIT, "val_split": "test-dev2017"}
+    values |= {"source": "local", "root": str(tiny_coco.root)}
+    assert "data.val_split = 'test-dev2017' has no annotations" in failure(lambda: run(**values))
+    values["detections"] = str(tmp_path / AP_H_70)
+    run(**values)
     counts = json.loads((stage.METRICS / "download_coco/metrics.json").read_text())
-    assert (counts["test-dev2017_images"], counts["test-dev2017_persons"]) == (3, 0)
-    before = json.loads((stage.COCO / "local.json").read_text())
+    assert (counts["val_images"], counts["val_persons"]) == (3, 0)
+    before = json.loads(stage.LOCAL.read_text())
     listed.write_text(json.dumps({"images": tiny_coco.raw["images"][:2]}))
-    run(source="local", root=str(tiny_coco.root), **splits)
-    after = json.loads((stage.COCO / "local.json").read_text())
-    assert after["test-dev2017"] != before["test-dev2017"]
-    assert after[SPLIT] == before[SPLIT]
+    run(**values)
+    after = json.loads(stage.LOCAL.read_text())
+    assert after["val"] != before["val"]
+    assert after["train"] == before["train"]
+
+
+def test_images_that_are_in_both_splits_are_told(
+    run: Run, tiny_coco: TinyCoco, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By their bytes, whatever they are called, in folders and zips; other images are not."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_coco.root, other)
+    train = other / "annotations/person_keypoints_train2017.json"
+    train.write_text(tiny_coco.json_path.read_text().replace("000000000001.jpg", "first.jpg"))
+    shutil.copytree(other / SPLIT, other / "train2017")
+    (other / "train2017/000000000001.jpg").rename(other / "train2017/first.jpg")
+    for number in (2, 3):
+        name = f"{number:012d}.jpg"
+        content = (other / "train2017" / name).read_bytes()
+        (other / "train2017" / name).write_bytes(content[:-2] + b" " * (number - 2) + content[-2:])
+    with caplog.at_level("INFO", "pose"):
+        run(source="local", root=str(other))
+    line = "2 of 3 images of val are in train too (same size and CRC-32); "
+    (told,) = [message for message in caplog.messages if "warning" in message]
+    assert told.startswith(f"download_coco: warning: {line}")
+    assert told.endswith(": 000000000001.jpg, 000000000002.jpg")
+    assert json.loads(stage.LOCAL.read_text())["warnings"] == [told.split("warning: ")[1]]
+    with zipfile.ZipFile(other / "train2017.zip", "w") as archive:
+        for path in (other / "train2017").iterdir():
+            archive.write(path, f"train2017/{path.name}")
+    shutil.rmtree(other / "train2017")
+    run(source="local", root=str(other))
+    assert json.loads(stage.LOCAL.read_text())["warnings"] == [told.split("warning: ")[1]]
+
+
+def test_other_images_are_no_warning(
+    run: Run, tiny_coco: TinyCoco, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "pose"):
+        run(
+            source="local",
+            root=str(tiny_coco.root),
+            train_annotations=f"annotations/person_keypoints_{SPLIT}.json",
+            train_images=SPLIT,
+            val_fraction=0.5,
+        )
+    assert json.loads(stage.LOCAL.read_text())["warnings"] == []
+    assert not [message for message in caplog.messages if "warning" in message]
+    (told,) = [message for message in caplog.messages if "val_fraction" in message]
+    counts = json.loads((stage.METRICS / "download_coco/metrics.json").read_text())
+    train, val = counts["train_images"], counts["val_images"]
+    assert train + val == 3
+    assert told.endswith(f"data.val_fraction = 0.5: {train} images train, {val} val")
+
+
+def test_files_outside_root_are_told(
+    run: Run, tiny_coco: TinyCoco, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside = tmp_path / "outside.json"
+    outside.write_bytes(tiny_coco.json_path.read_bytes())
+    values = {"source": "local", "root": str(tiny_coco.root), "train_split": SPLIT}
+    with caplog.at_level("INFO", "pose"):
+        run(**values, val_annotations=str(outside), val_images=SPLIT)
+    (told,) = [message for message in caplog.messages if "does not see" in message]
+    assert f": {outside}; after one run `dvc repro --force download_coco`" in told
+    before = json.loads(stage.LOCAL.read_text())
+    outside.write_text(outside.read_text() + "\n")
+    run(**values, val_annotations=str(outside), val_images=SPLIT)
+    after = json.loads(stage.LOCAL.read_text())
+    assert before["train"] == after["train"]
+    assert before["val"]["images"] == after["val"]["images"]
+    assert before["val"]["annotations"] != after["val"]["annotations"]
+
+
+def test_a_relative_root_names_the_folder_that_was_searched(run: Run, tmp_path: Path) -> None:
+    text = failure(lambda: run(source="local", root="mydata"))
+    assert text == (
+        f"params.yaml: data.root = 'mydata': {tmp_path / 'a project' / 'mydata'} is not a folder"
+    )

@@ -15,6 +15,7 @@ import pytest
 import evaluate
 from pose.analysis.tables import COLUMNS, Val
 from pose.coco.annotations import read_annotations
+from pose.coco.files import coco_files
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.params import load_params
@@ -45,7 +46,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def val(tiny_coco, crop_table: CropTable, crop_settings: CropSettings) -> Val:
-    found = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None)
+    found = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
     truth = {
         "images": found.images,
         "annotations": found.annotations,

@@ -22,6 +22,7 @@ import build_cache
 from loopback import failure as one_line_of
 from mounts import mounted
 from pose.coco.annotations import read_annotations
+from pose.coco.files import coco_files
 from pose.coco.images import Images
 from pose.common import files, stage
 from pose.common.errors import PoseError
@@ -197,11 +198,11 @@ def test_a_cut_shard_is_named(crop_table: CropTable, share: float) -> None:
 def test_a_cut_shard_of_a_killed_build_is_made_again(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, suffix: str, share: float
 ) -> None:
-    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
+    persons = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons
     path = tmp_path / "val" / "00000.arrow"
 
     def build() -> bytes:
-        build_cache._shard_job(path, tiny_coco.root, SPLIT, persons, crop_settings)
+        build_cache._shard_job(path, coco_files(tiny_coco.root, SPLIT), persons, crop_settings)
         return path.read_bytes() + path.with_suffix(".json").read_bytes()
 
     expected = build()
@@ -239,10 +240,12 @@ def test_the_clock_may_go_backwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing that is written knows the time."""
-    persons = read_annotations(tiny_coco.root, SPLIT, DEFAULT.data, None).persons
+    persons = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons
     written = []
     for name in ("a", "b"):
-        shards.write_shard(tmp_path / name, Images(tiny_coco.root, SPLIT), persons, crop_settings)
+        shards.write_shard(
+            tmp_path / name, Images(coco_files(tiny_coco.root, SPLIT)), persons, crop_settings
+        )
         checkpoint.save_weights(tmp_path / f"{name}.st", {"a": torch.ones(2)}, {})
         written.append([(tmp_path / name).read_bytes(), (tmp_path / f"{name}.st").read_bytes()])
         hours = iter(range(10**9, 0, -3600))

@@ -1,0 +1,162 @@
+"""Where the annotations and images of a split are: in COCO's layout, or where params.yaml says."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pose.common.errors import PoseError, shorten
+from pose.common.files import BAD_ZIP
+from pose.common.params import Data
+
+ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
+UNLABELLED_SPLIT = "unlabeled2017"
+
+Kind = Literal["train", "val"]
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of one split; nothing in them has been read.
+
+    split: its name in messages. annotations: a JSON file, or a zip with the JSON file `member`.
+    images: a folder or a zip; None if locate_images has to find it. annotated: false if the JSON
+    file is an image_info_*.json, as for test-dev.
+    """
+
+    split: str
+    annotations: Path
+    images: Path | None
+    member: str | None = None
+    annotated: bool = True
+
+    @property
+    def name(self) -> str:
+        """File name of the annotations, for messages."""
+        return Path(self.member or self.annotations).name
+
+
+def split_files(root: Path, data: Data, kind: Kind) -> SplitFiles:
+    """Files of train or val below root, as data.<kind>_annotations and data.<kind>_images say.
+
+    What is null is in COCO's layout. With data.val_fraction, val has train's files. Raises
+    PoseError if a file is absent.
+    """
+    source = "train" if data.val_fraction is not None else kind
+    split = data.train_split if source == "train" else data.val_split
+    annotations = getattr(data, f"{source}_annotations")
+    if annotations is None:
+        files = coco_files(root, split)
+    else:
+        path = _given(root, f"data.{source}_annotations", annotations, "a file", Path.is_file)
+        files = SplitFiles(source, path, None)
+    if (images := getattr(data, f"{source}_images")) is not None:
+        path = _given(root, f"data.{source}_images", images, "a folder or a zip", Path.exists)
+        files = replace(files, images=path)
+    return files
+
+
+def coco_files(root: Path, split: str) -> SplitFiles:
+    """Files of a split in COCO's layout: annotations/*.json or its zip, <split>/ or <split>.zip.
+
+    A split with only image_info_<split>.json is not annotated; its images may be those of another
+    split, see image_split. Raises PoseError if there are no annotations.
+    """
+    image_name = image_split(split)
+    places = (root / image_name, root / f"{image_name}.zip")
+    images = next((path for path in places if path.exists()), None)
+    zips = {"person_keypoints": ANNOTATIONS_ZIP, "image_info": f"image_info_{image_name}.zip"}
+    for kind, zip_name in zips.items():
+        name, annotated = f"{kind}_{split}.json", kind == "person_keypoints"
+        if (path := root / "annotations" / name).is_file():
+            return SplitFiles(split, path, images, None, annotated)
+        if _is_member(root / zip_name, member := f"annotations/{name}"):
+            return SplitFiles(split, root / zip_name, images, member, annotated)
+    name = f"person_keypoints_{split}.json"
+    raise PoseError(
+        f"neither {root / 'annotations' / name} nor {root / ANNOTATIONS_ZIP} with annotations/"
+        f"{name} exists; {found_json(root)}; set data.root, data.train_annotations or "
+        "data.val_annotations"
+    )
+
+
+def image_split(split: str) -> str:
+    """The split whose folder or zip has the images: COCO's test-dev is a part of test."""
+    return split.replace("test-dev", "test")
+
+
+def locate_images(files: SplitFiles, root: Path, images: list[dict[str, Any]]) -> SplitFiles:
+    """The files with `images` set, if they are not: the folder in which the file_names exist.
+
+    images are COCO's entries. The folder is that of the annotation file if it has the first image,
+    else the one at or below root, without hidden ones, that has the first or all of them. Raises
+    PoseError if there is none, or more than one.
+    """
+    if files.images is not None or not images:
+        return files
+    names = [image["file_name"] for image in images]
+    beside = files.annotations.parent
+    if _has(beside, names[:1]):
+        return replace(files, images=beside)
+    folders = [path for path in _folders(root) if _has(path, names[:1])]
+    if len(folders) > 1:
+        folders = [path for path in folders if _has(path, names)] or folders
+    if len(folders) == 1:
+        return replace(files, images=folders[0])
+    listed = shorten([str(path) for path in folders])
+    raise PoseError(
+        f"{files.name}: {f'{len(folders)} folders have' if folders else 'no folder has'} its first "
+        f"image, {names[0]!r}: {listed or f'searched {root}'}; set data.train_images or "
+        "data.val_images to the folder or zip of the images"
+    )
+
+
+def found_json(root: Path) -> str:
+    """`JSON files there: a.json, train/b.json`, as a part of a message."""
+    paths = [path for pattern in ("*.json", "*/*.json") for path in sorted(root.glob(pattern))]
+    names = [path.relative_to(root).as_posix() for path in paths]
+    return f"JSON files in {root}: {shorten(names) if names else 'none'}"
+
+
+def _given(root: Path, key: str, value: str, expected: str, is_valid: Any) -> Path:
+    """The path that a param names, relative to root. Raises PoseError if it is not there."""
+    path = root / Path(value).expanduser()
+    if not is_valid(path):
+        raise PoseError(
+            f"params.yaml: {key} = {value!r}, expected {expected}: {path} does not exist; "
+            f"{found_json(root)}"
+        )
+    return path
+
+
+def _is_member(path: Path, name: str) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return name in archive.namelist()
+    except FileNotFoundError:
+        return False
+    except BAD_ZIP as error:
+        raise PoseError(f"{path}: {error}; download it again") from None
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """All folders at or below root; links are followed, but no folder comes twice."""
+    seen: set[Path] = set()
+    for folder, below, _ in os.walk(root, followlinks=True):
+        if (real := Path(folder).resolve()) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield Path(folder)
+
+
+def _has(folder: Path, names: list[str]) -> bool:
+    try:
+        return all((folder / name).is_file() for name in names)
+    except OSError:  # a name that is too long
+        return False
