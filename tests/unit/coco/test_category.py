@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pose.coco.category import Category, read_category
 from pose.common.errors import PoseError
@@ -162,3 +164,33 @@ def test_mistakes_with_several(wanted: Any, categories: list[Any], expected: str
         read(categories, wanted=wanted)
     assert str(caught.value).startswith("x.json: ")
     assert "\n" not in str(caught.value)
+
+
+ENTRIES = st.fixed_dictionaries(
+    {"id": st.integers(0, 3), "name": st.sampled_from(["a", "b", " a", "all", None])},
+    optional={"keypoints": st.sampled_from([[], None, ["n", "t"], ["n ", "t"], ["t", "n"]])},
+)
+WANTED = st.sampled_from(["a", "b", "all", ["a", "b"], ["b"]])
+
+
+@given(st.lists(ENTRIES, max_size=4), WANTED, st.sampled_from([None, ("n", "t")]))
+def test_a_selection_has_one_list_of_keypoints_and_clear_ids(
+    categories: list[Any], wanted: Any, names: Any
+) -> None:
+    """What is not refused: each wanted name once, ids of one entry each, equal keypoint names."""
+    try:
+        found = read(categories, names, wanted)
+    except PoseError:
+        return
+    chosen = [entry for entry in categories if entry["id"] in found.ids]
+    assert len(chosen) == len(found.ids)
+    for entry in chosen:
+        listed = [name.strip() for name in entry.get("keypoints") or names]
+        assert tuple(listed) == found.names == ("n", "t") or found.names == ("t", "n") != names
+    trimmed = [str(entry["name"]).strip() for entry in chosen]
+    if wanted != "all":
+        assert sorted(trimmed) == sorted([wanted] if isinstance(wanted, str) else wanted)
+    elif "all" not in [entry["name"] for entry in categories]:
+        rest = [entry for entry in categories if entry["id"] not in found.ids]
+        assert not any(entry.get("keypoints") for entry in rest)
+    assert found.others.keys() == {entry["id"] for entry in categories} - found.ids

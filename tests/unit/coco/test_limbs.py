@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pose.coco.limbs import read_limbs
 
@@ -77,3 +79,25 @@ def test_cocos_limbs_beside_14_names() -> None:
     assert limbs == ((13, 11), (11, 12))
     assert "left out 3 of 5 limbs" in note
     assert "first: [16, 14]" in note
+
+
+ENDS = st.integers(-1, 6) | st.sampled_from([*NAMES, "leg", True, None, 1.0])
+
+
+@given(st.lists(st.lists(ENDS, max_size=3) | ENDS, max_size=5))
+def test_each_limb_is_read_as_it_fits_or_told(skeleton: list[Any]) -> None:
+    limbs, notes = read_limbs(skeleton, NAMES)
+    pairs = [one for one in skeleton if isinstance(one, list) and len(one) == 2]
+    numbers = [one for one in pairs if {*map(type, one)} == {int} and one[0] != one[1]]
+    ends = {end for one in numbers for end in one}
+    from_0 = 0 in ends and ends <= {0, 1, 2, 3}
+    index = {name: k for k, name in enumerate(NAMES)}
+    expected = []
+    for one in pairs:
+        if one in numbers:
+            expected.append(tuple(end - (not from_0) for end in one))
+        elif {*map(type, one)} == {str}:
+            expected.append(tuple(index.get(end, -1) for end in one))
+    good = tuple(one for one in expected if {*one} <= {0, 1, 2, 3} and one[0] != one[1])
+    assert limbs == good
+    assert len(notes) == from_0 + (len(good) < len(skeleton))

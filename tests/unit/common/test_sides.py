@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pose.common.errors import PoseError
-from pose.common.sides import mirror_pairs
+from pose.common.sides import GROUPS, mirror_pairs
 from pose.common.skeleton import COCO_17
 
 
@@ -125,6 +125,16 @@ def test_pairs(names: tuple[str, ...], pairs: tuple) -> None:
 )
 def test_one_pair_among_others(left: str, right: str) -> None:
     assert mirror_pairs(["nose", right, "tail_base", "tail_tip", left]) == ((4, 1),)
+
+
+@pytest.mark.parametrize(("left", "right"), [pair for group in GROUPS for pair in group])
+def test_each_side_word(left: str, right: str) -> None:
+    for name in ("ear_{}", "{}-ear", "{} ear 1", "ear({})"):
+        for case in (str, str.title, str.upper):
+            assert mirror_pairs([case(name.format(side)) for side in (right, left)]) == ((1, 0),)
+    joined = [f"ear{side}2" for side in (left, right)]
+    if min(len(left), len(right)) >= 3 or left == "左":
+        assert mirror_pairs(joined) == ((0, 1),)
 
 
 @pytest.mark.parametrize(
