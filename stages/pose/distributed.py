@@ -11,18 +11,31 @@ import atexit
 import logging
 import os
 import shlex
+import signal
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from pose.common.errors import PoseError
+from pose.common.errors import PoseError, ProcessesEnded
 from pose.common.log import logger
 from pose.common.processes import die_with
+from pose.common.script import ERROR_FILE
 
 T = TypeVar("T")
+
+# They report each process that failed or was stopped; the last line of the stage says why.
+TORCHRUN_LOGGERS = (
+    "torch.distributed.elastic.multiprocessing.api",
+    "torch.distributed.elastic.agent.server.api",
+)
 
 
 def rank() -> int:
@@ -48,14 +61,18 @@ def is_main_process() -> bool:
 def init(threads: int) -> torch.device:
     """Join the process group if the environment sets several processes; returns the device.
 
-    If this process was not started by torchrun, it is replaced by torchrun, which starts the script
-    in each process. Raises PoseError for a wrong value in the environment.
+    If this process was not started by torchrun, it starts the script in each process with it, and
+    raises ProcessesEnded when they have ended. Raises PoseError for a wrong value in the
+    environment.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _join()
     processes = _from_environment("NPROC")
     if max(processes, _from_environment("PET_NNODES")) > 1:
-        _become_torchrun(processes, threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # torchrun would set 1 and warn
+        if launcher := shlex.split(os.environ.get("POSE_LAUNCHER", "")):
+            _launch_on_all_nodes(launcher, processes)
+        _launch(processes)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -68,6 +85,7 @@ def _join() -> torch.device:
         device = _local_gpu(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
     atexit.register(dist.destroy_process_group)
+    any_process(False)  # all are connected: gloo reports one that ends while others still connect
     if not is_main_process():
         logger.setLevel(logging.WARNING)
     return device
@@ -92,12 +110,58 @@ def _from_environment(name: str) -> int:
     return int(text)
 
 
-def _become_torchrun(processes: int, threads: int) -> None:
-    """Replace this process by torchrun, after POSE_LAUNCHER (`srun`, for example) if it is set."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # torchrun would set 1 and warn
+def _launch(processes: int) -> None:
+    """Run this script in so many processes of this node; raises ProcessesEnded with their result.
+
+    torchrun's own summary is not printed: it does not know what a stage has said. The text of the
+    process that failed first is in the file that script.exit_codes writes.
+    """
     nodes = [] if "PET_NNODES" in os.environ else ["--standalone"]
-    command = [*shlex.split(os.environ.get("POSE_LAUNCHER", "")), sys.executable, "-m"]
-    command += ["torch.distributed.run", *nodes, "--nproc-per-node", str(processes), *sys.argv]
+    for name in TORCHRUN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "error.txt"
+        os.environ[ERROR_FILE] = str(path)
+        try:
+            command = [*nodes, "--nproc-per-node", str(processes), "--log-dir", folder, *sys.argv]
+            torchrun.run(torchrun.parse_args(command))
+        except ChildFailedError as error:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            raise _ended(error, text) from None
+        except SignalException as stopped:
+            if stopped.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise ProcessesEnded(128 + stopped.sigval, "") from None
+        finally:
+            del os.environ[ERROR_FILE]
+    raise ProcessesEnded(0, "")
+
+
+def _ended(error: ChildFailedError, text: str) -> ProcessesEnded:
+    """Exit code and last line; text: the reason that a process left, if any.
+
+    Without one, a process was killed. torchrun ends the others, with SIGTERM first.
+    """
+    if text:
+        return ProcessesEnded(1, text)
+    rank, failure = min(error.failures.items(), key=lambda one: one[1].exitcode == -signal.SIGTERM)
+    if failure.exitcode < 0:
+        line = (
+            f"the process of rank {rank} was killed by {failure.signal_name()}; rerun to continue"
+        )
+        return ProcessesEnded(128 - failure.exitcode, line)
+    if failure.exitcode == 128 + signal.SIGTERM:  # logged by rank 0
+        return ProcessesEnded(failure.exitcode, "")
+    line = (
+        f"the process of rank {rank} ended with exit code {failure.exitcode}, as another one ended"
+    )
+    return ProcessesEnded(failure.exitcode, line)
+
+
+def _launch_on_all_nodes(launcher: list[str], processes: int) -> None:
+    """Replace this process by POSE_LAUNCHER (`srun`, for example), which starts it on each node."""
+    settings = [f"NPROC={processes}", "POSE_LAUNCHER="]  # not every launcher passes the environment
+    command = [*launcher, "env", *settings, sys.executable, *sys.argv]
     sys.stdout.flush()
     sys.stderr.flush()
     try:

@@ -61,5 +61,7 @@ def test_a_batch_that_does_not_come_out_even_is_refused(pair: Project) -> None:
     done = pair.stage("train_phase2")
     assert done.returncode == 1
     said = "train_phase2: params.yaml: train.batch_size = 3, expected a multiple of 2 processes"
-    assert any(line.startswith(said) for line in done.stderr.splitlines())
+    assert done.stderr.splitlines()[-1].startswith(said)
+    assert done.stderr.count("train.batch_size") == 1
+    assert "torch" not in done.stderr
     assert pair.content(MODEL) == before

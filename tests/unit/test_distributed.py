@@ -1,14 +1,17 @@
-"""Processes of one run: how many there are, and how the script becomes torchrun's."""
+"""Processes of one run: how many there are, how they start, and how they end."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pose import distributed
 from pose.common.errors import PoseError
+from pose.common.script import ERROR_FILE
 
 
 def test_a_batch_must_come_out_even(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,37 +31,124 @@ def test_a_bad_number_of_processes(monkeypatch: pytest.MonkeyPatch, text: str) -
         distributed.init(1)
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"NPROC": "2"}, "{python} -m torch.distributed.run --standalone --nproc-per-node 2 x.py"),
-        (
-            {"NPROC": "8", "PET_NNODES": "2", "POSE_LAUNCHER": "srun --ntasks-per-node=1"},
-            "srun --ntasks-per-node=1 {python} -m torch.distributed.run --nproc-per-node 8 x.py",
-        ),
-        ({"PET_NNODES": "2"}, "{python} -m torch.distributed.run --nproc-per-node 1 x.py"),
-    ],
-)
-def test_the_script_becomes_torchrun(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
-) -> None:
-    class Replaced(Exception):  # noqa: N818
-        pass
+class Started(Exception):  # noqa: N818
+    """In place of a start, with the command."""
 
-    def execvp(file: str, arguments: list[str]) -> None:
-        assert file == arguments[0]
-        raise Replaced(" ".join(arguments))
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No setting in the environment, and commands raise Started."""
+
+    def run(arguments: object) -> None:
+        raise Started(" ".join(str(vars(arguments)[name]) for name in ARGUMENTS))
+
+    def execvp(file: str, command: list[str]) -> None:
+        assert file == command[0]
+        raise Started(" ".join(command))
 
     for name in ("NPROC", "PET_NNODES", "POSE_LAUNCHER", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(distributed.torchrun, "run", run)
     monkeypatch.setattr(distributed.os, "execvp", execvp)
     monkeypatch.setattr(sys, "argv", ["x.py"])
+    return monkeypatch
+
+
+ARGUMENTS = ("standalone", "nnodes", "nproc_per_node", "training_script")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"NPROC": "2"}, "True 1:1 2 x.py"),
+        ({"PET_NNODES": "2"}, "False 2 1 x.py"),
+        ({"PET_NNODES": "2", "NPROC": "8", "POSE_LAUNCHER": ""}, "False 2 8 x.py"),
+        (
+            {"NPROC": "8", "PET_NNODES": "2", "POSE_LAUNCHER": "srun --ntasks-per-node=1"},
+            "srun --ntasks-per-node=1 env NPROC=8 POSE_LAUNCHER= {python} x.py",
+        ),
+    ],
+)
+def test_the_script_is_started_in_each_process(
+    bare: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
     for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(Replaced) as caught:
+        bare.setenv(name, value)
+    with pytest.raises(Started) as caught:
         distributed.init(3)
     assert str(caught.value) == expected.format(python=sys.executable)
     assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert ERROR_FILE not in os.environ
+
+
+BUG = ["Traceback (most recent call last):", "ValueError: of rank 1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "first", "last"),
+    [
+        ("pass", 0, "stage: ready", "stage: ready"),
+        ("raise PoseError('in all')", 1, "stage: in all", "stage: in all"),
+        ("raise_late(ValueError('of rank 1'))", 1, *BUG),
+        ("wait_for(PoseError('of rank 1'))", 1, "stage: of rank 1", "stage: of rank 1"),
+        ("wait_for(ValueError('of rank 1'))", 1, *BUG),
+        ("raise Stopped('saved')", 143, "stage: saved", "stage: saved"),
+        ("wait_for(None)", 137, *["the process of rank 1 was killed by SIGKILL; rerun"] * 2),
+    ],
+)
+def test_two_processes_end_like_one(
+    tmp_path: Path, body: str, code: int, first: str, last: str
+) -> None:
+    """One reason, last, and the exit code; rank 0 waits for rank 1 or fails itself."""
+    script = tmp_path / "stage.py"
+    script.write_text(SCRIPT.replace("BODY", body))
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PET_")}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=kept | {"NPROC": "2", "PYTHONPATH": STAGES, "POSE_LAUNCHER": ""},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == "stage: ready"
+    reason = lines[1:] or lines
+    assert reason[0].startswith(first), done.stderr
+    assert reason[-1].startswith(last)
+    assert len(reason) == 1 or first != last
+    assert done.stderr.count("Traceback") == (first == BUG[0])
+
+
+STAGES = str(Path(__file__).parents[2] / "stages")
+SCRIPT = """
+import os, signal, time
+from pose import distributed
+from pose.common.errors import PoseError, Stopped
+from pose.common.log import log
+from pose.common.script import exit_codes
+
+def wait_for(error):
+    if rank == 0:
+        distributed.broadcast("hello")
+        distributed.all_gather("nothing comes")
+    distributed.broadcast("hello")
+    if error is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise error
+
+def raise_late(error):
+    if rank == 1:
+        raise error
+    time.sleep(1)
+    raise PoseError("of rank 0")
+
+with exit_codes("stage"):
+    distributed.init(1)
+    rank = distributed.rank()
+    log("stage: ready")
+    BODY
+"""
 
 
 def test_a_launcher_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,3 +26,11 @@ def shorten(names: Sequence[str]) -> str:
 
 class Stopped(Exception):  # noqa: N818  # no error
     """SIGTERM was received and the state is saved; the text says how to continue."""
+
+
+class ProcessesEnded(Exception):  # noqa: N818  # no error
+    """The processes that ran the stage have ended, with an exit code; str(): what to print last."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code

@@ -8,15 +8,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import signal
 import sqlite3  # dvclive asks DVC, which keeps its state in sqlite
 import sys
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
+from typing import NoReturn
 
-from pose.common.errors import PoseError, Stopped
+from pose.common.errors import PoseError, ProcessesEnded, Stopped
 from pose.common.log import BarSafeHandler, log, logger
 
+ERROR_FILE = "POSE_ERROR_FILE"  # environment of the processes that distributed.py starts
+PEER_ENDED = "gloo/transport"  # in the errors of a process that waits for one that has ended
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -25,7 +30,8 @@ def exit_codes(name: str) -> Iterator[None]:
     """Log to standard error inside the context; on an error, print `name: message` and exit.
 
     1: a PoseError, Ctrl-C, or an error of the machine (machine_advice); 143: SIGTERM, after the
-    state was saved. Any other exception is a bug and keeps its traceback.
+    state was saved. Any other exception is a bug and keeps its traceback. Of several processes
+    (distributed.py) only the first to fail leaves its text, which their launcher prints last.
     """
     logger.setLevel(logging.INFO)
     if not logger.handlers:
@@ -33,16 +39,42 @@ def exit_codes(name: str) -> Iterator[None]:
     try:
         yield
     except PoseError as error:
-        sys.exit(f"{name}: {error}")
+        _fail(f"{name}: {error}")
     except Stopped as stopped:
         log(f"{name}: {stopped}")
         sys.exit(128 + signal.SIGTERM)
+    except ProcessesEnded as ended:
+        if text := str(ended):
+            log(text)
+        sys.exit(ended.code)
     except KeyboardInterrupt:
-        sys.exit(f"{name}: interrupted; rerun to continue")
-    except (OSError, MemoryError, BrokenExecutor, RuntimeError, sqlite3.Error) as error:
-        if (advice := machine_advice(error)) is None:
+        _fail(f"{name}: interrupted; rerun to continue")
+    except Exception as error:
+        if advice := machine_advice(error):
+            _fail(f"{name}: {advice}")
+        if ERROR_FILE not in os.environ:
             raise
-        sys.exit(f"{name}: {advice}")
+        if PEER_ENDED in str(error):
+            sys.exit(1)  # that process has the reason
+        _fail(traceback.format_exc().rstrip())
+
+
+def _fail(text: str) -> NoReturn:
+    """Exit with 1; the text goes to standard error, or to ERROR_FILE if no process has written it.
+
+    Several processes fail alike, or one after the other: the first text is the reason.
+    """
+    path = os.environ.get(ERROR_FILE)
+    if path is None:
+        sys.exit(text)
+    try:
+        with open(path, "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        pass
+    except OSError:  # no room for it
+        sys.exit(text)
+    sys.exit(1)
 
 
 def machine_advice(error: Exception) -> str | None:
