@@ -44,7 +44,7 @@ from pose.coco.overlap import Checksums, image_checksums, shared_images
 from pose.coco.splits import Split, read_splits, read_unlabelled
 from pose.common import stage
 from pose.common.errors import PoseError, shorten
-from pose.common.files import digest, locked, replacing, write_atomic, write_json
+from pose.common.files import digest, existing_path, locked, replacing, write_atomic, write_json
 from pose.common.log import log
 from pose.common.params import Data, Params
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED, Checksum, ZipChecksums
@@ -99,9 +99,9 @@ def _unlabelled_detections(params: Params, folder: Path) -> dict[str, int]:
 
 
 def _existing_file(key: str, source: str) -> Path:
-    path = Path(source).expanduser()
+    path = existing_path(key, source)
     if not path.is_file():
-        raise PoseError(f"params.yaml: {key} = {str(path)!r} is not a file")
+        raise PoseError(f"params.yaml: {key} = {source!r} is a folder, expected a file")
     return path
 
 

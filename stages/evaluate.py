@@ -39,7 +39,7 @@ from pose.codecs import geometry
 from pose.codecs.gaussian import Blur
 from pose.common import stage
 from pose.common.errors import PoseError
-from pose.common.files import digest, read_json, write_atomic, write_json
+from pose.common.files import digest, existing_path, read_json, write_atomic, write_json
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.skeleton import oks_sigmas
@@ -114,10 +114,7 @@ def _networks(params: Params) -> dict[str, list[Path]]:
 def _checkpoint(member: str) -> Path:
     """A member of evaluate.ensemble: a model of the chain by name, or a path."""
     model = stage.MODELS / f"{member}.safetensors"
-    path = model if model.is_file() else Path(member).expanduser()
-    if not path.is_file():
-        raise PoseError(f"params.yaml: evaluate.ensemble: {member!r} is no model and no file")
-    return path
+    return model if model.is_file() else existing_path("evaluate.ensemble", member)
 
 
 def _digest(paths: list[Path]) -> str:

@@ -39,7 +39,7 @@ import torch
 
 from pose.common import stage
 from pose.common.errors import PoseError
-from pose.common.files import digest
+from pose.common.files import digest, existing_path
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.skeleton import COCO_17
@@ -104,7 +104,7 @@ def _digests(path: Path) -> dict[str, Any]:
 
 
 def _file(params: Params) -> tuple[Path, dict[str, Any]]:
-    path = Path(str(params.weights.file)).expanduser()
+    path = existing_path("weights.file", str(params.weights.file))
     sha256 = params.weights.sha256
     if sha256 and (path.is_dir() or (path.is_file() and path.suffix == ".json")):
         raise PoseError(f"{path}: weights.sha256 is that of one file; set it to null for shards")

@@ -112,7 +112,7 @@ def test_local_without_root(unharmed: Project) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "is not a file"),
+        (None, "no such file; correct the path"),
         ('[{"image_id": 1', "not valid JSON"),
         ('{"annotations": []}', "expected a list of boxes, found dict"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, NaN, 4], "score": 1}]', "record 0"),

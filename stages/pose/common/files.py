@@ -24,6 +24,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 CHUNK = 1 << 20  # bytes
+TEMPORARY = "/.dvc/tmp/exps/"  # in the path of a copy that `dvc exp run --temp` works in
 # Names that `digest` ignores in a folder, as .dvcignore does: bytecode and backups of editors.
 UNTRACKED = ("__pycache__", "*.pyc", "*.orig", "*.rej", "*.swp", "*~", ".DS_Store")
 
@@ -101,6 +102,21 @@ def parse_json(content: bytes, name: str) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise PoseError(f"{name}: not valid JSON ({error}); the file may be truncated") from None
+
+
+def existing_path(key: str, value: str) -> Path:
+    """The path that params.yaml gives for `key`, its `~` expanded.
+
+    Raises PoseError if nothing is there, with the folder in which a relative path was looked for:
+    `dvc exp run --temp` and --queue run in a copy of the project without its untracked files.
+    """
+    path, folder = Path(value).expanduser(), Path.cwd()
+    if path.exists():
+        return path
+    where, advice = "" if path.is_absolute() else f" in {folder}", "correct the path"
+    if where and TEMPORARY in folder.as_posix():
+        advice = "`dvc exp run` with --temp or --queue needs an absolute path, or a file in git"
+    raise PoseError(f"params.yaml: {key} = {value!r}: no such file{where}; {advice}")
 
 
 def size_of(path: Path) -> int:

@@ -104,3 +104,33 @@ def test_bytes_of_a_file(tmp_path: Path) -> None:
     assert files.size_of(tmp_path / "x") == 0
     (tmp_path / "x").write_bytes(b"abc")
     assert files.size_of(tmp_path / "x") == 3
+
+
+@pytest.mark.parametrize(
+    ("folder", "value", "expected"),
+    [
+        ("p", "x.ckpt", "'x.ckpt': no such file in {cwd}; correct the path"),
+        ("p", "/x/y.ckpt", "'/x/y.ckpt': no such file; correct the path"),
+        (
+            "p/.dvc/tmp/exps/tmp_1",
+            "sub/x.ckpt",
+            "'sub/x.ckpt': no such file in {cwd}; `dvc exp run`",
+        ),
+        ("p/.dvc/tmp/exps/tmp_1", "/x/y.ckpt", "'/x/y.ckpt': no such file; correct the path"),
+    ],
+)
+def test_a_missing_path_is_told_with_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, value: str, expected: str
+) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / folder)
+    with pytest.raises(PoseError) as caught:
+        files.existing_path("weights.file", value)
+    line = "params.yaml: weights.file = " + expected.format(cwd=tmp_path / folder)
+    assert str(caught.value).startswith(line)
+
+
+def test_an_existing_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x").mkdir()
+    assert files.existing_path("weights.file", "~/x") == tmp_path / "x"

@@ -142,7 +142,7 @@ def test_networks_and_their_checkpoints(at_home: Path, bent_params) -> None:
     values["evaluate.ablation"] = "headline"
     assert list(evaluate._networks(load_params(bent_params(values)))) == ["ssl"]
     values |= {"evaluate.ensemble": "[ssl, lost]", "evaluate.ablation": "full"}
-    with pytest.raises(PoseError, match=r"evaluate.ensemble: 'lost' is no model and no file"):
+    with pytest.raises(PoseError, match=r"evaluate.ensemble = 'lost': no such file in "):
         evaluate._networks(load_params(bent_params(values)))
 
 

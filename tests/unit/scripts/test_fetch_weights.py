@@ -191,7 +191,7 @@ def spoil_other(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "weights", "expected"),
     [
-        (Path.unlink, {}, "x.pth: no such checkpoint"),
+        (Path.unlink, {}, "weights.file = 'x.pth': no such file in /"),
         (None, {"file": "."}, ".: is a folder without an index of shards; it holds x.pth; give"),
         (
             None,
