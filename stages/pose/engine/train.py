@@ -22,7 +22,7 @@ from pose.common.log import log
 from pose.common.params import Params
 from pose.common.processes import sigterm_flag
 from pose.common.script import is_torch_memory
-from pose.common.skeleton import Skeleton
+from pose.common.skeleton import Skeleton, oks_sigmas
 from pose.crop_table import CropTable
 from pose.data.build import codec, loader, training_samples
 from pose.data.samples import steps_per_epoch
@@ -230,6 +230,7 @@ def build_validation(
         codec(params, skeleton),
         params.augment.bbox_padding,
         skeleton,
+        oks_sigmas(skeleton.names, params.keypoints.oks_sigmas),
         schedule,
         on_picture,
     )

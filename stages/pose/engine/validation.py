@@ -21,7 +21,7 @@ from pose.common import stage
 from pose.common.files import read_json
 from pose.common.log import log
 from pose.common.params import Train
-from pose.common.skeleton import Skeleton, oks_sigmas
+from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data.samples import TestSamples, batch_loader, test_batches
 from pose.draw import draw_heatmap, draw_pose, encode_jpeg, enlarge, grid
@@ -53,11 +53,13 @@ class Validation:
         codec: UdpCodec,
         bbox_padding: float,
         skeleton: Skeleton,
+        sigmas: NDArray[np.float64],
         schedule: Schedule,
         on_picture: Callable[[int, Tensor], None],
     ) -> None:
         self.model, self.on_picture = model, on_picture
-        self.name, self.train, self.schedule, self.skeleton = name, train, schedule, skeleton
+        self.name, self.train, self.schedule = name, train, schedule
+        self.skeleton, self.sigmas = skeleton, sigmas
         table = CropTable(stage.CACHE / "val")
         rows = first_rows(table, train.val_persons)
         self.samples = TestSamples(table, rows, bbox_padding, codec)
@@ -99,10 +101,9 @@ class Validation:
         areas = self.samples.padded_areas(found.rows)
         truth = read_json(stage.CACHE / "ground_truth.json")
         truth = restrict_to_images(truth, set(table.image_id[rows].tolist()))
-        sigmas = oks_sigmas(self.skeleton.names, None)
         category_id = truth["categories"][0]["id"]
-        results = to_results(table, found, areas, 0.0, 1.0, sigmas, category_id)
-        ap = coco_eval(truth, results, sigmas)["AP"]
+        results = to_results(table, found, areas, 0.0, 1.0, self.sigmas, category_id)
+        ap = coco_eval(truth, results, self.sigmas)["AP"]
         log(f"{self.name}: val_AP {ap:.3f} on {len(rows):,} people")
         return distributed.broadcast(ap)
 

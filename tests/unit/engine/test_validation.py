@@ -14,7 +14,7 @@ import torch
 from pose.codecs.udp import UdpCodec
 from pose.common import stage
 from pose.common.params import Train, load_params
-from pose.common.skeleton import COCO_17, oks_sigmas
+from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
 from pose.data.samples import TestSamples, batch_loader, test_batches
 from pose.engine import validation
@@ -63,11 +63,15 @@ def spec(tiny_model_spec: ModelSpec) -> ModelSpec:
 
 
 def watch(
-    state: TrainState, law: Train, codec: UdpCodec, pictures: list | None = None
+    state: TrainState,
+    law: Train,
+    codec: UdpCodec,
+    pictures: list | None = None,
+    sigmas: np.ndarray = COCO_OKS_SIGMAS,
 ) -> validation.Validation:
     seen = pictures if pictures is not None else []
     return validation.Validation(
-        "x", state.model, law, codec, 1.25, COCO_17, SCHEDULE, lambda *one: seen.append(one)
+        "x", state.model, law, codec, 1.25, COCO_17, sigmas, SCHEDULE, lambda *one: seen.append(one)
     )
 
 
@@ -136,7 +140,10 @@ def test_off_is_off(val, law, codec, spec) -> None:
     assert (state.best, state.pictures) == ({}, {})
 
 
-def test_val_ap_is_cocos_of_the_highest_cells(val, law, codec, spec, monkeypatch, tmp_path) -> None:
+@pytest.mark.parametrize("sigmas", [COCO_OKS_SIGMAS, np.linspace(0.03, 0.2, 17)])
+def test_val_ap_is_cocos_of_the_highest_cells(
+    val, law, codec, spec, monkeypatch, tmp_path, sigmas: np.ndarray
+) -> None:
     """The same number as by evaluate's way, of predictions near the truth, as it is 0 else."""
     rng = np.random.default_rng(0)
     rows = val.labelled()
@@ -154,13 +161,14 @@ def test_val_ap_is_cocos_of_the_highest_cells(val, law, codec, spec, monkeypatch
     monkeypatch.setattr(validation, "predict_peaks", lambda *_: made_up)
     state = fresh(spec)
     state.step = PER_EPOCH
-    row = watch(state, law, codec)(state)
-    sigmas = oks_sigmas(COCO_17.names, None)
+    row = watch(state, law, codec, sigmas=sigmas)(state)
     areas = np.array([np.prod(samples.box(int(r))[1]) for r in rows])
     truth = json.loads((tmp_path / "ground_truth.json").read_text())
     results = to_results(val, made_up, areas, 0.0, 1.0, sigmas, 1)
     assert row["val_AP"] == coco_eval(truth, results, sigmas)["AP"]
     assert 0.1 < row["val_AP"] < 1
+    others = np.full(17, 0.3)
+    assert row["val_AP"] != coco_eval(truth, results, others)["AP"]
 
 
 def test_the_first_persons_and_their_company(val) -> None:
