@@ -83,7 +83,7 @@ def report_bad(
     lines, count = reason_lines(bad), f"{len(bad):,} bad record{'s' if len(bad) > 1 else ''}"
     empty = [file for file in without_people if any(record.file == file for record in bad)]
     if empty:
-        lines.append(f"{count}; without them {' and '.join(empty)} has no person left; repair them")
+        lines.append(f"{count}; without them nobody is left in {' and '.join(empty)}; repair them")
     elif on_bad_record == "stop":
         lines.append(f"{count}; repair them, or set data.on_bad_record: skip to skip them")
     if empty or on_bad_record == "stop":

@@ -98,4 +98,4 @@ def test_skipping_everybody_is_an_error(on_bad_record: str) -> None:
         report_bad("build_cache", annotations(3), on_bad_record, ["a.json"])
     first, last = str(caught.value).splitlines()
     assert first.endswith("set data.area: box")
-    assert last == "3 bad records; without them a.json has no person left; repair them"
+    assert last == "3 bad records; without them nobody is left in a.json; repair them"
