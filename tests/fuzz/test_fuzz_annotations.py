@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fuzz.corrupt import JUNK, fuzz, inputs
 from pose.coco.annotations import Annotations, Person, read_annotations
 from pose.coco.bad_records import reason_lines
+from pose.coco.files import coco_files
 from pose.coco.plausibility import findings, people
 from pose.common.errors import PoseError
 from pose.common.params import Data
@@ -33,7 +34,7 @@ PERSONS = 6  # annotations of tiny_coco that come first: neither crowds nor of a
 
 def read(coco: TinyCoco, raw: dict[str, Any], data: Data = DEFAULT.data) -> Annotations:
     coco.json_path.write_text(json.dumps(raw))
-    return read_annotations(coco.root, SPLIT, data, None)
+    return read_annotations(coco_files(coco.root, SPLIT), data, None)
 
 
 def read_or_error(coco: TinyCoco, raw: dict[str, Any]) -> Annotations | str:
