@@ -86,4 +86,6 @@ setup-matrix: dev       ## old and new pips install exactly what the locks pin; 
 
 baseline:               ## accept this run: the report's deltas are to it from now on
 	mkdir -p metrics/baseline
+	$(BIN)/python -c "import hashlib, pathlib; print(hashlib.sha256(pathlib.Path(\
+	'data/cache/ground_truth.json').read_bytes()).hexdigest())" > metrics/baseline/ground_truth.sha256
 	cp metrics/evaluate/metrics.json params.yaml metrics/baseline/

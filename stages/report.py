@@ -1,4 +1,4 @@
-"""Write the report page: result, what changed, where the model fails, pictures, provenance.
+"""Write the report page: warnings, result, what changed, where the model fails, pictures, data.
 
     python stages/report.py
 
@@ -19,9 +19,11 @@ from pose.common import stage
 from pose.common.files import read_json, write_atomic
 from pose.common.log import log
 from pose.common.params import Params
+from pose.common.skeleton import Skeleton, describe_flip_pairs
 from pose.crop_table import CropTable
 from pose.models.checkpoint import read_provenance
 from pose.report import charts, pictures, tables
+from pose.report.baseline import accepted_digest, not_compared, other_data
 from pose.report.page import Page, Pictures, Section, Text, number, render_html, render_markdown
 
 NAME = "report"
@@ -34,13 +36,16 @@ def main(params: Params) -> None:
     metrics = read_json(EVALUATE / "metrics.json")
     ablation = _read("ablation", "model", "decoder", "tta", *tables.COCO_METRICS)
     lead, gains = tables.protocol_sentences(metrics), {}
-    sections = [_result(params, metrics)]
+    skeleton = stage.skeleton()
+    sections = [*_warnings(), _result(params, metrics)]
     if len(ablation):  # without annotations of val there are no scores
+        lead.append(tables.sigmas_sentence(skeleton.names, params.keypoints.oks_sigmas))
         final = tables.final_row(ablation, params.evaluate.headline_tta)
         gains = tables.ap_gains(ablation, final)
         lead.append(tables.final_sentence(ablation, final))
         sections += _scores(params, ablation, final, gains)
-    sections += [Section("Training", charts.training(stage.METRICS)), _data(), _provenance()]
+    sections += [Section("Training", charts.training(stage.METRICS))]
+    sections += [_data(skeleton), _provenance()]
     title = f"Pose report: AP {number(metrics.get('AP'))}"
     with stage.live(NAME) as live:  # before the page: it deletes what an earlier run wrote there
         live.summary.update(gains)
@@ -64,6 +69,12 @@ def _read(name: str, *columns: str) -> pd.DataFrame:
     return tables.read_table(EVALUATE / f"{name}.csv", *columns)
 
 
+def _warnings() -> list[Section]:
+    """What build_cache found in the data; it writes the file only if there is something."""
+    path = stage.CACHE / "warnings.json"
+    return [Section("Warnings", (Text(tuple(read_json(path))),))] if path.exists() else []
+
+
 def _result(params: Params, metrics: dict[str, float]) -> Section:
     """The main result and the params, both compared with the baseline."""
     sections = params.model_dump(mode="json")
@@ -71,9 +82,13 @@ def _result(params: Params, metrics: dict[str, float]) -> Section:
     baseline = tables.read_settings(BASELINE / "params.yaml", sections)
     paths = sorted((stage.ROOT / "recipes").glob("*.yaml"))
     recipes = {path.stem: tables.read_settings(path, sections) for path in paths}
+    accepted = accepted_digest(BASELINE)
+    reasons = other_data(here, baseline, stage.CACHE / "ground_truth.json", accepted)
+    before = None if reasons else read_json(BASELINE / "metrics.json")
+    warning = tables.data_warning(tables.differences(here, baseline))
     blocks = (
-        *tables.main_result(metrics, read_json(BASELINE / "metrics.json")),
-        tables.data_warning(tables.differences(here, baseline)),
+        *tables.main_result(metrics, before),
+        not_compared(reasons) if reasons else warning,
         tables.changed_params(*tables.nearest_settings(here, baseline, recipes)),
     )
     return Section("Result", blocks)
@@ -119,12 +134,13 @@ def _predictions(params: Params, weights: Path) -> list[Section]:
     return sections
 
 
-def _data() -> Section:
+def _data(skeleton: Skeleton) -> Section:
     downloaded = read_json(stage.METRICS / "download_coco" / "metrics.json")
     coverage = tables.read_table(stage.METRICS / "build_cache" / "keypoints.csv", "keypoint")
     blocks = (
         tables.counts_table("Images and people in the annotation files", downloaded),
         tables.counts_table("People in the cache", read_json(stage.CACHE / "summary.json")),
+        Text((f"{describe_flip_pairs(skeleton)}.",)),
         tables.quarantine(read_json(stage.CACHE / "quarantine.json")),
         tables.coverage_table(coverage),
     )

@@ -17,7 +17,7 @@ import torch
 from ruamel.yaml import YAML
 
 from own_keypoints_data import LIMBS, write_mice
-from pose.coco.annotations import read_annotations
+from pose.coco.annotations import Person, read_annotations
 from pose.coco.files import coco_files
 from pose.coco.images import Images
 from pose.common.files import write_atomic, write_json
@@ -71,17 +71,17 @@ def set_params(path: Path, values: dict[str, Any]) -> None:
     yaml.dump(params, path)
 
 
-def build(folder: Path) -> None:
-    """Write all files that stages/report.py reads into `folder`."""
+def build(folder: Path, names: tuple[str, ...] = NAMES) -> None:
+    """Write all files that stages/report.py reads into `folder`; names: keypoints beyond NAMES."""
     limbs = tuple((a - 1, b - 1) for a, b in LIMBS)
-    skeleton = build_skeleton(NAMES, limbs, None, None, None)
+    skeleton = build_skeleton(names, limbs, None, None, None)
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, folder)
     set_params(folder / "params.yaml", SMALL)
     write_json(folder / "data/cache/skeleton.json", dataclasses.asdict(skeleton))
     _write_cache(folder, skeleton)
-    _write_weights(folder)
-    _write_metrics(folder / "metrics")
+    _write_weights(folder, len(names))
+    _write_metrics(folder / "metrics", names)
     shutil.copytree(ROOT / "metrics/baseline", folder / "metrics/baseline")
     outs = [{"path": "data/cache", "md5": "5d41.dir", "size": 1234}]
     write_json(folder / "dvc.lock", {"stages": {"build_cache": {"outs": outs}}})  # JSON is YAML
@@ -95,6 +95,7 @@ def _write_cache(folder: Path, skeleton: Skeleton) -> None:
     images = Images(coco_files(folder / "mice", "val"))
     data = changed(params.data, category="mouse")
     persons = read_annotations(coco_files(folder / "mice", "val"), data, None).persons
+    persons = [_with_keypoints(person, skeleton.num_keypoints) for person in persons]
     cache = folder / "data/cache"
     (cache / "val").mkdir(parents=True)
     (shard,) = plan_shards(persons, 8)
@@ -111,23 +112,31 @@ def _write_cache(folder: Path, skeleton: Skeleton) -> None:
     write_json(folder / "data/predictions/persons.json", people)
 
 
-def _write_weights(folder: Path) -> None:
+def _with_keypoints(person: Person, count: int) -> Person:
+    """The person with more keypoints in its box, so that there are `count`."""
+    more = np.random.default_rng(0).random((count - len(person.keypoints), 3))
+    points = more * [*person.bbox_xywh[2:], 0] + [*person.bbox_xywh[:2], 2]
+    return dataclasses.replace(person, keypoints=np.vstack([person.keypoints, points]))
+
+
+def _write_weights(folder: Path, num_keypoints: int) -> None:
     torch.manual_seed(0)
-    model = PoseModel(vit.model_spec(load_params(folder / "params.yaml"), len(NAMES)))
+    model = PoseModel(vit.model_spec(load_params(folder / "params.yaml"), num_keypoints))
     provenance = {"source": HOSTILE, "licence": "that of the file"}
     save_weights(folder / "models/ssl.safetensors", model.state_dict(), provenance)
     save_weights(folder / "data/weights/start.safetensors", model.state_dict(), provenance)
 
 
-def _write_metrics(metrics: Path) -> None:
+def _write_metrics(metrics: Path, names: tuple[str, ...]) -> None:
     write_json(metrics / "download_coco/metrics.json", {"val_images": 5})
-    coverage = pd.DataFrame({"keypoint": NAMES, "train": 1.0, "train_in_crop": 0.9, "val": 0.8})
+    coverage = pd.DataFrame({"keypoint": names, "train": 1.0, "train_in_crop": 0.9, "val": 0.8})
     _write_csv(metrics / "build_cache/keypoints.csv", coverage)
     headline = {"AP": 0.55, "AP50": 0.75, "AP75": 0.5, "AR": 0.6, "APm": -1, "boxes": "dets.json"}
     write_json(metrics / "evaluate/metrics.json", headline)
     _write_csv(metrics / "evaluate/ablation.csv", ablation())
-    measured = {"labelled": 5, "found": np.linspace(0.9, 0.5, 5), "AP": 0.5, "PCK": 0.4, "oks": 0.6}
-    _write_csv(metrics / "evaluate/keypoints.csv", pd.DataFrame({"keypoint": NAMES, **measured}))
+    found = np.linspace(0.9, 0.5, len(names))
+    measured = {"labelled": 5, "found": found, "AP": 0.5, "PCK": 0.4, "oks": 0.6}
+    _write_csv(metrics / "evaluate/keypoints.csv", pd.DataFrame({"keypoint": names, **measured}))
     for name, lines in EVALUATED.items():
         write_atomic(metrics / f"evaluate/{name}.csv", ("\n".join(lines) + "\n").encode())
     for phase, rows in (("phase1", ()), ("phase2", ("2\t0.5", "4\t0.25")), ("ssl", ("2\t0.2",))):

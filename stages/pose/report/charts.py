@@ -9,7 +9,7 @@ import pandas as pd
 
 from pose.report import svg_charts
 from pose.report.page import Block, Picture, Pictures, Text
-from pose.report.tables import metric_table
+from pose.report.tables import lowest, metric_table
 
 PHASES = {"train_phase1": "phase 1", "train_phase2": "phase 2", "train_ssl": "SSL"}
 
@@ -68,15 +68,17 @@ def keypoints(table: pd.DataFrame) -> tuple[Block, ...]:
     """Share of each keypoint that was found, and its other metrics."""
     order = table.sort_values("found", kind="stable").to_dict("records")
     low, high = order[0], order[-1]
+    shown, note = lowest(table, "found", "metrics/evaluate/keypoints.csv")
     picture = Picture(
         "keypoints.svg",
-        svg_charts.bars(table["keypoint"].tolist(), table["found"].tolist(), "share found"),
+        svg_charts.bars(shown["keypoint"].tolist(), shown["found"].tolist(), "share found"),
         f"Share found per keypoint, from {low['keypoint']} {low['found']:.2f} to "
         f"{high['keypoint']} {high['found']:.2f}",
-        "Found: keypoint similarity to the ground truth above 0.5.",
+        f"Found: keypoint similarity to the ground truth above 0.5{note}.",
     )
     columns = ("labelled", "found", "AP", "PCK", "oks")
-    return Pictures((picture,)), metric_table("Metrics per keypoint", table, "keypoint", columns)
+    metrics = metric_table(f"Metrics per keypoint{note}", shown, "keypoint", columns)
+    return Pictures((picture,)), metrics
 
 
 def groups(table: pd.DataFrame) -> tuple[Block, ...]:

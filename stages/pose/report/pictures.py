@@ -22,6 +22,7 @@ from pose.models.build import build_model
 from pose.models.checkpoint import load_model
 from pose.models.vit import normalise
 from pose.report.page import Picture, Table
+from pose.report.tables import MAX_KEYPOINTS
 
 CELL = 220  # pixels: height of the view of one person
 LEGEND = "The person's left is blue, right is orange; only labelled keypoints are drawn."
@@ -83,7 +84,8 @@ def _overlay(person: Person, table: CropTable, skeleton: Skeleton) -> NDArray[np
         return caption(enlarge(view, CELL), "no box")
     points = (person.keypoints - corner - first + 0.5) * (CELL / view.shape[0]) - 0.5
     labelled = table.keypoints[person.row][:, 2] > 0
-    overlay = draw_pose(enlarge(view, CELL), skeleton, points, labelled, 2)
+    thickness = 2 if skeleton.num_keypoints <= MAX_KEYPOINTS else 1
+    overlay = draw_pose(enlarge(view, CELL), skeleton, points, labelled, thickness)
     return caption(overlay, f"OKS {person.oks:.2f}")
 
 

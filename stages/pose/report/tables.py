@@ -19,6 +19,8 @@ import yaml
 from ruamel.yaml import YAML
 
 from pose.common.errors import PoseError
+from pose.common.skeleton import COCO_17, OTHER_OKS_SIGMA
+from pose.report.baseline import Settings
 from pose.report.page import Cards, Table, Text, number, signed
 
 MAIN_METRICS = ("AP", "AP50", "AP75", "AR")
@@ -26,8 +28,9 @@ COCO_METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR")
 TTA_LABELS = {"none": "one view", "flip": "flip", "multiscale": "flip + scales"}
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "pyarrow", "pycocotools", "dvc")
 ABSENT = "absent"
-DATA_SECTIONS = ("data", "synthetic", "keypoints")  # of params.yaml: what val is made of
-Settings = dict[str, Any]  # section.key -> value
+DATA_SECTIONS = ("data", "synthetic", "keypoints")  # of params.yaml: what the data are made of
+UNREAD = ("data.root", "keypoints.skeleton")  # path; only for drawings
+MAX_KEYPOINTS = 40  # rows and bars; of more keypoints the lowest values are shown
 Difference = tuple[str, Any, Any]  # section.key, value there, value here
 
 
@@ -55,6 +58,17 @@ def metric_table(caption: str, table: pd.DataFrame, key: str, columns: Sequence[
     return Table(caption, (key, *columns), rows)
 
 
+def lowest(table: pd.DataFrame, column: str, path: str) -> tuple[pd.DataFrame, str]:
+    """The MAX_KEYPOINTS rows with the lowest values, lowest first, and a note; else all rows, "".
+
+    Rows without a value come last.
+    """
+    if len(table) <= MAX_KEYPOINTS:
+        return table, ""
+    shown = table.sort_values(column, kind="stable").head(MAX_KEYPOINTS)
+    return shown, f"; the {MAX_KEYPOINTS} lowest of {len(table)}, all are in {path}"
+
+
 # --- result
 
 
@@ -68,29 +82,53 @@ def protocol_sentences(metrics: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def main_result(metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[Cards, Table]:
-    """The numbers among the metrics, compared with the baseline's."""
+def main_result(
+    metrics: Mapping[str, Any], baseline: Mapping[str, Any] | None
+) -> tuple[Cards, Table]:
+    """The numbers among the metrics, compared with the baseline's if there is one."""
     numbers = {
         name: value
         for name, value in metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    changes = {name: change(value, baseline.get(name)) for name, value in numbers.items()}
+    before = baseline or {}
+    changes = {name: change(value, before.get(name)) for name, value in numbers.items()}
     cards = [
         (
             name,
             number(numbers[name]),
-            "" if baseline.get(name) is None else f"change {changes[name]}",
+            "" if before.get(name) is None else f"change {changes[name]}",
         )
         for name in MAIN_METRICS
         if name in numbers
     ]
-    rows = [
-        (name, number(value), number(baseline.get(name)), changes[name])
+    if baseline is None:
+        rows = [(name, number(value)) for name, value in numbers.items()]
+        return Cards(tuple(cards)), Table("This run", ("metric", "this run"), rows)
+    compared = [
+        (name, number(value), number(before.get(name)), changes[name])
         for name, value in numbers.items()
     ]
     columns = ("metric", "this run", "baseline", "change")
-    return Cards(tuple(cards)), Table("This run and the committed baseline", columns, rows)
+    return Cards(tuple(cards)), Table("This run and the committed baseline", columns, compared)
+
+
+def sigmas_sentence(names: Sequence[str], given: Sequence[float] | None) -> str:
+    """Which OKS sigmas AP was computed with, and where they are from.
+
+    >>> sigmas_sentence(["nose", "tail"], None)
+    'OKS sigmas: 0.067 for each of 2 keypoints (the default for names other than COCO\'s).'
+    """
+    if given is not None:
+        low, high = min(given), max(given)
+        span = f"{low:g} for each" if low == high else f"{low:g} to {high:g}"
+        return (
+            f"OKS sigmas: {span} of {len(names)} keypoints (keypoints.oks_sigmas of params.yaml)."
+        )
+    if tuple(names) == COCO_17.names:
+        return "OKS sigmas: COCO's 17."
+    origin = "the default for names other than COCO's"
+    return f"OKS sigmas: {OTHER_OKS_SIGMA:g} for each of {len(names)} keypoints ({origin})."
 
 
 def change(value: float, baseline: float | None) -> str:
@@ -156,7 +194,11 @@ def changed_params(start: str, changed: Sequence[Difference]) -> Table | Text:
 
 def data_warning(changed: Sequence[Difference]) -> Text:
     """A warning if the baseline was measured on other data, else empty."""
-    keys = [key for key, old, _ in changed if key.split(".")[0] in DATA_SECTIONS and old != ABSENT]
+    keys = [
+        key
+        for key, old, _ in changed
+        if key.split(".")[0] in DATA_SECTIONS and key not in UNREAD and old != ABSENT
+    ]
     if not keys:
         return Text(())
     listed = ", ".join(keys)
@@ -289,7 +331,9 @@ def counts_table(caption: str, counts: Mapping[str, Any]) -> Table:
 
 def coverage_table(coverage: pd.DataFrame) -> Table:
     caption = "Share of the people with keypoints for whom this keypoint is labelled"
-    return metric_table(caption, coverage, "keypoint", ("train", "train_in_crop", "val"))
+    path = "metrics/build_cache/keypoints.csv"
+    shown, note = lowest(coverage, "train_in_crop", path)
+    return metric_table(caption + note, shown, "keypoint", ("train", "train_in_crop", "val"))
 
 
 def quarantine(records: Sequence[Mapping[str, str]]) -> Text | Table:

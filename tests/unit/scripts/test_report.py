@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 import report
 from pose.common.errors import PoseError
+from pose.common.files import digest
 from pose.common.params import load_params
 from pose.report.page import markdown
 from report_project import HOSTILE, NAMES, ROOT, build, empty_tables, set_params
@@ -133,6 +134,63 @@ def test_there_is_a_page_without_annotations(project: Path) -> None:
     assert "Val has no annotations, so there are no scores." in page
     assert "Training" in page
     assert "metrics/report/pictures/worst.jpg" not in files  # of an earlier run
+
+
+def test_warnings_come_first(project: Path) -> None:
+    lines = ["12 of 34 have area 0", "<b>|mirrored"]
+    (project / "data/cache/warnings.json").write_text(json.dumps(lines))
+    files = make(project)
+    page, text = (
+        text_of(files, name) for name in ("report/index.html", "metrics/report/report.md")
+    )
+    assert re.findall("<h2[^>]*>(.*)</h2>", page)[0] == "Warnings"
+    assert text.index("## Warnings") < text.index(lines[0]) < text.index("## Result")
+    assert "<b>" not in page
+    (project / "data/cache/warnings.json").unlink()
+    assert "Warnings" not in text_of(make(project), "report/index.html")
+
+
+def test_an_own_set_is_not_compared_with_the_embedded_one(project: Path) -> None:
+    set_params(project / "params.yaml", {"data.source": "local", "data.category": "mouse"})
+    truth = project / "data/cache/ground_truth.json"
+    truth.write_text("{}")
+    text = text_of(make(project), "metrics/report/report.md")
+    assert "| AP | 0.550 |" in text.splitlines()
+    assert "0.588" not in text
+    assert (
+        "Not compared with metrics/baseline, which was measured on other data (data.source" in text
+    )
+
+    folder = project / "metrics/baseline"  # what `make baseline` writes
+    shutil.copy(project / "params.yaml", folder)
+    shutil.copy(project / "metrics/evaluate/metrics.json", folder)
+    (folder / "ground_truth.sha256").write_text(digest(truth) + "\n")
+    text = text_of(make(project), "metrics/report/report.md")
+    assert "| AP | 0.550 | 0.550 | 0.000 |" in text.splitlines()
+
+
+def test_sigmas_and_flip_pairs_are_stated(project: Path) -> None:
+    text = text_of(make(project), "metrics/report/report.md")
+    assert "OKS sigmas: 0.067 for each of 5 keypoints (the default for" in text
+    assert "1 flip pair: left_ear - right_ear; 3 unpaired: nose, tail" in text
+    set_params(project / "params.yaml", {"keypoints.oks_sigmas": [0.1, 0.025, 0.025, 0.2, 0.1]})
+    text = text_of(make(project), "metrics/report/report.md")
+    assert "0.025 to 0.2 of 5 keypoints (keypoints.oks_sigmas of params.yaml)" in text
+
+
+def test_of_hundreds_of_keypoints_the_lowest_are_shown(tmp_path: Path) -> None:
+    names = (*NAMES, *(f"landmark_{k}" for k in range(289)))
+    build(tmp_path, names)
+    files = make(tmp_path)
+    text = text_of(files, "metrics/report/report.md")
+    note = "the 40 lowest of 294, all are in metrics/evaluate/keypoints.csv"
+    assert text.count(note) == 2
+    assert text.count("the 40 lowest of 294, all are in metrics/build_cache/keypoints.csv") == 1
+    assert len(re.findall(r"^\| landmark_288 ", text, re.M)) == 1  # the least found
+    assert len(text) < 40_000
+    chart = text_of(files, "metrics/report/pictures/keypoints.svg")
+    assert chart.count(">landmark_") == 40
+    assert len(max(text.splitlines(), key=len)) < 1000
 
 
 @pytest.mark.parametrize(
