@@ -3,7 +3,7 @@
     python recipes/apply.py                 # list the recipes, one line each
     python recipes/apply.py NAME            # merge the recipe into params.yaml
     python recipes/apply.py NAME --args     # print flags for dvc exp run, write nothing:
-    eval "dvc exp run $(python recipes/apply.py NAME --args)"
+    args=$(python recipes/apply.py NAME --args) && eval "dvc exp run $args"
 
 Each recipe sets every key that any recipe sets, so that one can be applied after another; `git
 checkout params.yaml` restores the embedded default. The result is validated before it is written.
@@ -73,11 +73,19 @@ def merge(params_text: str, recipe: CommentedMap) -> tuple[str, list[Change]]:
             if _json_types(old) == _json_types(value) and key in target:
                 continue
             changes.append((f"{section}.{key}", _json_types(old), _json_types(value)))
-            if isinstance(old, CommentedSeq) and isinstance(value, list):
-                old[:] = value  # in place: the comment behind a list belongs to the list
-            else:
-                target[key] = value
+            _replace_(target, key, value)
     return (_dump(document) if changes else params_text), changes
+
+
+def _replace_(target: CommentedMap, key: str, value: Any) -> None:
+    """Set target[key] and keep the comments of the old value, which may be a list."""
+    old, comments = target.get(key), target.ca.items.get(key)
+    if isinstance(old, CommentedSeq) and isinstance(value, list) and value:
+        old[:] = value  # the comment after the last item belongs to the list
+        return
+    if comments:
+        comments[3] = None  # comments before a block list; ruamel writes invalid YAML with them
+    target[key] = value
 
 
 def parse_params(text: str) -> Params:

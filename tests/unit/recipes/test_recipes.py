@@ -155,6 +155,19 @@ def test_applying_preserves_comments_and_is_idempotent(params_text: str, name: s
     assert apply.merge(once, apply.read_recipe(name)) == (once, [])
 
 
+@pytest.mark.parametrize("name", apply.recipe_names())
+def test_a_recipe_is_merged_into_what_dvc_wrote(params_copy: Path, name: str) -> None:
+    """Comments behind the keys of block lists: an empty list there is a special case in ruamel."""
+    text = params_copy.read_text(encoding="utf-8")
+    behind = re.sub(r"^  (# .+)\n  (\w+):\n", r"  \2:  \1\n", text, flags=re.M)
+    params_copy.write_text(behind, encoding="utf-8")
+    apply_overrides(params_copy, ["train.lr=0.123", "codec.input_size=[96,128]"])
+    written = params_copy.read_text(encoding="utf-8")
+    merged, _ = apply.merge(written, apply.read_recipe(name))
+    assert apply.parse_params(merged) == resolved(name)
+    assert re.findall(r"#.*", merged) == re.findall(r"#.*", written)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_flags_give_dvc_the_same_params(
     params_copy: Path, params_text: str, capsys: pytest.CaptureFixture[str], monkeypatch, name: str
