@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,28 @@ def python_of(version: str) -> str:
     prelude = f"import sys, runpy; sys.version_info = {version}; del sys.argv[0]"
     prelude += "; runpy.run_path(sys.argv[0], run_name='__main__')"
     return f'exec "{sys.executable}" -c "{prelude}" "$@"'
+
+
+def test_make_alone_lists_the_targets_and_runs_none(folder: Path) -> None:
+    alone = make(folder)
+    assert alone.returncode == 0, alone.stderr
+    assert alone.stdout == make(folder, "help").stdout
+    listed = [line.split()[1] for line in alone.stdout.splitlines()]
+    text = (folder / "Makefile").read_text()
+    targets = [line.split(":")[0] for line in text.splitlines() if re.match(r"[a-z-]+:( |$)", line)]
+    assert listed == [target for target in targets if target != "remake"]
+    assert all(len(line.split()) > 2 for line in alone.stdout.splitlines())
+    assert not (folder / ".venv").exists()
+
+
+def test_the_size_is_printed_before_the_first_installation_only(folder: Path) -> None:
+    size = "installs 6.4 GB into .venv"
+    first = make(folder, "setup", "PYTHON=true").stdout
+    assert first.index(size) < first.index(SCRIPT)
+    (folder / ".venv").mkdir()
+    (folder / ".venv/ready").touch()
+    (folder / "requirements.txt").touch()
+    assert size not in make(folder, "setup", "PYTHON=true").stdout
 
 
 @pytest.mark.parametrize("target", RUN + DEV)
