@@ -71,7 +71,8 @@ def bent_params(tmp_path: Path, params_text: str) -> Callable[[dict[str, str | N
 
 def _bend(text: str, section: str, key: str, value: str | None) -> str:
     head, body, tail = re.split(rf"(?ms)^{section}:\n(.*?)(?=^\S|\Z)", text, maxsplit=1)
-    kept = [line for line in body.splitlines() if not line.startswith(f"  {key}:")]
+    body = re.sub(rf"(?m)^  {key}:.*\n(  - .*\n)*", "", body)
+    kept = body.splitlines()
     kept += [f"  {key}: {value}"] if value is not None else []
     return f"{head}{section}:\n" + "\n".join(kept) + f"\n{tail}"
 

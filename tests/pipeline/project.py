@@ -130,10 +130,7 @@ class Project:
         for name, value in values.items():
             section, key = name.split(".")
             assert key in params[section], f"params.yaml has no {name}"
-            if isinstance(value, list) and isinstance(params[section][key], list):
-                params[section][key][:] = value  # the list carries the comment behind it
-            else:
-                params[section][key] = value
+            params[section][key] = value
         yaml.dump(params, path)
 
     def definition(self) -> dict[str, Any]:

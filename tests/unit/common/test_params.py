@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
 
 from pose.common.errors import PoseError
 from pose.common.params import Params, load_params
@@ -277,3 +280,39 @@ def test_min_lr_is_compared_with_the_scaled_peak(bent_params) -> None:
 )
 def test_bad_keypoints(bent_params, key: str, value: str, expected: str) -> None:
     assert message(bent_params({f"keypoints.{key}": value})).startswith(f"params.yaml: {expected}")
+
+
+def other_value(value: object) -> str:
+    """Another value in Hydra's grammar; whether it is valid does not matter here."""
+    if isinstance(value, bool):
+        return str(not value).lower()
+    if isinstance(value, int | float):
+        return str(value + 1)
+    return "[x, y, z]" if isinstance(value, list) else "other"
+
+
+def without_key(text: str, section: str, key: str) -> list[str]:
+    """The lines of params.yaml except those of section.key and of its list items."""
+    others, here, inside = [], "", False
+    for line in text.splitlines():
+        here = line.split(":")[0] if re.match(r"\w+:", line) else here
+        is_item = re.match(r"  (- |  )", line) is not None
+        inside = here == section and (line.startswith(f"  {key}:") or (inside and is_item))
+        others += [] if inside else [line]
+    return others
+
+
+def test_an_experiment_changes_only_the_lines_of_its_setting(params_text: str, tmp_path) -> None:
+    """As `dvc exp run -S` writes params.yaml, for every key; lists are also emptied."""
+    path = tmp_path / "params.yaml"
+    values = YAML(typ="safe", pure=True).load(params_text)
+    for section, keys in values.items():
+        for key, value in keys.items():
+            name = f"{section}.{key}"
+            for new in [other_value(value), *(["[]"] if value and isinstance(value, list) else [])]:
+                path.write_text(params_text, encoding="utf-8")
+                apply_overrides(path, [f"{name}={new}"])
+                written = path.read_text(encoding="utf-8")
+                unchanged = without_key(params_text, section, key)
+                assert without_key(written, section, key) == unchanged, (name, new)
+                assert YAML(typ="safe", pure=True).load(written)[section][key] != value
