@@ -140,9 +140,6 @@ def _yaml() -> YAML:
     yaml = YAML()  # round trip: preserves comments, order and notation of numbers
     yaml.preserve_quotes = True
     yaml.width = 4096
-    yaml.representer.add_representer(
-        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
     return yaml
 
 
