@@ -62,9 +62,19 @@ def main(params: Params) -> None:
     start_weights = model_path("train_phase2")
     load_model(model, start_weights)
     model.to(device)
-    if params.ssl.epochs == 0:
-        copy_weights(NAME, model, start_weights)
-        return write_skipped_outputs()
+    if params.ssl.epochs and not len(CropTable(stage.CACHE / "unlabelled")):
+        log(f"{NAME}: data/cache/unlabelled has no people: stage 2 is skipped, as with 0 epochs")
+    elif params.ssl.epochs:
+        return train_students(params, skeleton, model, device)
+    copy_weights(NAME, model, start_weights)
+    write_skipped_outputs()
+
+
+def train_students(
+    params: Params, skeleton: Skeleton, model: PoseModel, device: torch.device
+) -> None:
+    """Train `model`, which has the weights of phase 2, and save it."""
+    start_weights = model_path("train_phase2")
     labelled, unlabelled = samples(params, skeleton)
     batch_size, ssl, accumulate = params.train.batch_size, params.ssl, params.train.accumulate
     distributed.batch_per_process(batch_size, "train.batch_size", accumulate)

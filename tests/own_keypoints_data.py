@@ -27,7 +27,7 @@ def write_mice(root: Path, split: str, count: int, unlabelled: int = 0) -> dict[
     rng = np.random.default_rng([len(split), count])
     images, annotations = [], []
     for i in range(1, count + 1):
-        image, bbox, points = _mouse(rng)
+        image, bbox, points = draw_mouse(rng)
         name = f"mouse {i}.jpg"
         (root / split / name).write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
         seen = 0 if i <= unlabelled else 2
@@ -54,7 +54,7 @@ def save_mice(root: Path, split: str, raw: dict[str, Any]) -> None:
     path.write_text(json.dumps(raw), encoding="utf-8")
 
 
-def _mouse(rng: np.random.Generator) -> tuple[np.ndarray, list[float], np.ndarray]:
+def draw_mouse(rng: np.random.Generator) -> tuple[np.ndarray, list[float], np.ndarray]:
     """A picture (H, W, 3), the box (x, y, w, h) and the keypoints (5, 2) of its mouse."""
     w, h = rng.uniform(30, 40), rng.uniform(40, 56)
     x, y = rng.uniform(60, 110), rng.uniform(40, 60)

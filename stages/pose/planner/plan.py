@@ -162,7 +162,7 @@ def phases(params: Params, people: People, flops: Flops) -> list[Phase]:
     head_steps, steps = params.phase1.epochs * per_epoch, params.phase2.epochs * per_epoch
     image = flops.training + flops.recomputed * params.model.grad_checkpointing
     ssl_steps, ssl_flops = 0, 0
-    if ssl.epochs:
+    if ssl.epochs and people.unlabelled:  # else stage 2 is skipped
         unlabelled = steps_per_epoch(people.unlabelled, ssl.batch_size, "ssl.batch_size")
         ssl_steps = ssl.epochs * max(per_epoch, unlabelled)
         forwards = 2 + len(ssl.paths) * (ssl.loss == "ensemble")
@@ -171,7 +171,7 @@ def phases(params: Params, people: People, flops: Flops) -> list[Phase]:
         ssl_flops = ssl_steps * step
     evaluations = 0
     if train.val_epochs:  # every val_epochs epochs, and after the last
-        epochs = (params.phase1.epochs, params.phase2.epochs, ssl.epochs)
+        epochs = (params.phase1.epochs, params.phase2.epochs, ssl.epochs * bool(people.unlabelled))
         evaluations = sum(ceil(n / train.val_epochs) for n in epochs)
     forward_passes = evaluations * min(people.val, train.val_persons)
     return [
