@@ -160,8 +160,8 @@ def test_a_file_outside_root_needs_force(built: Project, tmp_path: Path) -> None
 def test_root_is_relative_and_untracked_in_a_temporary_run(built: Project, tmp_path: Path) -> None:
     """DVC's own line has the folder in which it looked."""
     project = built.copy(tmp_path)
-    write_roboflow(project.root / "mice")
     project.commit("params")
+    write_roboflow(project.root / "mice")
     done = project.run("dvc", "exp", "run", "--temp", "-S", "data.root=mice", "build_cache")
     assert done.returncode != 0
     assert re.search(r"No such file or directory: '.*/\.dvc/tmp/exps/.*/mice'", done.stderr)
