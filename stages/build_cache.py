@@ -29,7 +29,7 @@ from pose.coco.bad_records import BadRecord, reason_lines, report_bad
 from pose.coco.category import require_same_names
 from pose.coco.decode import ImageNote, PixelSettings
 from pose.coco.detections import read_detections
-from pose.coco.files import SplitFiles
+from pose.coco.files import SplitFiles, local_root
 from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
 from pose.coco.splits import Split, read_splits, read_unlabelled
@@ -88,9 +88,7 @@ class ShardGroup:
 
 
 def main(params: Params) -> None:
-    root = stage.COCO
-    if params.data.source == "local":
-        root = Path(str(params.data.root)).expanduser()
+    root = local_root(params.data) if params.data.source == "local" else stage.COCO
     splits = read_splits(root, params.data, params.keypoints.names)
     turned = {kind: _stored_orientations(params, split) for kind, split in splits.items()}
     train = upright_annotations(splits["train"].annotations, turned["train"])

@@ -38,7 +38,7 @@ from tqdm import tqdm
 from pose.coco.annotations import Annotations
 from pose.coco.bad_records import report_bad
 from pose.coco.detections import parse_detections
-from pose.coco.files import Kind
+from pose.coco.files import Kind, local_root
 from pose.coco.images import Images
 from pose.coco.overlap import Checksums, image_checksums, shared_images
 from pose.coco.splits import Split, read_splits, read_unlabelled
@@ -171,11 +171,7 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
 
     local.json also has the warnings of build_cache about images that are in train and in val.
     """
-    root = Path(params.data.root).expanduser()
-    if not root.is_dir():
-        raise PoseError(
-            f"params.yaml: data.root = {str(root)!r}: {root.absolute()} is not a folder"
-        )
+    root = local_root(params.data)
     splits = read_splits(root, params.data, params.keypoints.names)
     _report(params.data, [split.annotations for split in splits.values()])
     _log_files(params.data, root, splits)

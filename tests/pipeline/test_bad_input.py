@@ -86,7 +86,7 @@ def lose_root(coco: TinyCoco) -> None:
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lose_root, "is not a folder"),
+        (lose_root, "no such file"),
         (lose_annotations, f"person_keypoints_{SPLIT}.json"),
         (cut_annotations, f"person_keypoints_{SPLIT}.json: not valid JSON"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pose.common.errors import PoseError, shorten
-from pose.common.files import BAD_ZIP
+from pose.common.files import BAD_ZIP, existing_path
 from pose.common.params import Data
 
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
@@ -38,6 +38,14 @@ class SplitFiles:
     def name(self) -> str:
         """File name of the annotations, for messages."""
         return Path(self.member or self.annotations).name
+
+
+def local_root(data: Data) -> Path:
+    """data.root as an absolute path, `~` expanded. Raises PoseError unless it is a folder."""
+    root = existing_path("data.root", data.root).absolute()
+    if not root.is_dir():
+        raise PoseError(f"params.yaml: data.root = {data.root!r} is a file, expected a folder")
+    return root
 
 
 def split_files(root: Path, data: Data, kind: Kind) -> SplitFiles:

@@ -160,6 +160,13 @@ def test_steps_and_flops_of_the_phases(default: Params) -> None:
     ]
 
 
+def test_nobody_without_keypoints_takes_no_stage_2(default: Params) -> None:
+    people = planner_plan.People(2171, 0, 361, "")
+    _, _, ssl, val = planner_plan.phases(default, people, FLOPS)
+    assert (ssl.name, ssl.steps, ssl.flops) == ("ssl", 0, 0)
+    assert val.steps == (2 + 7) * 361
+
+
 def test_paths_ensembles_and_two_networks_cost(default: Params) -> None:
     """16 labelled and 8 unlabelled people per step; three paths add a forward pass each."""
     params = with_values(default, "ssl", paths=["jc", "jo", "co"], loss="ensemble", networks=2)
