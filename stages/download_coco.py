@@ -36,10 +36,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pose.coco.annotations import Annotations
-from pose.coco.bad_records import report_bad
+from pose.coco.bad_records import BadRecord, report_bad
 from pose.coco.detections import parse_detections
-from pose.coco.files import Kind, local_root
-from pose.coco.images import Images
+from pose.coco.files import Kind, SplitFiles, local_root
+from pose.coco.images import ABSENT, Images
 from pose.coco.overlap import Checksums, image_checksums, shared_images
 from pose.coco.splits import Split, read_splits, read_unlabelled
 from pose.common import stage
@@ -176,6 +176,10 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     _report(params.data, [split.annotations for split in splits.values()])
     _log_files(params.data, root, splits)
     checksums = {kind: _checksums(kind, split) for kind, split in splits.items()}
+    absent = [
+        record for kind, split in splits.items() for record in _absent(split, checksums[kind])
+    ]
+    report_bad(NAME, list(dict.fromkeys(absent)), params.data.on_bad_record)
     digests = {str(kind): _digests(split, checksums[kind]) for kind, split in splits.items()}
     counts = {f"{kind}_images": len(split.annotations.images) for kind, split in splits.items()}
     counts |= {f"{kind}_persons": len(split.annotations.persons) for kind, split in splits.items()}
@@ -219,6 +223,22 @@ def _checksums(kind: str, split: Split) -> Checksums:
     entries = split.annotations.images
     with Images(split.files) as images:
         return image_checksums(images, tqdm(entries, f"checksums of {kind}", disable=None))
+
+
+def _absent(split: Split, checksums: Checksums) -> list[BadRecord]:
+    """The images of people that have no checksum because there is no such file."""
+    names = dict.fromkeys(person.file_name for person in split.annotations.persons)
+    return [_absent_image(split.files, name) for name in names if name not in checksums]
+
+
+def _absent_image(files: SplitFiles, file_name: str) -> BadRecord:
+    advice = f"searched {files.images}; set data.train_images or data.val_images"
+    bare = Path(file_name).name
+    if files.images is not None and bare != file_name and (files.images / bare).is_file():
+        advice = (
+            f"{files.images} has {bare!r}: move it to {file_name!r} there, or correct file_name"
+        )
+    return BadRecord(files.split, file_name, ABSENT, advice=advice)
 
 
 def _digests(split: Split, checksums: Checksums) -> dict[str, str]:

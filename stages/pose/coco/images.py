@@ -13,6 +13,7 @@ from pose.coco.files import SplitFiles
 from pose.common.errors import PoseError
 from pose.common.files import BAD_ZIP
 
+ABSENT = "is named in the annotations but absent"
 MAX_IMAGE_BYTES = 1 << 27  # the largest image of COCO has 1 MB
 
 
@@ -56,7 +57,7 @@ class Images:
                 raise OSError(f"not a regular file, or larger than {MAX_IMAGE_BYTES:,} bytes")
             return path.read_bytes()
         except (KeyError, FileNotFoundError):
-            raise BadImageError("is named in the annotations but absent") from None
+            raise BadImageError(ABSENT) from None
         except BAD_ZIP as error:
             raise BadImageError(f"cannot be read: {error or type(error).__name__}") from None
 

@@ -17,6 +17,7 @@ import pytest
 import download_coco
 from loopback import Handler, Server, failure, serve, sha256
 from pose.common import stage
+from pose.common.errors import PoseError
 from pose.common.params import load_params
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED, Checksum, ZipChecksums
 from tiny_coco import SPLIT, TinyCoco
@@ -321,6 +322,37 @@ def test_images_that_are_in_both_splits_are_told(
     shutil.rmtree(other / "train2017")
     run(source="local", root=str(other))
     assert json.loads(stage.LOCAL.read_text())["warnings"] == [told.split("warning: ")[1]]
+
+
+def test_absent_images_of_people_stop_before_the_download_of_weights(
+    run: Run, tiny_coco: TinyCoco, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = tiny_coco.image_path(2).name
+    tiny_coco.image_path(2).unlink()
+    values = {"source": "local", "root": str(tiny_coco.root)}
+    values |= {"train_split": SPLIT, "val_split": SPLIT}
+    line = f"{SPLIT}: {name} is named in the annotations but absent"
+    with pytest.raises(PoseError) as caught:
+        run(**values)
+    advice = f"searched {tiny_coco.root / SPLIT}; set data.train_images or data.val_images"
+    assert str(caught.value).splitlines()[0] == f"{line}; {advice}"
+    with caplog.at_level("INFO", "pose"):
+        run(**values, on_bad_record="skip")
+    assert line in caplog.text
+
+
+def test_a_folder_in_file_name_that_the_images_do_not_have(run: Run, tiny_coco: TinyCoco) -> None:
+    for image in tiny_coco.raw["images"]:
+        image["file_name"] = f"images/{image['file_name']}"
+    tiny_coco.save()
+    values = {"train_split": SPLIT, "val_split": SPLIT}
+    with pytest.raises(PoseError) as caught:
+        run(source="local", root=str(tiny_coco.root), **values)
+    line, _ = str(caught.value).splitlines()
+    assert line.startswith(f"{SPLIT}: 3 images are named in the annotations but absent; first: ")
+    name = tiny_coco.image_path(1).name
+    place = f"{tiny_coco.root / SPLIT} has {name!r}: move it to 'images/{name}' there"
+    assert line.endswith(f"; {place}, or correct file_name")
 
 
 def test_other_images_are_no_warning(
