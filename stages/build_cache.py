@@ -48,6 +48,7 @@ from pose.common.skeleton import (
     oks_sigmas,
 )
 from pose.crop_table import CropTable
+from pose.crops.aspect import LOW_FILL, fill, median_ratio
 from pose.crops.coverage import (
     Coverage,
     empty_coverage,
@@ -155,6 +156,7 @@ def main(params: Params) -> None:
                 table = CropTable(folder / kind)
                 coverage[kind] = measure_coverage(table, params.codec.heatmap_size)
                 require_keypoints(coverage[kind], split.name)
+        _log_fill(params, CropTable(folder / "train"))
         write_json(folder / stage.SKELETON.name, asdict(skeleton))
         _write_summary(folder, val, splits["val"].files, bad, errors)
         _write_warnings(folder / "warnings.json", [*warnings, *image_lines])
@@ -330,6 +332,17 @@ def ground_truth(val: Annotations, image_ids: set[int]) -> dict[str, Any]:
 def _select(entry: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:
     """Only the keys that COCOeval reads, which were checked; files may hold any others."""
     return {key: value for key, value in entry.items() if key in keys}
+
+
+def _log_fill(params: Params, table: CropTable) -> None:
+    """One line if most of the input of own data shows what is beside the person."""
+    ratio, (width, height) = median_ratio(table), params.codec.input_size
+    share = fill(ratio, (width, height))
+    if params.data.source == "local" and share < LOW_FILL:
+        log(
+            f"{NAME}: the padded median box (w/h {ratio:.2f}) fills {share:.0%} of "
+            f"codec.input_size = [{width}, {height}]; `python stages/plan.py` prints a better size"
+        )
 
 
 def _write_coverage(names: tuple[str, ...], train: Coverage, val: Coverage) -> None:

@@ -220,8 +220,8 @@ def steps_per_epoch(count: int, batch_size: int, key: str = "train.batch_size") 
     """Complete batches in `count` samples. Raises PoseError with the name of the param if none."""
     if count < batch_size:
         raise PoseError(
-            f"params.yaml: {key} = {batch_size}, but the cache has only {count} such people; "
-            "lower it or add data"
+            f"params.yaml: {key} = {batch_size} is more than the {count} people in data/cache "
+            f"that it takes; set it to {count} or less, or add data"
         )
     return count // batch_size
 

@@ -12,6 +12,8 @@ from pose.common.errors import PoseError
 from pose.common.files import read_json
 from pose.common.params import Data, Params, Synthetic
 from pose.common.skeleton import COCO_17
+from pose.crop_table import CropTable
+from pose.crops.aspect import advice, median_ratio
 from pose.crops.splits import labelled_count
 from pose.data.samples import steps_per_epoch
 from pose.models.vit import build_on_meta, model_spec
@@ -77,6 +79,7 @@ class Plan:
     phases: list[Phase]
     activations: dict[tuple[str, bool], ActivationBytes]  # by (amp, grad_checkpointing)
     bytes_per_parameter: int = sum(STATE_BYTES.values())
+    boxes: str | None = None  # how the boxes of data/cache fit into the input
 
 
 def make_plan(params: Params, cache: Path | None) -> Plan:
@@ -100,7 +103,13 @@ def make_plan(params: Params, cache: Path | None) -> Plan:
             for on in (False, True)
         },
         bytes_per_parameter=sum(state_bytes(params).values()),
+        boxes=_boxes(params, cache),
     )
+
+
+def _boxes(params: Params, cache: Path | None) -> str | None:
+    table = CropTable(cache / "train") if cache and (cache / "train").is_dir() else ()
+    return advice(median_ratio(table), params.codec, params.model) if table else None
 
 
 # --- people
@@ -240,6 +249,7 @@ def format_plan(name: str, params: Params, plan: Plan, throughputs: list[Through
         f"per image    forward {flops.forward / 1e9:,.1f} GFLOP, training "
         f"{flops.training / 1e9:,.1f}, head on a frozen backbone {flops.head_only / 1e9:,.1f}, "
         f"grad_checkpointing adds {flops.recomputed / 1e9:,.1f}",
+        *([f"boxes        {plan.boxes}"] if plan.boxes else []),
     ]
     people = plan.people
     steps = [
