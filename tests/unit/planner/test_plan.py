@@ -14,6 +14,7 @@ import apply
 import plan
 from pose.common.errors import PoseError
 from pose.common.params import Params
+from pose.crop_table import CropTable
 from pose.models import vit
 from pose.models.vit import build_on_meta
 from pose.planner import plan as planner_plan
@@ -231,6 +232,19 @@ def table(params: Params, plan: planner_plan.Plan) -> str:
         planner_plan.Throughput("CPU y", None, "none", 0.1, "measured"),
     ]
     return planner_plan.format_plan("x", params, plan, throughputs)
+
+
+def test_boxes_are_printed_if_there_is_a_cache(
+    default: Params, example: planner_plan.Plan, crop_table: CropTable, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").rename(tmp_path / "train")
+    boxes = planner_plan._boxes(default, tmp_path)
+    assert boxes is not None
+    assert f"\nboxes        {boxes}\n" in table(default, replace(example, boxes=boxes))
+    assert "w/h" in boxes
+    assert planner_plan._boxes(default, None) is None
+    assert planner_plan._boxes(default, tmp_path / "none") is None
+    assert "\nboxes" not in table(default, example)
 
 
 def test_memory_is_the_sum_of_its_parts(default: Params, example: planner_plan.Plan) -> None:
