@@ -117,7 +117,7 @@ def sigmas_sentence(names: Sequence[str], given: Sequence[float] | None) -> str:
     """Which OKS sigmas AP was computed with, and where they are from.
 
     >>> sigmas_sentence(["nose", "tail"], None)
-    'OKS sigmas: 0.067 for each of 2 keypoints (the default for names other than COCO\'s).'
+    "OKS sigmas: 0.067 for each of 2 keypoints (the default for names other than COCO's)."
     """
     if given is not None:
         low, high = min(given), max(given)
