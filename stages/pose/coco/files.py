@@ -55,14 +55,16 @@ def split_files(root: Path, data: Data, kind: Kind) -> SplitFiles:
     PoseError if a file is absent.
     """
     source = "train" if data.val_fraction is not None else kind
-    split = data.train_split if source == "train" else data.val_split
-    annotations = getattr(data, f"{source}_annotations")
+    split, annotations, images = {
+        "train": (data.train_split, data.train_annotations, data.train_images),
+        "val": (data.val_split, data.val_annotations, data.val_images),
+    }[source]
     if annotations is None:
         files = coco_files(root, split)
     else:
         path = _given(root, f"data.{source}_annotations", annotations, "a file", Path.is_file)
         files = SplitFiles(source, path, None)
-    if (images := getattr(data, f"{source}_images")) is not None:
+    if images is not None:
         path = _given(root, f"data.{source}_images", images, "a folder or a zip", Path.exists)
         files = replace(files, images=path)
     return files
