@@ -34,6 +34,8 @@ def test_the_head_has_the_maps_of_codec_and_keypoints(
 
 def test_setup_seeds_torch_and_asks_for_deterministic_operations(params: Params) -> None:
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    precisions = [part.fp32_precision for part in parts]
     settings = params.run.model_copy(update={"seed": 5, "threads": 1})
     try:
         build.setup_torch(params.model_copy(update={"run": settings}))
@@ -49,8 +51,8 @@ def test_setup_seeds_torch_and_asks_for_deterministic_operations(params: Params)
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        for part, precision in zip(parts, precisions, strict=True):
+            part.fp32_precision = precision
 
 
 @pytest.mark.parametrize(
