@@ -119,7 +119,7 @@ def by_image(persons: list[Person]) -> Iterator[list[Person]]:
 
 
 def _with_integer_ids(categories: list[Any], name: str) -> tuple[list[Any], list[str]]:
-    """The categories with integers for ids that are text or floats; a line that tells so."""
+    """The categories with integers for ids that are text or floats; a line that says so."""
     changed, count = [], 0
     for entry in categories:
         number = read_integer(entry.get("id")) if isinstance(entry, dict) else None

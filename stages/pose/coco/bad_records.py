@@ -18,7 +18,7 @@ class InvalidRecordError(Exception):
     """An annotation that cannot be used.
 
     kind: what is wrong, without the value, as the end of a sentence that names the annotation; all
-    annotations of one kind are told in one line. value: what the file has instead, or "". expected,
+    annotations of one kind share one line. value: what the file has instead, or "". expected,
     advice: the ends of that line, or "".
     """
 
@@ -31,7 +31,7 @@ class InvalidRecordError(Exception):
 class BadRecord:
     """An annotation or image that is left out, and the reason; see InvalidRecordError for `kind`.
 
-    An image has no kind: its reason alone is told.
+    An image has no kind; lines have its reason alone.
     """
 
     file: str

@@ -19,7 +19,7 @@ class Category:
     """One or more checked entries of COCO's `categories`, which are trained as one.
 
     id and entry are those of the first one, `ids` those of all; the name in `entry` lists all.
-    Limbs count from 0; `notes` tells how they were read. `others`: names of other categories by id.
+    Limbs count from 0; `notes` says how they were read. `others`: names of other categories by id.
     """
 
     id: int

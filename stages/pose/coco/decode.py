@@ -126,13 +126,12 @@ def read_note(content: bytes) -> ImageNote | None:
     length the chunk claims.
     """
     try:
-        with (
-            warnings.catch_warnings(action="ignore", category=UserWarning),  # damaged EXIF data
-            PIL.Image.open(io.BytesIO(content)) as image,
-        ):
-            orientation = _orientation(image)
-            image.verify()
-            return ImageNote(image.size, orientation)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # damaged EXIF data
+            with PIL.Image.open(io.BytesIO(content)) as image:
+                orientation = _orientation(image)
+                image.verify()
+                return ImageNote(image.size, orientation)
     except BAD_HEADER:
         return None
 

@@ -19,9 +19,8 @@ def hold_out(
 
     So about that share of the groups is val, and an image added later moves no other. The group of
     an image is what group_by matches in its file_name (its first group, if it has one), or the
-    file_name if group_by is None. Bad records
-    and people outside their image stay in train. Raises PoseError if one side has no
-    image, or for file_names that do not match.
+    file_name if group_by is None. Bad records and people outside their image are counted in train.
+    Raises PoseError if one side has no image, or if group_by does not match a file_name.
     """
     keys = _group_keys(whole, group_by)
     shares = {key: _hash_share(key) for key in sorted({*keys.values()})}
@@ -51,7 +50,7 @@ def _group_keys(whole: Annotations, group_by: str | None) -> dict[int, str]:
 
 def _hash_share(key: str) -> float:
     """The first 53 bits of the key's sha256, as a number in [0, 1)."""
-    return (int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 11) / 2**53
+    return (int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 11) / 2**53
 
 
 def _one_side_error(name: str, fraction: float, shares: list[float]) -> str:

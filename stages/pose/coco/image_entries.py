@@ -14,7 +14,7 @@ DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def read_image_entries(entries: list[Any], name: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The entries with integers as numbers and / between folders; and lines that tell such changes.
+    """The entries with integers as numbers and / between folders, and a line for each such change.
 
     Raises PoseError for the first invalid entry; name is the annotation file's.
     """

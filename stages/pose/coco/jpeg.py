@@ -103,10 +103,9 @@ def _has_all_coefficients(segments: list[tuple[int, bytes]]) -> bool:
 def _pixels(content: bytes) -> bytes | None:
     """By Pillow: OpenCV writes a line to stderr for each invalid file."""
     try:
-        with (
-            warnings.catch_warnings(action="ignore", category=UserWarning),  # damaged EXIF data
-            PIL.Image.open(io.BytesIO(content), formats=("JPEG",)) as image,
-        ):
-            return image.tobytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # damaged EXIF data
+            with PIL.Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+                return image.tobytes()
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         return None

@@ -1,7 +1,7 @@
 """What in a checked annotation file is still no data of COCO's kind: one line for each finding.
 
-Each line says what was seen and how often. A finding in fewer than MIN_SHARE of the people is not
-told, except an area of 0: large data sets have a few odd annotations.
+Each line says what was seen and how often. A finding in fewer than MIN_SHARE of the people has
+no line, except an area of 0: large data sets have a few odd annotations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 MIN_SHARE = 0.01
 MIN_ORIGIN_SHARE = 1e-4  # of the labelled keypoints
-MANY, MOST = 0.25, 0.5  # shares from which on keypoints, boxes are told to lie outside
+MANY, MOST = 0.25, 0.5  # shares from which on keypoints, boxes are reported as outside
 TOLERANCE = 0.1  # of the box around it, and of the image
 OKS_ADVICE = "set data.area: box"
 SAME_IMAGE = "check that 'keypoints' and 'bbox' (x, y, width, height) are in pixels of the image"
@@ -94,7 +94,7 @@ def _area(found: People) -> list[str]:
         ((area > 0) & (area < MIN_AREA * box_area), f"below {MIN_AREA:.0%} of", "too strict"),
         (area > MAX_AREA * box_area, "above", "too lenient"),
     ):
-        if _is_told(odd):
+        if _is_frequent(odd):
             lines.append(
                 f"area is {text} width x height of the box in {odd.sum():,} {of}; OKS divides by "
                 f"area, so it is {effect}; {OKS_ADVICE}"
@@ -125,7 +125,7 @@ def _shares(found: People) -> list[str]:
     points = large & (found.labelled.sum(axis=1) > 1) & ~outside.any(axis=1)
     found_shares = ((boxes, "bbox is"), (points, "all labelled keypoints are"))
     for odd, text in found_shares:
-        if _is_told(odd):
+        if _is_frequent(odd):
             lines.append(
                 f"{text} within 0..1 in {odd.sum():,} of {len(odd):,} people; expected pixels"
             )
@@ -180,5 +180,5 @@ def _elsewhere(found: People) -> list[str]:
     return []
 
 
-def _is_told(odd: Bools) -> bool:
+def _is_frequent(odd: Bools) -> bool:
     return bool(odd.any() and odd.mean() >= MIN_SHARE)

@@ -40,7 +40,7 @@ def is_missing(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """The value, shortened and with null, true and false as in JSON; text is told from numbers.
+    """The value, shortened and with null, true and false as in JSON; text is marked as such.
 
     >>> [shown(value) for value in ("7", 0.93, True, None)]
     ["'7' (text)", '0.93', 'true', 'null']
