@@ -237,7 +237,7 @@ def test_an_archive_packed_again(tmp_path: Path, mode: str) -> None:
     path = saved(tmp_path, {"a": values})
     method = zipfile.ZIP_STORED if mode == "stored" else zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "y.pth", "w", method) as new:
-        new.mkdir("x")
+        new.writestr("x/", b"")
         for name in old.namelist():
             new.writestr(name, old.read(name))
     assert torch.equal(read_all(tmp_path / "y.pth")["a"], values)
