@@ -30,7 +30,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command, environment = ["make", *arguments], os.environ | variables
+    """As typed in a shell, also where these tests run by make, which would print its folder."""
+    of_make = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
+    environment = {k: v for k, v in os.environ.items() if k not in of_make} | variables
+    command = ["make", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
