@@ -5,7 +5,7 @@ SYSTEM_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup dev repro test unit test-long coverage mutants check lock setup-matrix seeds
-.PHONY: pr-report reproduce verify-metrics demo-exp baseline remake
+.PHONY: pr-report reproduce verify-metrics demo-exp experiments baseline remake
 
 help:                   ## this list
 	@awk -F ':[^#]*## ' '/^[a-z][a-z-]*:.*##/ { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,7 @@ RUNS = $(shell $(1)/bin/python -c '' >/dev/null 2>&1 || echo remake)
 repro: setup            ## run the pipeline: every stage that changed (dvc repro)
 	$(BIN)/python tools/repair_lock.py
 	$(BIN)/python -m dvc repro
+	@$(BIN)/python tools/explain_changes.py
 
 test: dev               ## the whole test suite
 	$(BIN)/python -m pytest
@@ -74,6 +75,11 @@ verify-metrics: setup   ## compare metrics/ with the last commit, within roundin
 
 reproduce: setup        ## run the pipeline in two places and compare all bytes
 	$(BIN)/python tools/reproduce.py
+
+# Columns: the main numbers, and the params in which the experiments differ.
+experiments: setup      ## one row per experiment: AP, AP50, AR, ECE and the params that differ
+	$(BIN)/python -m dvc exp show --no-pager --only-changed --sort-by AP --sort-order desc \
+		--drop '^(data|models|stages|metrics|report|recipes)(/|$$)|^(AP75|AP[ml]|AR..?|ap_gain_.*|PCK)$$'
 
 # Each point in a folder of its own (--temp): the working tree stays as it is.
 demo-exp: setup         ## two short experiments and their table (docs/experiments.md)

@@ -4,13 +4,12 @@
 
 Reads metrics/, data/cache, data/predictions, the final model (for its heatmaps), and the accepted
 run in metrics/baseline. Writes report/index.html (one file that fetches nothing) and, to
-metrics/report, the same page as Markdown with its pictures and the AP gain of each step. Takes
-about 10 s on two cores with the embedded default.
+metrics/report, the same page as Markdown with some of its pictures, and the AP gain of each step.
+Takes about 10 s on two cores with the embedded default.
 """
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -21,23 +20,38 @@ from pose.common.log import log
 from pose.common.params import Params
 from pose.common.skeleton import Skeleton, describe_flip_pairs
 from pose.crop_table import CropTable
+from pose.draw import encode_jpeg, placeholder
 from pose.models.checkpoint import read_provenance
 from pose.report import charts, pictures, tables
-from pose.report.baseline import accepted_digest, not_compared, other_data
-from pose.report.page import Page, Pictures, Section, Text, number, render_html, render_markdown
+from pose.report.baseline import Settings, accepted_digest, not_compared, other_data
+from pose.report.page import (
+    Page,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    number,
+    render_html,
+    render_markdown,
+)
 
 NAME = "report"
 FOLDER = stage.METRICS / NAME
 EVALUATE = stage.METRICS / "evaluate"
 BASELINE = stage.METRICS / "baseline"
+PICTURES = ("poses.jpg", "worst.jpg", "heatmaps.jpg")  # also as files in git
 
 
 def main(params: Params) -> None:
     metrics = read_json(EVALUATE / "metrics.json")
     ablation = _read("ablation", "model", "decoder", "tta", *tables.COCO_METRICS)
-    lead, gains = tables.protocol_sentences(metrics), {}
-    skeleton = stage.skeleton()
-    sections = [*_warnings(), _result(params, metrics)]
+    here, baseline, recipes = _settings(params)
+    start, changed = tables.nearest_settings(here, baseline, recipes)
+    lead = [_val_sentence(), tables.params_sentence(start, changed)]
+    lead += tables.protocol_sentences(metrics)
+    skeleton, gains = stage.skeleton(), {}
+    result = _result(metrics, here, baseline, tables.changed_params(start, changed))
+    sections = [*_warnings(), result]
     if len(ablation):  # without annotations of val there are no scores
         lead.append(tables.sigmas_sentence(skeleton.names, params.keypoints.oks_sigmas))
         final = tables.final_row(ablation, params.evaluate.headline_tta)
@@ -46,21 +60,21 @@ def main(params: Params) -> None:
         sections += _scores(params, ablation, final, gains)
     sections += [Section("Training", charts.training(stage.METRICS))]
     sections += [_data(skeleton), _provenance()]
-    title = f"Pose report: AP {number(metrics.get('AP'))}"
+    title = f"Pose report: AP {number(metrics.get('AP'))} on {tables.dataset_name(params.data)}"
     with stage.live(NAME) as live:  # before the page: it deletes what an earlier run wrote there
-        live.summary.update(gains)
+        live.summary.update({f"ap_gain_{name}": gain for name, gain in gains.items()})
     _write(Page(title, " ".join(lead), tuple(sections)))
     log(f"{NAME}: open {stage.REPORT / 'index.html'}")
 
 
 def _write(page: Page) -> None:
-    """Write the page, its Markdown and the pictures; pictures of an earlier run are deleted."""
+    """Write the page, its Markdown, and PICTURES beside it; a picture not made is a placeholder."""
     folder = FOLDER / "pictures"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)  # declared in dvc.yaml, so it exists even without pictures
-    for picture in page.pictures:
-        write_atomic(folder / picture.name, picture.content)
-    write_atomic(FOLDER / "report.md", render_markdown(page, folder.name).encode())
+    made = {picture.name: picture.content for picture in page.pictures}
+    for name in PICTURES:
+        text = "this run makes no such picture"
+        write_atomic(folder / name, made.get(name) or encode_jpeg(placeholder(text)))
+    write_atomic(FOLDER / "report.md", render_markdown(page, folder.name, PICTURES).encode())
     write_atomic(stage.REPORT / "index.html", render_html(page).encode())
 
 
@@ -75,13 +89,26 @@ def _warnings() -> list[Section]:
     return [Section("Warnings", (Text(tuple(read_json(path))),))] if path.exists() else []
 
 
-def _result(params: Params, metrics: dict[str, float]) -> Section:
-    """The main result and the params, both compared with the baseline."""
+def _settings(params: Params) -> tuple[Settings, Settings, dict[str, Settings]]:
+    """Params of this run, of the baseline, and of each recipe by its name."""
     sections = params.model_dump(mode="json")
-    here = tables.flatten(sections)
     baseline = tables.read_settings(BASELINE / "params.yaml", sections)
     paths = sorted((stage.ROOT / "recipes").glob("*.yaml"))
     recipes = {path.stem: tables.read_settings(path, sections) for path in paths}
+    return tables.flatten(sections), baseline, recipes
+
+
+def _val_sentence() -> str:
+    """How many images and people the result is of."""
+    images = read_json(stage.CACHE / "ground_truth.json")["images"]
+    people = len(CropTable(stage.CACHE / "val").labelled())
+    return f"Val: {len(images):,} images, {people:,} people with keypoints."
+
+
+def _result(
+    metrics: dict[str, float], here: Settings, baseline: Settings, changed: Table | Text
+) -> Section:
+    """The main result and the params, both compared with the baseline."""
     accepted = accepted_digest(BASELINE)
     reasons = other_data(here, baseline, stage.CACHE / "ground_truth.json", accepted)
     before = None if reasons else read_json(BASELINE / "metrics.json")
@@ -89,7 +116,7 @@ def _result(params: Params, metrics: dict[str, float]) -> Section:
     blocks = (
         *tables.main_result(metrics, before),
         not_compared(reasons) if reasons else warning,
-        tables.changed_params(*tables.nearest_settings(here, baseline, recipes)),
+        changed,
     )
     return Section("Result", blocks)
 

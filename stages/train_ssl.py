@@ -29,7 +29,7 @@ from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data import build as data_build
 from pose.data.samples import TrainingSamples, steps_per_epoch
-from pose.draw import encode_jpeg
+from pose.draw import encode_jpeg, placeholder
 from pose.engine.ema import WeightEma
 from pose.engine.fit import ONE_BATCH, Gradients, Row, to_device
 from pose.engine.train import (
@@ -44,7 +44,7 @@ from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model, read_provenance
 from pose.models.vit import PoseModel
 from pose.ssl.consistency import Consistency
-from pose.ssl.pictures import picture_views, placeholder
+from pose.ssl.pictures import picture_views
 from pose.ssl.students import network_teacher
 
 NAME = "train_ssl"

@@ -26,6 +26,7 @@ from pose.common.skeleton import Skeleton, build_skeleton
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, plan_shards, write_shard
 from pose.data import build as data_build
+from pose.engine.curves import write_curves
 from pose.models import vit
 from pose.models.checkpoint import save_weights
 from pose.models.vit import PoseModel
@@ -101,6 +102,7 @@ def _write_cache(folder: Path, skeleton: Skeleton) -> None:
     (shard,) = plan_shards(persons, 8)
     write_shard(cache / "val/00000.arrow", images, shard, spec)
     write_json(cache / "summary.json", {"train": 1200, "val": 5, "crop_psnr_db": 40.123})
+    write_json(cache / "ground_truth.json", {"images": [{"id": i} for i in range(5)]})
     bad = {"file": "val", "record": HOSTILE, "reason": "not a JPEG"}
     write_json(cache / "quarantine.json", [bad])
     table = CropTable(cache / "val")
@@ -139,11 +141,10 @@ def _write_metrics(metrics: Path, names: tuple[str, ...]) -> None:
     _write_csv(metrics / "evaluate/keypoints.csv", pd.DataFrame({"keypoint": names, **measured}))
     for name, lines in EVALUATED.items():
         write_atomic(metrics / f"evaluate/{name}.csv", ("\n".join(lines) + "\n").encode())
-    for phase, rows in (("phase1", ()), ("phase2", ("2\t0.5", "4\t0.25")), ("ssl", ("2\t0.2",))):
-        for name in ("loss", "lr"):
-            text = "\n".join([f"step\t{name}", *rows]) + "\n"
-            plot = metrics / f"train_{phase}/plots/metrics/{name}.tsv"
-            write_atomic(plot, text.encode())
+    losses = {"phase1": (), "phase2": ((2, 0.5), (4, 0.25)), "ssl": ((2, 0.2),)}
+    for phase, points in losses.items():
+        rows = [{"step": float(step), "loss": loss, "lr": loss} for step, loss in points]
+        write_curves(metrics / f"train_{phase}", rows)
 
 
 def ablation() -> pd.DataFrame:

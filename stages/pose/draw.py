@@ -86,3 +86,8 @@ def grid(images: Sequence[Image], columns: int) -> Image:
 def encode_jpeg(image: Image, quality: int = 88) -> bytes:
     """JPEG bytes of a BGR image; the same image gives the same bytes."""
     return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
+def placeholder(text: str) -> Image:
+    """An image with only a caption, in place of a picture that a run does not make."""
+    return caption(np.zeros((8, 320, 3), np.uint8), text)

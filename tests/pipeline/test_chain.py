@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.project import ROOT, STAGES, Finished, FirstRun, Project, ran
 
-IGNORED = ("data/", "models/", "report/", ".dvc/", "__pycache__/")
+IGNORED = ("data/", "models/", "report/", ".dvc/", "__pycache__/", "/plots/")
 FROM_TRAINING_ON = list(STAGES[3:])
 HEADLINE = "metrics/evaluate/metrics.json"
 PAGE = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
@@ -50,10 +50,10 @@ def test_the_chain_runs_every_stage_in_order(first_run: FirstRun) -> None:
     assert ran(first_run.output)[3:] == FROM_TRAINING_ON
 
 
-@pytest.mark.parametrize("kind", ["outs", "metrics", "plots"])
-def test_every_declared_file_is_there(first_run: FirstRun, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "count"), [("outs", 20), ("metrics", 2), ("plots", 9)])
+def test_every_declared_file_is_there(first_run: FirstRun, kind: str, count: int) -> None:
     names = declared(first_run.project, kind)
-    assert len(names) >= 4
+    assert len(names) >= count
     for name in names:
         assert first_run.project.content(name), name
 
@@ -64,7 +64,9 @@ def test_headline_is_a_number(first_run: FirstRun) -> None:
 
 
 def test_git_sees_only_the_lock_and_the_metrics(first_run: FirstRun) -> None:
+    """All numbers differ here from the committed ones, as most do on another CPU."""
     assert "dvc.lock" in first_run.changed
+    assert len(first_run.changed) <= 28  # with params.yaml, shrunk, and the counts of its data
     strays = {p for p in first_run.changed - {"dvc.lock"} if not p.startswith("metrics/")}
     assert not strays
 

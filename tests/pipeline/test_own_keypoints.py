@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -89,9 +90,8 @@ def test_the_whole_chain(mice: Mice) -> None:
 
 @pytest.mark.parametrize("phase", ["phase1", "phase2", "ssl"])
 def test_training_has_something_to_learn(mice: Mice, phase: str) -> None:
-    name = f"metrics/train_{phase}/plots/metrics/loss.tsv"
-    lines = (mice.project.root / name).read_text().splitlines()[1:]
-    losses = [float(line.split("\t")[1]) for line in lines]
+    curves = pd.read_csv(mice.project.root / f"metrics/train_{phase}/curves.csv")
+    losses = curves["loss"].dropna().tolist()
     assert losses
     assert min(losses) > 1e-5
     with safe_open(mice.project.root / f"models/{phase}.safetensors", "pt") as stream:

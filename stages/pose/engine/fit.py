@@ -38,8 +38,8 @@ class TrainState:
 
     Model, optimiser, fp16's loss scale, steps done, logged rows, losses since the last row, skipped
     steps, the EMA of the weights (train.ema_decay) and of those that teach (ssl.ema_decay), and the
-    results of validation: the best weights by val_AP (in the first process alone) and pictures by
-    step, JPEG.
+    results of validation: the best weights by val_AP (in the first process alone) and the newest
+    picture, JPEG bytes (N,).
     """
 
     model: nn.Module
@@ -52,7 +52,7 @@ class TrainState:
     ema: WeightEma | None = None
     teacher_ema: WeightEma | None = None
     best: dict[str, Any] = field(default_factory=dict)
-    pictures: dict[int, Tensor] = field(default_factory=dict)
+    picture: Tensor | None = None
     saved_at: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class TrainState:
                 "history": self.history,
                 "window": self.window,
                 "bad": (self.bad.accepted.cpu(), self.bad.total, self.bad.in_a_row),
-                "pictures": self.pictures,
+                "picture": self.picture,
                 "rng": distributed.all_gather(_rng_state()),
             },
         }
@@ -92,7 +92,7 @@ class TrainState:
         self.best = saved["best"] if saved else {}
         self.scaler.load_state_dict(small["scaler"])
         self.step, self.history, self.window = small["step"], small["history"], small["window"]
-        self.bad, self.pictures = BadSteps(*small["bad"]), small["pictures"]
+        self.bad, self.picture = BadSteps(*small["bad"]), small["picture"]
         self.saved_at = self.step
         if len(small["rng"]) == distributed.world_size():
             _set_rng_state(small["rng"][distributed.rank()])

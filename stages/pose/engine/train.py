@@ -26,8 +26,10 @@ from pose.common.skeleton import Skeleton, oks_sigmas
 from pose.crop_table import CropTable
 from pose.data.build import codec, loader, training_samples
 from pose.data.samples import steps_per_epoch
+from pose.draw import encode_jpeg, placeholder
 from pose.engine import parallel
 from pose.engine.checkpoint import newest_training_state, save_training_state
+from pose.engine.curves import write_curves
 from pose.engine.ema import WeightEma
 from pose.engine.fit import (
     Gradients,
@@ -73,6 +75,7 @@ def _memory_settings(params: Params) -> str:
 
 
 STATE = "state.pt"
+PICTURE = "persons.jpg"
 
 
 def wrap_model(params: Params, model: PoseModel, device: torch.device) -> nn.Module:
@@ -132,13 +135,13 @@ def train_supervised(
 
 
 def copy_weights(name: str, model: PoseModel, start_weights: Path) -> None:
-    """What a phase of 0 epochs writes: the model's weights unchanged, and an empty loss curve."""
+    """What a phase of 0 epochs writes: the model's weights unchanged, and curves without rows."""
     if not distributed.is_main_process():
         return
     with stage.live(name) as live:
         live.summary["step"] = 0
-    plot = stage.METRICS / name / "plots" / "metrics" / "loss.tsv"
-    write_atomic(plot, b"step\tloss\n")
+    write_curves(stage.METRICS / name, [])
+    _write_placeholder(name, "epochs is 0: no picture")
     weights = model_weights(model)
     _save_pair(name, weights, weights, read_provenance(start_weights))
     log(f"{name}: epochs is 0, the weights are copied unchanged")
@@ -189,8 +192,8 @@ def train(
 
         for row in state.history:
             log_row(row)
-        for step, jpeg in state.pictures.items():
-            _log_picture(live, step, jpeg)
+        if state.picture is not None:
+            _log_picture(live, state.picture)
         fit(
             name,
             settings,
@@ -211,6 +214,9 @@ def train(
                 for path, weights in extra.items():
                     is_model = extra_models[path] is model
                     save_weights(path, chosen if is_model else weights, provenance)
+                write_curves(stage.METRICS / name, state.history)
+                if state.picture is None:
+                    _write_placeholder(name, "train.picture_epochs is 0: no picture")
         finish(live)
 
 
@@ -219,7 +225,7 @@ def build_validation(
     params: Params,
     model: PoseModel,
     schedule: Schedule,
-    on_picture: Callable[[int, torch.Tensor], None],
+    on_picture: Callable[[torch.Tensor], None],
 ) -> Validation:
     """The validation that fit runs after an epoch, as params.train asks for."""
     skeleton = stage.skeleton()
@@ -284,10 +290,15 @@ def _log_row(live: Any, row: Row) -> None:
     live.next_step()
 
 
-def _log_picture(live: Any, step: int, jpeg: torch.Tensor) -> None:
+def _write_placeholder(name: str, text: str) -> None:
+    """A picture with a line of text, so that a stage writes the same files whatever its params."""
+    path = stage.METRICS / name / "plots" / "images" / PICTURE
+    write_atomic(path, encode_jpeg(placeholder(text)))
+
+
+def _log_picture(live: Any, jpeg: torch.Tensor) -> None:
     if distributed.is_main_process():
-        picture = Image.open(io.BytesIO(jpeg.numpy().tobytes()))
-        live.log_image(f"persons/{step}.jpg", picture)
+        live.log_image(PICTURE, Image.open(io.BytesIO(jpeg.numpy().tobytes())))
 
 
 def build_schedule(params: Params, epochs: int, per_epoch: int, lr: float) -> Schedule:

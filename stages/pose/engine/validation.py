@@ -55,7 +55,7 @@ class Validation:
         skeleton: Skeleton,
         sigmas: NDArray[np.float64],
         schedule: Schedule,
-        on_picture: Callable[[int, Tensor], None],
+        on_picture: Callable[[Tensor], None],
     ) -> None:
         self.model, self.on_picture = model, on_picture
         self.name, self.train, self.schedule = name, train, schedule
@@ -65,7 +65,7 @@ class Validation:
         self.samples = TestSamples(table, rows, bbox_padding, codec)
 
     def __call__(self, state: TrainState) -> Row:
-        """A row with val_AP if it is due; best weights and pictures are stored in state."""
+        """A row with val_AP if it is due; best weights and the picture are stored in state."""
         validates = self._due(self.train.val_epochs, state.step)
         pictures = self._due(self.train.picture_epochs, state.step)
         if not (validates or pictures):
@@ -77,8 +77,8 @@ class Validation:
                 row = {"step": float(state.step), "val_AP": self._ap()}
                 self._note_best_(state, row)
             if pictures:
-                state.pictures[state.step] = self._picture()
-                self.on_picture(state.step, state.pictures[state.step])
+                state.picture = self._picture()
+                self.on_picture(state.picture)
         return row
 
     def _due(self, every: int, step: int) -> bool:

@@ -9,16 +9,16 @@ import pandas as pd
 
 from pose.report import svg_charts
 from pose.report.page import Block, Picture, Pictures, Text
-from pose.report.tables import lowest, metric_table
+from pose.report.tables import lowest, metric_table, read_table
 
 PHASES = {"train_phase1": "phase 1", "train_phase2": "phase 2", "train_ssl": "SSL"}
 
-# Of the plots of a training stage: file name, title, scale of the y axis.
+# Of a training stage: column, the file in metrics/<stage> that has it, title, scale of the y axis.
 CURVES = (
-    ("loss", "Training loss, heatmap MSE", "log"),
-    ("lr", "Learning rate", "linear"),
-    ("grad_norm", "Gradient norm before clipping, L2", "log"),
-    ("val_AP", "AP on val while training", "linear"),
+    ("loss", "curves.csv", "Training loss, heatmap MSE", "log"),
+    ("lr", "curves.csv", "Learning rate", "linear"),
+    ("grad_norm", "curves.csv", "Gradient norm before clipping, L2", "log"),
+    ("val_AP", "val_AP.csv", "AP on val while training", "linear"),
 )
 OKS_THRESHOLDS = (0.5, 0.75, 0.9)  # of the precision-recall curves
 
@@ -26,13 +26,12 @@ OKS_THRESHOLDS = (0.5, 0.75, 0.9)  # of the precision-recall curves
 def training(metrics: Path) -> tuple[Block, ...]:
     """Curves of the three phases, one after the other; a phase of 0 epochs has no curve."""
     pictures = []
-    for name, title, scale in CURVES:
+    for name, file, title, scale in CURVES:
         tables = {
-            label: pd.read_csv(path, sep="\t")
+            label: read_table(metrics / stage / file, "step").reindex(columns=["step", name])
             for stage, label in PHASES.items()
-            if (path := metrics / stage / "plots" / "metrics" / f"{name}.tsv").exists()
         }
-        tables = {label: table for label, table in tables.items() if len(table)}
+        tables = {label: rows for label, table in tables.items() if len(rows := table.dropna())}
         if tables:
             pictures.append(_training_curve(name, title, scale, tables))
     if not pictures:

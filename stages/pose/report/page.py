@@ -110,21 +110,27 @@ def render_html(page: Page) -> str:
     return _render("report.html.j2", page, autoescape=True)
 
 
-def render_markdown(page: Page, folder: str) -> str:
-    """Markdown as GitHub shows it; the pictures are files in `folder` beside it."""
+def render_markdown(page: Page, folder: str, files: Sequence[str]) -> str:
+    """Markdown as GitHub shows it, with the pictures whose `files` lie in `folder` beside it.
+
+    Of the other pictures it has the description, and says that the HTML page shows them.
+    """
     return _render(
         "report.md.j2",
         page,
         finalize=lambda value: markdown(value) if isinstance(value, str) else value,
         trim_blocks=True,
         folder=folder,
+        files=files,
     )
 
 
-def _render(template: str, page: Page, folder: str | None = None, **options: Any) -> str:
+def _render(
+    template: str, page: Page, folder: str = "", files: Sequence[str] = (), **options: Any
+) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), **options)
     environment.tests["text"] = _is_text
-    return environment.get_template(template).render(page=page, folder=folder)
+    return environment.get_template(template).render(page=page, folder=folder, files=files)
 
 
 def markdown(text: str) -> str:

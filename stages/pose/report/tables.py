@@ -19,6 +19,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from pose.common.errors import PoseError
+from pose.common.params import Data
 from pose.common.skeleton import COCO_17, OTHER_OKS_SIGMA
 from pose.report.baseline import Settings
 from pose.report.page import Cards, Table, Text, number, signed
@@ -30,6 +31,7 @@ PACKAGES = ("torch", "numpy", "opencv-python-headless", "pyarrow", "pycocotools"
 ABSENT = "absent"
 DATA_SECTIONS = ("data", "synthetic", "keypoints")  # of params.yaml: what the data are made of
 UNREAD = ("data.root", "keypoints.skeleton")  # path; only for drawings
+MAX_PARAMS = 4  # of those that differ, in the page's first lines
 MAX_KEYPOINTS = 40  # rows and bars; of more keypoints the lowest values are shown
 Difference = tuple[str, Any, Any]  # section.key, value there, value here
 
@@ -80,6 +82,27 @@ def protocol_sentences(metrics: Mapping[str, Any]) -> list[str]:
     if reason := metrics.get("reason"):
         sentences.append(f"{reason}.")
     return sentences
+
+
+def dataset_name(data: Data) -> str:
+    """Which data the result is of: rendered people, COCO's split, or the name of a folder."""
+    if data.source == "local":
+        return Path(data.root).name
+    return "rendered people" if data.source == "synthetic" else f"COCO {data.val_split}"
+
+
+def params_sentence(start: str, changed: Sequence[Difference]) -> str:
+    """Whose params these are: a recipe's or the baseline's, and the first differences.
+
+    >>> params_sentence("vitpose_b", [("train.lr", 0.1, 0.2)])
+    'Params: those of vitpose_b, except train.lr = 0.2 (0.1).'
+    """
+    if not changed:
+        return f"Params: those of {start}."
+    listed = [f"{key} = {_text(new)} ({_text(old)})" for key, old, new in changed[:MAX_PARAMS]]
+    if more := len(changed) - MAX_PARAMS:
+        listed += [f"{more} more, listed below"] if more > 0 else []
+    return f"Params: those of {start}, except {', '.join(listed)}."
 
 
 def main_result(
@@ -185,11 +208,12 @@ def changed_params(start: str, changed: Sequence[Difference]) -> Table | Text:
     """The params that differ from those of `start`."""
     if not changed:
         return Text((f"All params are those of {start}.",))
-    rows = [
-        (key, *(value if isinstance(value, str) else json.dumps(value) for value in values))
-        for key, *values in changed
-    ]
+    rows = [(key, *map(_text, values)) for key, *values in changed]
     return Table(f"Params that differ from {start}", ("param", start, "this run"), rows)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def data_warning(changed: Sequence[Difference]) -> Text:

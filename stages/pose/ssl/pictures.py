@@ -40,11 +40,6 @@ def picture_views(consistency: Consistency, images_u8: Tensor, targets: Tensor, 
     return grid([column[i] for i in range(len(images_u8)) for column in columns], len(columns))
 
 
-def placeholder(text: str) -> Image:
-    """An image with only a caption, for a run without views."""
-    return caption(np.zeros((8, 320, 3), np.uint8), text)
-
-
 def _captioned(images: list[Image], text: str) -> list[Image]:
     return [caption(enlarge(image, HEIGHT), text) for image in images]
 

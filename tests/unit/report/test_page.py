@@ -83,7 +83,7 @@ def test_html_of_each_block() -> None:
 
 
 def test_markdown_of_each_block() -> None:
-    assert render_markdown(PAGE, "pictures").splitlines() == [
+    assert render_markdown(PAGE, "pictures", ["a.svg"]).splitlines() == [
         "# Title",
         "",
         "Lead.",
@@ -107,3 +107,9 @@ def test_markdown_of_each_block() -> None:
         r"| a\|b | 1 |",
         "| c | x |",
     ]
+
+
+def test_markdown_describes_pictures_without_a_file() -> None:
+    text = render_markdown(PAGE, "pictures", [])
+    assert r"what it \| shows (chart in report/index.html). A caption." in text.splitlines()
+    assert "![" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
@@ -39,9 +40,13 @@ def make(folder: Path) -> dict[str, bytes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         report.main(load_params(Path("params.yaml")))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in written(folder)}
+
+
+def written(folder: Path) -> list[Path]:
+    """The files of the stage in a folder."""
     places = [folder / "report", folder / "metrics/report"]
-    files = [path for place in places for path in sorted(place.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return [path for place in places for path in sorted(place.rglob("*")) if path.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +84,10 @@ def test_markdown_shows_the_pictures_beside_it(made: tuple[Path, dict[str, bytes
     assert {f"metrics/report/{name}" for name in linked} == {
         name for name in made[1] if "/pictures/" in name
     }
-    names = {Path(name).stem for name in linked}
-    assert {"poses", "worst", "best", "heatmaps", "train_loss", "precision_recall"} <= names
+    page = text_of(made[1], "report/index.html")
+    for chart in ("Training loss", "Precision over recall;"):
+        assert re.search(f"^{chart}.*chart in report/index.html", text, re.M)
+        assert f'alt="{chart}' in page
 
 
 def test_page_and_markdown_have_the_same_content(made: tuple[Path, dict[str, bytes]]) -> None:
@@ -110,10 +117,12 @@ def test_names_are_shown_literally(made: tuple[Path, dict[str, bytes]], name: st
 def test_changes_are_from_the_baseline_and_without_heatmaps_no_model_is_read(project: Path) -> None:
     baseline = {"AP": 0.5, "AP50": 0.75, "AR": -1}
     (project / "metrics/baseline/metrics.json").write_text(json.dumps(baseline))
+    before = {path.relative_to(project).as_posix() for path in written(project)}
     set_params(project / "params.yaml", {"report.heatmaps": 0})
     (project / "models/ssl.safetensors").unlink()
     files = make(project)
-    assert "metrics/report/pictures/heatmaps.jpg" not in files
+    assert set(files) == before
+    assert "heatmaps.jpg" not in text_of(files, "metrics/report/report.md")
     text = text_of(files, "metrics/report/report.md")
     for row in (
         "| AP | 0.550 | 0.500 | +0.050 |",
@@ -126,14 +135,30 @@ def test_changes_are_from_the_baseline_and_without_heatmaps_no_model_is_read(pro
         assert row in text.splitlines()
 
 
-def test_there_is_a_page_without_annotations(project: Path) -> None:
+def test_there_is_a_page_without_annotations(
+    made: tuple[Path, dict[str, bytes]], project: Path
+) -> None:
     empty_tables(project)
     files = make(project)
     page = text_of(files, "report/index.html")
     assert "Pose report: AP \N{EN DASH}" in page
     assert "Val has no annotations, so there are no scores." in page
     assert "Training" in page
-    assert "metrics/report/pictures/worst.jpg" not in files  # of an earlier run
+    worst = "metrics/report/pictures/worst.jpg"
+    assert files[worst] != made[1][worst]  # of an earlier run
+
+
+def test_the_page_says_whose_result_it_is(project: Path) -> None:
+    text = text_of(make(project), "metrics/report/report.md").splitlines()
+    assert text[0] == "# Pose report: AP 0.550 on rendered people"
+    assert text[2].startswith("Val: 5 images, 5 people with keypoints. Params: those of ")
+    assert re.search(r" except \S+ = .+ \(.+\), .+, \d+ more, listed below\. COCOeval", text[2])
+    set_params(project / "params.yaml", {"data.source": "local", "data.root": "/x/mice 2"})
+    text = text_of(make(project), "metrics/report/report.md").splitlines()
+    assert text[0] == "# Pose report: AP 0.550 on mice 2"
+    set_params(project / "params.yaml", {"data.source": "coco", "data.val_split": "val2017"})
+    text = text_of(make(project), "metrics/report/report.md").splitlines()
+    assert text[0] == "# Pose report: AP 0.550 on COCO val2017"
 
 
 def test_warnings_come_first(project: Path) -> None:
@@ -153,7 +178,7 @@ def test_warnings_come_first(project: Path) -> None:
 def test_an_own_set_is_not_compared_with_the_embedded_one(project: Path) -> None:
     set_params(project / "params.yaml", {"data.source": "local", "data.category": "mouse"})
     truth = project / "data/cache/ground_truth.json"
-    truth.write_text("{}")
+    truth.write_text('{"images": []}')
     text = text_of(make(project), "metrics/report/report.md")
     assert "| AP | 0.550 |" in text.splitlines()
     assert "0.588" not in text
@@ -188,8 +213,9 @@ def test_of_hundreds_of_keypoints_the_lowest_are_shown(tmp_path: Path) -> None:
     assert text.count("the 40 lowest of 294, all are in metrics/build_cache/keypoints.csv") == 1
     assert len(re.findall(r"^\| landmark_288 ", text, re.M)) == 1  # the least found
     assert len(text) < 40_000
-    chart = text_of(files, "metrics/report/pictures/keypoints.svg")
-    assert chart.count(">landmark_") == 40
+    charts = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text_of(files, "report/index.html"))
+    labels = [base64.b64decode(chart).count(b">landmark_") for chart in charts]
+    assert max(labels) == 40
     assert len(max(text.splitlines(), key=len)) < 1000
 
 

@@ -1,0 +1,82 @@
+"""The line at the end of `make repro`: only if bytes changed and no input did."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from explain_changes import ROOT, first_other_bytes
+
+LOCK = {
+    "cache": {
+        "cmd": "python cache.py",
+        "deps": [{"path": "stages/cache.py", "md5": "1"}],
+        "params": {"params.yaml": {"run.seed": 0}},
+        "outs": [{"path": "data/cache", "md5": "2"}],
+    },
+    "train": {
+        "cmd": "python train.py",
+        "deps": [{"path": "data/cache", "md5": "2"}, {"path": "stages/train.py", "md5": "3"}],
+        "outs": [{"path": "models", "md5": "4"}],
+    },
+    "evaluate": {
+        "cmd": "python evaluate.py",
+        "deps": [{"path": "models", "md5": "4"}],
+        "outs": [{"path": "metrics", "md5": "5"}],
+    },
+}
+
+
+def rounded() -> dict:
+    """LOCK after a run whose training rounds differently."""
+    lock = copy.deepcopy(LOCK)
+    lock["train"]["outs"][0]["md5"] = lock["evaluate"]["deps"][0]["md5"] = "6"
+    lock["evaluate"]["outs"][0]["md5"] = "7"
+    return lock
+
+
+def test_the_stage_that_rounds_differently_is_named() -> None:
+    assert first_other_bytes(LOCK, rounded()) == "train"
+    assert first_other_bytes(dict(reversed(LOCK.items())), rounded()) == "train"
+    assert first_other_bytes(LOCK, copy.deepcopy(LOCK)) is None
+
+
+@pytest.mark.parametrize("edit", ["cmd", "params", "code", "a stage"])
+def test_after_an_edit_there_is_nothing_to_explain(edit: str) -> None:
+    after = rounded()
+    if edit == "cmd":
+        after["evaluate"]["cmd"] += " -v"
+    elif edit == "params":
+        after["cache"]["params"]["params.yaml"]["run.seed"] = 1
+    elif edit == "code":
+        after["train"]["deps"][1]["md5"] = "8"
+    else:
+        after["report"] = {"cmd": "python report.py"}
+    assert first_other_bytes(LOCK, after) is None
+
+
+def test_it_prints_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    script = shutil.copy(ROOT / "tools/explain_changes.py", tmp_path / "tools")
+    (tmp_path / "stages").symlink_to(ROOT / "stages")
+    lock = tmp_path / "dvc.lock"
+    lock.write_text(yaml.safe_dump({"stages": LOCK}, sort_keys=False))
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "dvc.lock"], [*name, "commit", "-qm", "a run"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+
+    def printed() -> str:
+        command = [sys.executable, script]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    assert printed() == ""
+    lock.write_text(yaml.safe_dump({"stages": rounded()}, sort_keys=False))
+    assert printed().startswith("train wrote other bytes than in the last commit")
+    assert "1 files in git changed" in printed()
+    assert printed().count("\n") == 1

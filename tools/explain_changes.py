@@ -1,0 +1,84 @@
+"""Say why files in git changed although nothing was edited; `make repro` ends with it.
+
+    python tools/explain_changes.py
+
+Compares dvc.lock with that of the last commit. If a stage wrote other bytes from the same params,
+code and data, one line names it and what to do. After an edit the script prints nothing. It reads
+files in git only.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+from pose.common.errors import PoseError
+from pose.common.script import exit_codes
+
+ROOT = Path(__file__).resolve().parents[1]
+TRACKED = ("dvc.lock", "metrics")
+Stages = dict[str, dict[str, Any]]
+
+
+def main() -> None:
+    changed = git("diff", "--name-only", "HEAD", "--", *TRACKED).splitlines()
+    if "dvc.lock" not in changed:
+        return
+    before = read_stages(git("show", "HEAD:dvc.lock"))
+    after = read_stages(Path("dvc.lock").read_text(encoding="utf-8"))
+    if name := first_other_bytes(before, after):
+        print(
+            f"{name} wrote other bytes than in the last commit from the same params, code and data: "
+            f"this machine computes or rounds differently (README.md). {len(changed)} files in git "
+            "changed. `make verify-metrics` compares AP; `git checkout metrics dvc.lock` discards "
+            "them; commit them to keep them"
+        )
+
+
+def first_other_bytes(before: Stages, after: Stages) -> str | None:
+    """A stage that wrote other outs from equal inputs; None if params, code or own data changed."""
+    made = {out["path"] for entry in after.values() for out in entry.get("outs", [])}
+
+    def edited(entry: dict[str, Any]) -> tuple[Any, ...]:
+        deps = [dep for dep in entry.get("deps", []) if dep["path"] not in made]
+        return entry.get("cmd"), entry.get("params"), deps
+
+    if before.keys() != after.keys():
+        return None
+    pairs = [(name, before[name], entry) for name, entry in after.items()]
+    if any(edited(old) != edited(new) for _, old, new in pairs):
+        return None
+    return next(
+        (
+            name
+            for name, old, new in pairs
+            if old.get("deps") == new.get("deps") and old.get("outs") != new.get("outs")
+        ),
+        None,
+    )
+
+
+def read_stages(lock: str) -> Stages:
+    """The stages of a dvc.lock."""
+    stages: Stages = yaml.load(lock, yaml.CSafeLoader)["stages"]
+    return stages
+
+
+def git(*command: str) -> str:
+    done = subprocess.run(["git", *command], capture_output=True, text=True)
+    if done.returncode:
+        raise PoseError(f"git {' '.join(command)}: {' '.join(done.stderr.split())}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    with exit_codes("explain_changes"):
+        main()
