@@ -1,9 +1,10 @@
 """The commands that README.md, CONTRIBUTING.md and docs/*.md tell to type. Not a test itself.
 
-A page's commands are the lines of its `sh` and `bash` blocks, and the code in the tables whose
-first column is "wish". A comment that begins with "needs", "downloads" or "takes" marks a command
-that no test types, with the reason: `dvc repro  # needs a GPU`. On a line of its own it marks the
-rest of the block; in a table it is the last column.
+A page's commands are the lines of its `sh` and `bash` blocks, and the code in the second column of
+tables whose first column is "wish". A comment in which "needs", "downloads" or "takes" comes first,
+or after a comma or semicolon, marks a command that no test types, with the reason: `dvc repro
+# needs a GPU`. On a line of its own it marks the rest of the block. In a table the last column is
+the comment.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SHELL = ("sh", "bash")
-REASON = re.compile(r"\b(?:needs|downloads|takes) .+")
+REASON = re.compile(r"(?:^|(?<=[;,] ))(?:needs|downloads|takes) .+")
 ENVIRONMENT = re.compile(r"\w+=")
 
 
@@ -86,9 +87,10 @@ def _wishes(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _cells(row: str) -> list[tuple[str, str | None]]:
-    """(command, reason) of a row: code is a command, the last column may be a reason."""
-    reason = REASON.search(row.rstrip(" |").rpartition("|")[2])
-    return [(code, reason[0] if reason else None) for code in re.findall(r"`([^`]+)`", row)]
+    """(command, reason) of a row: code in its second column; the last one may be a reason."""
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    reason = REASON.search(cells[-1])
+    return [(code, reason[0] if reason else None) for code in re.findall(r"`([^`]+)`", cells[1])]
 
 
 def simple_commands(text: str) -> Iterator[list[str]]:

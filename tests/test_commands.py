@@ -142,11 +142,21 @@ def test_every_script_answers_help(script: str) -> None:
     assert script in text or "make " in text  # its command
 
 
+def test_wishes_are_counted() -> None:
+    """The third column has the number of commands in the second."""
+    blocks = read_blocks(ROOT / "docs" / "README.md")
+    rows = [block for block in blocks if block.text.startswith("|")]
+    assert len(rows) >= 9
+    for row in rows:
+        assert int(row.text.split("|")[3]) == len(row.commands), row.text
+
+
 def test_reasons_are_read_from_comments_only() -> None:
     block = "\n".join(
         [
             "dvc repro                 # needs a GPU",
-            "dvc status                # seconds",
+            "dvc status                # seconds; it takes no GPU",
+            "dvc push                  # one file; takes hours",
             "echo '# needs this' a#b \\",
             "  c",
             "# takes hours",
@@ -156,6 +166,7 @@ def test_reasons_are_read_from_comments_only() -> None:
     assert read_lines(block) == [
         ("dvc repro", "needs a GPU"),
         ("dvc status", None),
+        ("dvc push", "takes hours"),
         ("echo '# needs this' a#b   c", None),
         ("make seeds", "takes hours"),
     ]

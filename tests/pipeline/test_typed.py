@@ -1,0 +1,125 @@
+"""The commands of README.md, CONTRIBUTING.md and docs/, typed in a clone of a clone, shrunken.
+
+Its tree has been used: an experiment was run there. tests/commands.py reads the pages and says
+which commands are marked as needing a GPU, a network or hours; those are not typed. The blocks of
+docs/experiments.md are typed in order in test_chain.py and test_merge.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from commands import PAGES, ROOT, Block, read_blocks
+from pipeline import test_chain, test_merge
+from pipeline.preloaded_python import python_folder
+from pipeline.project import FirstRun, Project, ran, succeeded
+
+ELSEWHERE = {test_chain.FIRST, *test_chain.BLOCKS, test_merge.BLOCK}
+TYPED = {
+    page: blocks
+    for page in PAGES
+    if (blocks := [b for b in read_blocks(page) if b.text not in ELSEWHERE and b.typed()])
+}
+IDENTITY = [
+    f"export GIT_{role}_{key}"
+    for role in ("AUTHOR", "COMMITTER")
+    for key in ("NAME=test", "EMAIL=test@example.org")
+]
+SHELL = "\n".join(["unset MAKELEVEL MAKEFLAGS MFLAGS", *IDENTITY, ""])
+
+
+@pytest.fixture(scope="module")
+def used(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone of a clone, with data from a DVC remote, after an experiment without stage 2."""
+    folder = tmp_path_factory.mktemp("used")
+    origin = first_run.project.copy(folder)
+    origin.must("dvc", "remote", "add", "--default", "lab", str(folder / "remote"))
+    origin.commit("DVC remote")
+    origin.must("dvc", "push")
+    hub = folder / "hub.git"
+    origin.must("git", "clone", "--quiet", "--bare", ".", str(hub))
+    clone = Project(folder / "a clone" / "pose")
+    origin.must("git", "clone", "--quiet", str(hub), str(clone.root))
+    clone.must("git", "config", "user.name", "test")
+    clone.must("git", "config", "user.email", "test@example.org")
+    clone.must("dvc", "pull")
+    write_environment(clone.root / ".venv")
+    write_inputs(clone.root)
+    clone.must("dvc", "exp", "run", "--name", "earlier", "-S", "ssl.epochs=0")
+    return clone
+
+
+def write_environment(folder: Path) -> None:
+    """A .venv that make and `activate` take: the tests' own Python and DVC."""
+    (folder / "bin").mkdir(parents=True)
+    python, dvc = Path(python_folder()) / "python", Path(sys.executable).parent / "dvc"
+    for name, program in (("python", python), ("dvc", dvc)):
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(program))} "$@"\n')
+        script.chmod(0o755)
+    (folder / "bin/activate").write_text(f"PATH={shlex.quote(str(folder / 'bin'))}:$PATH\n")
+    for stamp in ("ready", "ready-dev"):
+        (folder / stamp).touch()
+
+
+def write_inputs(root: Path) -> None:
+    """The pictures and files that docs/predict.md names, from the rendered val split."""
+    data = root / "data/coco"
+    with zipfile.ZipFile(data / "val2017.zip") as archive:
+        archive.extractall(root)
+    (annotations,) = data.glob("annotations*.zip")
+    with zipfile.ZipFile(annotations) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("person_keypoints_val2017.json"))
+        (root / Path(name).name).write_bytes(archive.read(name))
+    (root / "crops").mkdir()
+    shutil.copy(next((root / "val2017").glob("*.jpg")), root / "crops")
+
+
+def type_in(project: Project, block: str) -> str:
+    """Standard output of commands that have to succeed, each of them."""
+    return succeeded(project.run("bash", "-euo", "pipefail", "-c", SHELL + block)).stdout
+
+
+@pytest.mark.parametrize("page", TYPED, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_commands_of_a_page_work(page: Path, used: Project, tmp_path: Path) -> None:
+    project = used.copy(tmp_path)
+    write_environment_again(project)
+    for block in TYPED[page]:
+        type_in(project, block.typed())
+
+
+def write_environment_again(project: Project) -> None:
+    """With the paths of a copy."""
+    shutil.rmtree(project.root / ".venv")
+    write_environment(project.root / ".venv")
+
+
+def blocks_that_name(page: str, word: str) -> list[Block]:
+    return [block for block in read_blocks(ROOT / page) if word in block.text]
+
+
+def test_a_job_of_a_slurm_array_brings_its_result_back(used: Project, tmp_path: Path) -> None:
+    """The script of docs/scaling.md, on a CPU, from a clean tree."""
+    (block,) = blocks_that_name("docs/scaling.md", "SLURM_ARRAY_TASK_ID")
+    project = used.copy(tmp_path)
+    write_environment_again(project)
+    project.must("git", "checkout", "--quiet", ".")
+    project.must("dvc", "checkout")
+    (tmp_path / "job").mkdir()
+    of_slurm = {"SUBMIT_DIR": str(project.root), "ARRAY_TASK_ID": "1"}
+    variables = [f"export SLURM_{key}={shlex.quote(value)}" for key, value in of_slurm.items()]
+    variables += [f"export TMPDIR={shlex.quote(str(tmp_path / 'job'))}", ""]
+    output = type_in(project, "\n".join(variables) + block.text.replace("NPROC=8", "NPROC=1"))
+    assert ran(output) == test_chain.FROM_TRAINING_ON
+    (name,) = re.findall(r"^Ran experiment\(s\): (\S+)$", output, re.M)
+    project.must("dvc", "exp", "apply", name)
+    project.must("dvc", "pull")
+    assert ran(project.must("dvc", "repro")) == []
+    assert project.params()["train"]["lr"] == 5e-4
