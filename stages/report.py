@@ -11,6 +11,7 @@ about 10 s on two cores with the embedded default.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Container
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,14 @@ from pose.common.skeleton import Skeleton, describe_flip_pairs
 from pose.crop_table import CropTable
 from pose.models.checkpoint import read_provenance
 from pose.report import charts, pictures, tables
-from pose.report.baseline import accepted_digest, not_compared, other_data
+from pose.report.baseline import (
+    Settings,
+    accepted_digest,
+    flatten,
+    not_compared,
+    other_data,
+    parse_settings,
+)
 from pose.report.page import Page, Pictures, Section, Text, number, render_html, render_markdown
 
 NAME = "report"
@@ -78,20 +86,24 @@ def _warnings() -> list[Section]:
 def _result(params: Params, metrics: dict[str, float]) -> Section:
     """The main result and the params, both compared with the baseline."""
     sections = params.model_dump(mode="json")
-    here = tables.flatten(sections)
-    baseline = tables.read_settings(BASELINE / "params.yaml", sections)
+    here = flatten(sections)
+    baseline = _settings(BASELINE / "params.yaml", sections)
     paths = sorted((stage.ROOT / "recipes").glob("*.yaml"))
-    recipes = {path.stem: tables.read_settings(path, sections) for path in paths}
+    recipes = {path.stem: _settings(path, sections) for path in paths}
     accepted = accepted_digest(BASELINE)
     reasons = other_data(here, baseline, stage.CACHE / "ground_truth.json", accepted)
     before = None if reasons else read_json(BASELINE / "metrics.json")
     warning = tables.data_warning(tables.differences(here, baseline))
     blocks = (
         *tables.main_result(metrics, before),
-        not_compared(reasons) if reasons else warning,
+        Text((not_compared(reasons),)) if reasons else warning,
         tables.changed_params(*tables.nearest_settings(here, baseline, recipes)),
     )
     return Section("Result", blocks)
+
+
+def _settings(path: Path, sections: Container[str]) -> Settings:
+    return parse_settings(path.read_text(encoding="utf-8"), sections)
 
 
 def _scores(
