@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pose  # noqa: F401  # before torch, which reads OpenMP's variables
+
+# isort: split
 import cv2
 import pytest
 import torch
