@@ -10,6 +10,7 @@ package index; a minute.
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -68,4 +69,7 @@ def asker_count(entry: str) -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

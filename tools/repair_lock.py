@@ -17,6 +17,7 @@ Valid and missing files are left as they are. Reads plain files and git only; ta
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -232,5 +233,8 @@ def ends_early(text: str, error: json.JSONDecodeError) -> bool:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     os.chdir(ROOT)
     main()

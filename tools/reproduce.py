@@ -11,6 +11,7 @@ with the embedded default, and four times the disk of its data.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -100,5 +101,8 @@ def table(rows: list[tuple[str, str, str]]) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with exit_codes("reproduce"):
         main()

@@ -8,6 +8,7 @@ stands (--no-deps): nothing is left to resolve against what is published today. 
 on stderr and status 1 if something is missing, 130 after Ctrl-C; run it again to continue.
 """
 
+import argparse
 import csv
 import importlib.util
 import os
@@ -199,15 +200,27 @@ def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def parse() -> "list[str]":
+    """The folder of the environment, then locks."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="of the environment, such as .venv")
+    parser.add_argument("locks", nargs="+", metavar="LOCK", help="a requirements.txt")
+    arguments = parser.parse_args()
+    return [arguments.folder, *arguments.locks]
+
+
 if __name__ == "__main__":
+    arguments = parse()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     try:
-        main(sys.argv[1:])
+        main(arguments)
     except SetupError as error:
         sys.exit(f"setup: {error}")
     except KeyboardInterrupt:
         print(f"\nsetup: stopped; what was downloaded is kept, {AGAIN}", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        sys.exit(f"setup: {explain(str(error), 1, Path(sys.argv[1]), 'setup')}")
+        sys.exit(f"setup: {explain(str(error), 1, Path(arguments[0]), 'setup')}")

@@ -15,6 +15,7 @@ minutes per row on two cores.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -239,4 +240,8 @@ def _version(pip: str) -> Version:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pythons", nargs="*", metavar="PYTHON", help="a name on PATH, or a path")
+    main(parser.parse_args().pythons)

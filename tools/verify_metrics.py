@@ -9,6 +9,7 @@ exits with 1 if one AP differs by more or is missing. Takes seconds.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -92,6 +93,9 @@ def present(name: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     os.chdir(ROOT)
     with exit_codes("verify_metrics"):
         main()

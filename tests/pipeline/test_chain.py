@@ -7,6 +7,7 @@ import io
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -100,9 +101,19 @@ def test_exp_show_lists_the_experiment(experiment: Experiment) -> None:
     assert float(rows["slow"]["AP"]) >= -1
 
 
+def add_origin(project: Project) -> None:
+    """A bare clone beside the project, as a git server has it."""
+    hub = str(project.root.parent / "hub.git")
+    project.must("git", "clone", "--quiet", "--bare", ".", hub)
+    project.must("git", "remote", "add", "origin", hub)
+
+
 @dataclass(frozen=True)
 class Walk:
-    """What each further block of docs/experiments.md printed, in a copy on the branch main."""
+    """What each further block of docs/experiments.md printed, in a copy on the branch main.
+
+    Its origin is a bare clone, which has no experiment at first.
+    """
 
     grid: str
     table: str
@@ -110,19 +121,22 @@ class Walk:
     pushed: str
     pulled: str
     after_going_back: dict[str, bytes]
+    colleague: Project
 
 
 @pytest.fixture(scope="module")
 def walk(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Walk:
     project = experiment.project.copy(tmp_path_factory.mktemp("walk"))
     project.must("git", "switch", "--quiet", "main")
+    add_origin(project)
 
     def typed(block: str) -> str:
         return project.must("bash", "-euo", "pipefail", "-c", block)
 
     there = [typed(block) for block in BLOCKS[:3]]
     after = project.content("dvc.lock", "metrics")
-    return Walk(*there, *(typed(block) for block in BLOCKS[3:]), after)
+    shared = [typed(block) for block in BLOCKS[3:]]
+    return Walk(*there, *shared, after, Project(project.root.parent / "colleague"))
 
 
 def test_the_page_sorts_a_grid_by_ap(walk: Walk) -> None:
@@ -144,11 +158,56 @@ def test_going_back_restores_from_the_run_cache(walk: Walk, first_run: FirstRun)
     assert walk.after_going_back == first_run.project.content("dvc.lock", "metrics")
 
 
-def test_a_colleague_takes_what_is_made(walk: Walk) -> None:
-    """Through the folder that is a remote: nothing runs in the clone."""
-    assert re.search(r"\d+ files pushed", walk.pushed)
+def test_a_colleague_takes_an_experiment(walk: Walk, experiment: Experiment) -> None:
+    """The second run of the origin, by its name: nothing runs in the clone."""
+    assert re.search(r"\d+ files uploaded", walk.pushed)
     assert ran(walk.pulled) == []
     assert "up to date" in walk.pulled
+    assert walk.colleague.params()["train"]["lr"] == 1e-5
+    for name in ("metrics", "models", "data/predictions"):
+        assert walk.colleague.content(name) == experiment.project.content(name)
+
+
+def test_a_colleague_goes_back_to_the_other_run(walk: Walk) -> None:
+    walk.colleague.must("git", "checkout", "--quiet", ".")
+    walk.colleague.must("dvc", "exp", "apply", "mine")
+    assert ran(walk.colleague.must("dvc", "repro")) == []
+    assert walk.colleague.content("dvc.lock", "metrics") == walk.after_going_back
+
+
+def test_a_colleague_takes_a_run_whose_lock_is_not_committed(
+    first_run: FirstRun, tmp_path: Path
+) -> None:
+    """The committed lock is of another machine, which pushed no files."""
+    project = first_run.project.copy(tmp_path)
+    lock = project.root / "dvc.lock"
+    mine = lock.read_text()
+    models = mine.index("  train_phase1:")
+    lock.write_text(mine[:models] + re.sub(r"md5: \w{4}", "md5: 0000", mine[models:]))
+    project.commit("run on another machine")
+    lock.write_text(mine)
+    add_origin(project)
+    remote, *save = BLOCKS[3].splitlines()
+    for line in (remote, *(line.replace(" slow", "") for line in save)):
+        project.must(*shlex.split(line))
+    clone = Project(tmp_path / "clone" / "pose")
+    project.must("git", "clone", "--quiet", str(project.root.parent / "hub.git"), str(clone.root))
+    clone.must(*shlex.split(remote)[:-1], str(project.root.parent / "myremote"))
+    assert clone.run("dvc", "pull").returncode != 0
+    clone.must("dvc", "exp", "pull", "origin", "mine")
+    clone.must("dvc", "exp", "apply", "mine")
+    assert ran(clone.must("dvc", "repro")) == []
+    assert clone.content("models") == project.content("models")
+
+
+def test_people_with_one_cache_take_runs_by_their_params(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    clone = experiment.project.clone(tmp_path)
+    clone.must("dvc", "cache", "dir", "--local", str(experiment.project.root / ".dvc/cache"))
+    clone.must("dvc", "checkout")
+    clone.set(**{"train.lr": 0.004})
+    assert ran(clone.must("dvc", "repro")) == ["report"]
 
 
 @dataclass(frozen=True)

@@ -258,8 +258,8 @@ def format_plan(name: str, params: Params, plan: Plan, throughputs: list[Through
     ]
     *training, val = plan.phases
     for phase in training:
-        steps.append(f"{phase.name:12} {phase.steps:,} steps, {phase.flops / 1e12:,.1f} TFLOP")
-    steps.append(f"{val.name:12} {val.steps:,} forward passes, {val.flops / 1e12:,.1f} TFLOP")
+        steps.append(f"{phase.name:12} {phase.steps:,} steps, {_format_flops(phase.flops)}")
+    steps.append(f"{val.name:12} {val.steps:,} forward passes, {_format_flops(val.flops)}")
     parts = size, steps, _memory_lines(params, plan), _hours_lines(params, plan, throughputs)
     return "\n\n".join("\n".join(lines) for lines in parts)
 
@@ -291,21 +291,35 @@ def _memory_lines(params: Params, plan: Plan) -> list[str]:
 def _hours_lines(params: Params, plan: Plan, throughputs: list[Throughput]) -> list[str]:
     """One row per device and dtype: hours, the batch that fits, and the basis of the estimate."""
     flops = sum(phase.flops for phase in plan.phases)
-    lines = [
-        f"hours of training on one device {'dtype':>9}{'hours':>11}{'batch fits':>12}  throughput"
-    ]
+    lines = [f"training on one device {'dtype':>18}{'time':>26}{'batch fits':>12}  throughput"]
     for device in throughputs:
         fits = ""
         if device.memory_gb is not None:
             checkpointing = params.model.grad_checkpointing
             fits = f"{largest_batch(plan, device.amp, checkpointing, device.memory_gb):,}"
         hours = _format_hours(flops / device.tflops / 3.6e15)
-        cells = f"{DTYPES[device.amp]:>9}{hours:>11}{fits:>12}"
+        cells = f"{DTYPES[device.amp]:>9}{hours:>26}{fits:>12}"
         lines.append(f"  {device.device:30}{cells}  {device.tflops:g} TFLOP/s, {device.basis}")
     return lines
 
 
+def _format_flops(flops: float) -> str:
+    """Three digits with the largest prefix that fits: "391 EFLOP", "0.44 TFLOP"."""
+    for factor, prefix in ((1e18, "E"), (1e15, "P")):
+        if flops >= factor:
+            return f"{flops / factor:,.{_decimals(flops / factor)}f} {prefix}FLOP"
+    return f"{flops / 1e12:.{_decimals(flops / 1e12)}f} TFLOP"
+
+
+def _decimals(value: float) -> int:
+    """Those of three digits, at most two."""
+    return 0 if value >= 100 or not value else 1 if value >= 10 else 2
+
+
 def _format_hours(hours: float) -> str:
+    """In hours; from two days on also in days: "366 h = 15 days"."""
+    if hours >= 48:
+        return f"{hours:,.0f} h = {hours / 24:,.{int(hours < 240)}f} days"
     if hours >= 10:
-        return f"{hours:,.0f}"
-    return f"{hours:.1f}" if hours >= 0.1 else "< 0.1"
+        return f"{hours:.0f} h"
+    return f"{hours:.1f} h" if hours >= 0.1 else "< 0.1 h"

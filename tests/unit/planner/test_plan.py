@@ -263,11 +263,47 @@ def test_memory_is_the_sum_of_its_parts(default: Params, example: planner_plan.P
 def test_hours_and_what_fits(default: Params, example: planner_plan.Plan) -> None:
     text = table(default, example)
     rows = [line.split() for line in text.splitlines() if line.startswith("  GPU x")]
-    assert [row[2:5] for row in rows] == [["bf16", "20", "120"], ["float32", "200", "62"]]
+    assert [row[2:5] for row in rows] == [
+        ["bf16", "20", "h"],
+        ["float32", "200", "h"],
+    ]
+    assert [row[5:-2] for row in rows] == [["120", "100"], ["=", "8.3", "days", "62", "10"]]
     assert "100 TFLOP/s, measured" in text
     assert "10 TFLOP/s, assumed" in text
     cpu = next(line for line in text.splitlines() if line.startswith("  CPU y"))
-    assert cpu.split()[2:6] == ["float32", "20,000", "0.1", "TFLOP/s,"]
+    assert "float32       20,000 h = 833 days " in cpu
+    assert cpu.endswith("  0.1 TFLOP/s, measured")
+
+
+@pytest.mark.parametrize(
+    ("flops", "expected"),
+    [
+        (0, "0 TFLOP"),
+        (2e10, "0.02 TFLOP"),
+        (9.4e14, "940 TFLOP"),
+        (1e15, "1.00 PFLOP"),
+        (3.2345e16, "32.3 PFLOP"),
+        (3.90656e20, "391 EFLOP"),
+        (2e21, "2,000 EFLOP"),
+    ],
+)
+def test_flops_have_the_largest_prefix_that_fits(flops: float, expected: str) -> None:
+    assert planner_plan._format_flops(flops) == expected
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [
+        (0.01, "< 0.1 h"),
+        (3.32, "3.3 h"),
+        (24, "24 h"),
+        (48, "48 h = 2.0 days"),
+        (366, "366 h = 15 days"),
+        (2715, "2,715 h = 113 days"),
+    ],
+)
+def test_long_runs_are_also_in_days(hours: float, expected: str) -> None:
+    assert planner_plan._format_hours(hours) == expected
 
 
 def test_no_batch_fits_if_the_weights_do_not(example: planner_plan.Plan) -> None:
