@@ -21,6 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
+import pose  # noqa: F401  # before torch, which reads OpenMP's variables
+
+# isort: split
 import torch
 
 from pose.common import stage

@@ -24,11 +24,15 @@ import cv2
 import numpy as np
 import psutil
 import pyarrow as pa
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "stages"))
 sys.path.insert(0, str(ROOT / "recipes"))
+
+import pose  # noqa: E402, F401  # before torch, which reads OpenMP's variables
+
+# isort: split
+import torch  # noqa: E402
 
 import apply  # noqa: E402
 import reference  # noqa: E402

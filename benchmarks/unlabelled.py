@@ -28,11 +28,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from ruamel.yaml import YAML
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
+
+import pose  # noqa: F401  # before torch, which reads OpenMP's variables
+
+# isort: split
+import torch
+from torch import nn
 
 import train_ssl
 from pose.codecs.gaussian import Blur

@@ -19,6 +19,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pose  # noqa: F401  # before torch, which reads OpenMP's variables
+
+# isort: split
 import numpy as np
 import pandas as pd
 import torch

@@ -20,6 +20,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pose  # noqa: F401  # before torch, which reads OpenMP's variables
+
+# isort: split
 import jinja2
 import torch
 

@@ -25,6 +25,9 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import pose  # noqa: F401  # before torch, which reads OpenMP's variables
+
+# isort: split
 import torch
 from tqdm import tqdm
 

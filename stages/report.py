@@ -10,6 +10,7 @@ Takes about 10 s on two cores with the embedded default.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,14 @@ from pose.crop_table import CropTable
 from pose.draw import encode_jpeg, placeholder
 from pose.models.checkpoint import read_provenance
 from pose.report import charts, pictures, tables
-from pose.report.baseline import Settings, accepted_digest, not_compared, other_data
+from pose.report.baseline import (
+    Settings,
+    accepted_digest,
+    flatten,
+    not_compared,
+    other_data,
+    parse_settings,
+)
 from pose.report.page import (
     Page,
     Pictures,
@@ -92,10 +100,10 @@ def _warnings() -> list[Section]:
 def _settings(params: Params) -> tuple[Settings, Settings, dict[str, Settings]]:
     """Params of this run, of the baseline, and of each recipe by its name."""
     sections = params.model_dump(mode="json")
-    baseline = tables.read_settings(BASELINE / "params.yaml", sections)
+    baseline = _read_settings(BASELINE / "params.yaml", sections)
     paths = sorted((stage.ROOT / "recipes").glob("*.yaml"))
-    recipes = {path.stem: tables.read_settings(path, sections) for path in paths}
-    return tables.flatten(sections), baseline, recipes
+    recipes = {path.stem: _read_settings(path, sections) for path in paths}
+    return flatten(sections), baseline, recipes
 
 
 def _val_sentence() -> str:
@@ -115,10 +123,14 @@ def _result(
     warning = tables.data_warning(tables.differences(here, baseline))
     blocks = (
         *tables.main_result(metrics, before),
-        not_compared(reasons) if reasons else warning,
+        Text((not_compared(reasons),)) if reasons else warning,
         changed,
     )
     return Section("Result", blocks)
+
+
+def _read_settings(path: Path, sections: Container[str]) -> Settings:
+    return parse_settings(path.read_text(encoding="utf-8"), sections)
 
 
 def _scores(

@@ -14,6 +14,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import pose  # noqa: F401  # before torch, which reads OpenMP's variables
+
+# isort: split
 import numpy as np
 import torch
 from dvclive import Live

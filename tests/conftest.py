@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pose  # noqa: F401  # before torch, which reads OpenMP's variables
+
+# isort: split
 import cv2
 import pytest
 import torch
@@ -28,10 +31,13 @@ from tiny_coco import SPLIT, TinyCoco, person, picture
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Long files first, so that processes end together. While one process runs the chain that the tests
+# of tests/pipeline share, in the second of these, another one has the files beside it.
+FIRST = ("test_parallel.py", "test_bad_input.py", "test_setup_environment.py", "pipeline")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that processes end together; one of them needs no chain to be run."""
-    order = ("test_parallel.py", "pipeline")
-    items.sort(key=lambda item: [name not in item.path.parts for name in order])
+    items.sort(key=lambda item: [name not in item.path.parts for name in FIRST])
 
 
 @pytest.fixture(scope="session", autouse=True)

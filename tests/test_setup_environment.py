@@ -220,19 +220,20 @@ def test_leftovers_of_a_killed_pip_go(ready: Place) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_it_goes_on_next_time(
-    place: Place, silent_index: tuple[str, threading.Event], number: signal.Signals
+    ready: Place, silent_index: tuple[str, threading.Event], number: signal.Signals
 ) -> None:
     """Ctrl-C reaches the whole group, kill the script alone; SIGKILL can say nothing."""
     address, asked = silent_index
-    child = place.start(PIP_NO_INDEX="", PIP_FIND_LINKS="", PIP_INDEX_URL=address)
+    ready.pin(one="1.1", two="1.0")
+    child = ready.start(PIP_NO_INDEX="", PIP_FIND_LINKS="", PIP_INDEX_URL=address)
     assert asked.wait(120), "pip never asked"
     os.killpg(child.pid, number) if number != signal.SIGTERM else child.send_signal(number)
     output, errors = child.communicate(timeout=60)
     if number != signal.SIGKILL:
         done = DONE(child.args, child.returncode, output, errors)
         assert last_line(done, 130) == f"setup: stopped; what was downloaded is kept, {AGAIN}"
-    place.must()
-    assert place.module("one") == "# 1.0"
+    ready.must()
+    assert ready.module("one") == "# 1.1"
 
 
 def test_killed_while_the_environment_is_made(place: Place) -> None:

@@ -36,7 +36,7 @@ def main() -> None:
     after = read_stages(Path("dvc.lock").read_text(encoding="utf-8"))
     if name := first_other_bytes(before, after):
         print(
-            f"{name} wrote other bytes than in the last commit from the same params, code and data: "
+            f"{name} wrote other bytes than at the last commit from equal params, code and data; "
             f"this machine computes or rounds differently (README.md). {len(changed)} files in git "
             "changed. `make verify-metrics` compares AP; `git checkout metrics dvc.lock` discards "
             "them; commit them to keep them"

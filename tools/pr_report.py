@@ -7,7 +7,7 @@ Compares the working tree with the commit where it branched off `base`: checks t
 the code and the params, then lists the differences of metrics, params and plots. Writes
 pr_report/pr_report.md and pr_report/plots/index.html. Reads only files in git: needs no data, GPU
 or torch; about ten seconds. After writing the page it exits with 1 if dvc.lock is stale or AP fell
-by more than `review.max_ap_drop`.
+by more than `review.max_ap_drop`. AP on other data than the base's is not compared.
 """
 
 from __future__ import annotations
@@ -20,19 +20,26 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
-from pose.common.params import load_params
+from pose.common.params import YAML_ERRORS, load_params
 from pose.common.script import exit_codes
+from pose.report.baseline import VAL, Settings, flatten, other_settings, parse_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("pr_report")
 MAIN_RESULT = "metrics/evaluate/metrics.json"
 UP_TO_DATE = "Data and pipelines are up to date."
 Finished = subprocess.CompletedProcess[str]
+SECTIONS = ("data", "keypoints", "synthetic")  # of params.yaml, on which the data depend
+OWN_DATA = (*VAL, "data.orientation", "data.visibility_thr")  # change own files' ground truth
 MAX_CHARACTERS = 60_000  # of the page; GitHub allows 65,536 in a comment
 
 
@@ -50,7 +57,8 @@ def main() -> None:
     )
     parser.add_argument("--base", default="main", help="branch or commit to compare with")
     base = fork_point(parser.parse_args().base)
-    verdicts = [freshness(), gate(committed_ap(base), present_ap(), max_ap_drop())]
+    result = gate(committed_ap(base), present_ap(), max_ap_drop(), other_data(base))
+    verdicts = [freshness(), result]
     dvc("plots", "diff", base, "--out", str(FOLDER / "plots"))
     write_atomic(FOLDER / "pr_report.md", page(base, verdicts).encode())
     print(f"pr_report: read {FOLDER / 'pr_report.md'}, open {FOLDER / 'plots' / 'index.html'}")
@@ -84,10 +92,13 @@ def freshness() -> Verdict:
     return Verdict(True, "dvc.lock is up to date with code, params and data")
 
 
-def gate(old: float | None, new: float, max_drop: float | None) -> Verdict:
-    """Fails if AP falls by more than max_drop; None disables the check."""
+def gate(old: float | None, new: float, max_drop: float | None, reasons: list[str]) -> Verdict:
+    """Fails if AP falls by more than max_drop; None, or reasons (other data), disable the check."""
     if old is None:
         return Verdict(True, f"AP {new:.4f}; the base has no AP to compare with")
+    if reasons:
+        line = f"AP {old:.4f} and {new:.4f} are not compared: other data ({', '.join(reasons)})"
+        return Verdict(True, line)
     change = f"AP {old:.4f} -> {new:.4f} ({new - old:+.4f})"
     if max_drop is None:
         return Verdict(True, f"{change}; no limit: review.max_ap_drop is null")
@@ -101,10 +112,44 @@ def max_ap_drop() -> float | None:
     return load_params(Path("params.yaml"), ["review"]).review.max_ap_drop
 
 
+def other_data(base: str) -> list[str]:
+    """What makes the ground truth or its scoring another one than the commit's; empty: nothing."""
+    here = flatten(load_params(Path("params.yaml")).model_dump(mode="json", include={*SECTIONS}))
+    there = committed_settings(base)
+    found = other_settings(here, there)
+    if here["data.source"] == "local" == there.get("data.source"):
+        found += [key for key in OWN_DATA if there.get(key, here[key]) != here[key]]
+        present = Path("dvc.lock").read_text(encoding="utf-8")
+        if own_files(present) != own_files(committed(base, "dvc.lock")):
+            found.append("files of data.root")
+    return found
+
+
+def committed_settings(base: str) -> Settings:
+    """The settings of the data in the commit's params.yaml; empty if it has none."""
+    try:
+        return parse_settings(committed(base, "params.yaml") or "", SECTIONS)
+    except (YAMLError, *YAML_ERRORS):
+        raise PoseError(f"{base}:params.yaml: not valid; set BASE to another commit") from None
+
+
+def own_files(lock: str | None) -> Any:
+    """The md5 that dvc.lock has of data/coco: it changes with any file of the user's data."""
+    stages = (YAML(typ="safe", pure=True).load(lock or "") or {}).get("stages", {})
+    outs = stages.get("download_coco", {}).get("outs", [])
+    return next((out["md5"] for out in outs if out["path"] == "data/coco"), None)
+
+
+def committed(base: str, name: str) -> str | None:
+    """A file of the commit, or None if it has no such file."""
+    result = run("git", "show", f"{base}:{name}")
+    return None if result.returncode else result.stdout
+
+
 def committed_ap(base: str) -> float | None:
     """AP in the commit's metrics, or None if it has no such file."""
-    result = run("git", "show", f"{base}:{MAIN_RESULT}")
-    return None if result.returncode else read_ap(result.stdout, f"{base}:{MAIN_RESULT}")
+    text = committed(base, MAIN_RESULT)
+    return None if text is None else read_ap(text, f"{base}:{MAIN_RESULT}")
 
 
 def present_ap() -> float:

@@ -27,7 +27,6 @@ def first_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> First
 
 def _reproduced(folder: Path) -> list[object]:
     project = new_project(folder)
-    project.preloaded = False
     project.notes = folder
     output = project.must("dvc", "repro")
     changed = project.changed()

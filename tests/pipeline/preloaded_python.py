@@ -2,11 +2,13 @@
 
     python tests/pipeline/preloaded_python.py SOCKET                     # the server
     python -S tests/pipeline/preloaded_python.py SOCKET stages/x.py ...  # run a stage in a fork
+    python -S tests/pipeline/preloaded_python.py SOCKET dvc repro ...    # run dvc in a fork
 
 Only third-party libraries are preloaded; the stage and pose/ are imported from the project that
 sends the request. The fork takes environment, folder, arguments and streams from the client and
-returns its exit code. Commands other than stage scripts, and tests that kill processes, use the
-plain Python.
+returns its exit code. It ends without freeing its memory object by object: that would copy the
+server's pages, 2 to 4 s a command. Other commands, and tests that kill processes, use the plain
+Python.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import json
 import os
 import shlex
@@ -30,6 +33,9 @@ from typing import Any
 LIBRARIES = (
     "albumentations",
     "cv2",
+    "dvc.cli.parser",
+    "dvc.repo.reproduce",
+    "dvc.scm",
     "dvclive",
     "jinja2",
     "matplotlib.pyplot",
@@ -49,7 +55,7 @@ LIBRARIES = (
 
 
 def ask(path: str, command: list[str]) -> int:
-    """Exit code of the stage `command`, run by the server at socket `path`."""
+    """Exit code of the stage or dvc `command`, run by the server at socket `path`."""
     request = {"argv": command, "cwd": os.getcwd(), "env": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
@@ -64,19 +70,21 @@ def ask(path: str, command: list[str]) -> int:
 
 @functools.cache
 def python_folder() -> str:
-    """A folder with a `python` that runs stages through a server, which it starts."""
+    """A folder with a `python` and a `dvc` that run through a server, which it starts.
+
+    `python` does so for stages only.
+    """
     folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
     path = folder / "socket"
     server = subprocess.Popen([sys.executable, __file__, str(path)])
     atexit.register(shutil.rmtree, folder)
     atexit.register(server.kill)
-    script = folder / "python"
     plain, client = shlex.quote(sys.executable), shlex.join([__file__, str(path)])
-    script.write_text(
-        f'#!/bin/sh\ncase "$1" in stages/*.py) exec {plain} -S {client} "$@" ;; esac\n'
-        f'exec {plain} "$@"\n'
-    )
-    script.chmod(0o755)
+    through = f"exec {plain} -S {client}"
+    stages = f'case "$1" in stages/*.py) {through} "$@" ;; esac\n'
+    for name, line in (("python", f'{stages}exec {plain} "$@"'), ("dvc", f'{through} dvc "$@"')):
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
     while not path.exists():
         assert server.poll() is None, "the preloaded Python did not start"
         time.sleep(0.05)
@@ -89,6 +97,8 @@ def serve(path: str) -> dict[str, Any]:
 
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy all pages
     tests = os.getppid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -123,8 +133,9 @@ def fork_and_wait(client: socket.socket) -> dict[str, Any]:
     os._exit(0)
 
 
-def run(request: dict[str, Any]) -> None:
-    """The stage, as `python stages/x.py` would run it."""
+def run(request: dict[str, Any]) -> int:
+    """Exit code of the command, run as `python stages/x.py` or `dvc` would; prints its error."""
+    import importlib
     import runpy
 
     for number, stream in enumerate(request["streams"]):
@@ -134,11 +145,37 @@ def run(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = request["argv"]
-    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    if notes := request["env"].get("PYTHONPATH"):  # tests/recording
+        sys.path.insert(1, notes)
+        sys.modules.pop("sitecustomize", None)
+        importlib.import_module("sitecustomize")
+    try:
+        if sys.argv[0] == "dvc":
+            runpy.run_module("dvc", run_name="__main__")
+        sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+            return 1
+        return int(end.code or 0)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def end_at_once(codes: list[int]) -> None:
+    """End this process with the command's exit code, if it has one."""
+    if codes:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(codes[0])
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         sys.exit(ask(sys.argv[1], sys.argv[2:]))
-    run(serve(sys.argv[1]))
+    codes: list[int] = []
+    atexit.register(end_at_once, codes)  # first, so that it is called last
+    codes.append(run(serve(sys.argv[1])))

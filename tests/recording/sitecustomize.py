@@ -109,5 +109,9 @@ def watch_writes() -> None:
 if STAGE and NOTES:
     sys.meta_path.insert(0, ParamsFinder())
     sys.addaudithook(watch_reads)
-    if any(part.endswith(f"stages/{STAGE}.py") for part in sys.orig_argv):
+    argv = [
+        *sys.orig_argv,
+        *sys.argv,
+    ]  # the second of a fork, see tests/pipeline/preloaded_python.py
+    if any(part.endswith(f"stages/{STAGE}.py") for part in argv):
         watch_writes()  # the stage's first process, not its helpers

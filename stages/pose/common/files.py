@@ -16,11 +16,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pose.common.errors import PoseError
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MAX = (2 - 2.0**-23) * 2.0**127
 
 
 CHUNK = 1 << 20  # bytes

@@ -34,7 +34,8 @@ class BoxFile:
     - {"a.jpg": [[x, y, w, h], ...], ...}: by file name; "clip.mp4/12" is frame 12, counted from 0,
     - COCO annotations (images, annotations): by file name, clipped to the image, without crowds,
     - COCO results [{image_id, category_id, bbox, score}, ...]: by image id, which is the number in
-      the file name, as in COCO (000000000139.jpg is image 139).
+      the file name, as in COCO (000000000139.jpg is image 139). Boxes of no size are left out:
+      detectors write some.
 
     Raises PoseError if the file cannot be read or one of its boxes is invalid.
     """
@@ -116,7 +117,7 @@ def _image_value(image: dict[str, Any], key: str, kind: type, path: Path) -> Any
 
 def _from_results(path: Path, category_id: int) -> Iterator[BoxRecord]:
     for detection in parse_detections(path.read_bytes(), str(path)):
-        if detection["category_id"] == category_id and max(detection["bbox"][2:]) > 0:
+        if detection["category_id"] == category_id and min(detection["bbox"][2:]) > 0:
             yield (
                 detection["image_id"],
                 [float(v) for v in detection["bbox"]],

@@ -9,6 +9,7 @@ Preprocessing and decoding are those of evaluate.py: padded box, UDP warp, flip 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +18,17 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pose.coco.decode import PixelSettings
+from pose.coco.images import BadImageError
 from pose.codecs import geometry
 from pose.common.errors import PoseError
 from pose.deploy.manifest import FILE, Manifest, read_manifest
+from pose.deploy.media import read_picture
 from pose.evaluation.coco_metrics import oks_nms, rescore
 from pose.evaluation.predict import concat_predictions, empty_predictions, predict_batches
 from pose.models.checkpoint import load_state
@@ -70,12 +75,15 @@ class Predictor:
         flip = manifest.flip_test if flip is None else flip
         return cls(network, manifest, flip, batch_size, device)
 
-    def __call__(self, image_rgb: Image, boxes_xywh: Any) -> tuple[Array, Array]:
+    def __call__(self, image: Any, boxes_xywh: Any) -> tuple[Array, Array]:
         """Keypoints (N, K, 2) in image pixels and scores (N, K), the heatmap peak values.
 
-        image_rgb (H, W, 3) uint8, boxes_xywh (N, 4) in image pixels. Raises PoseError otherwise.
+        image: an array (H, W, 3) RGB or (H, W) grey of uint8, a PIL image of mode RGB or L, or the
+        path of a picture, which is read as in training. boxes_xywh (N, 4) in image pixels, width
+        and height above 0. Raises PoseError for anything else.
         """
-        boxes = _checked_boxes(image_rgb, boxes_xywh)
+        image_rgb = read_image(image, self.manifest.pixels)
+        boxes = _checked_boxes(boxes_xywh)
         codec, tta = self.manifest.codec, "flip" if self.flip else "none"
         decoders = {"refined": partial(codec.decode, blur=self.manifest.blur, refine=True)}
         batches = self._batches(image_rgb, boxes)
@@ -119,16 +127,49 @@ class Predictor:
         return kept, totals
 
 
-def _checked_boxes(image: Image, boxes_xywh: Any) -> Array:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise PoseError(f"image is {image.shape} {image.dtype}, expected (H, W, 3) uint8, RGB")
-    boxes = np.asarray(boxes_xywh, dtype=np.float64)
+def read_image(image: Any, pixels: PixelSettings) -> Image:
+    """RGB pixels (H, W, 3) of an image as Predictor takes it; raises PoseError for another."""
+    if isinstance(image, str | Path):
+        try:
+            return read_picture(Path(image), pixels)[0]
+        except BadImageError as error:
+            raise PoseError(f"{image}: {error}") from None
+    if isinstance(image, PIL.Image.Image):
+        if image.mode not in ("RGB", "L"):
+            raise PoseError(
+                f"image is a PIL image of mode {image.mode}, expected RGB or L; use "
+                "image.convert('RGB')"
+            )
+        image = np.asarray(image)
+    if not isinstance(image, np.ndarray):
+        raise PoseError(
+            f"image is a {type(image).__name__}, expected an array, a PIL image or a path"
+        )
+    is_grey = image.ndim == 2
+    if image.dtype != np.uint8 or not image.size or not (is_grey or image.shape[2:] == (3,)):
+        raise PoseError(
+            f"image is {image.shape} {image.dtype}, expected uint8 of (H, W, 3), RGB, or (H, W), "
+            "grey"
+        )
+    return np.repeat(image[..., None], 3, axis=2) if is_grey else image
+
+
+def _checked_boxes(boxes_xywh: Any) -> Array:
+    try:
+        boxes = np.asarray(boxes_xywh, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise PoseError(f"boxes are {reprlib.repr(boxes_xywh)}, expected (N, 4) numbers") from None
     if not boxes.size:
         return boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise PoseError(f"boxes are {boxes.shape}, expected (N, 4): x, y, width, height")
-    if not np.isfinite(boxes).all() or (boxes[:, 2:].max(axis=1) <= 0).any():
-        raise PoseError("boxes must be finite, with a width or height above 0")
+    usable = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
+    if not usable.all():
+        index = int(np.flatnonzero(~usable)[0])
+        raise PoseError(
+            f"box {index} is {boxes[index].tolist()}, expected 4 finite numbers x, y, width, "
+            "height, the last two above 0"
+        )
     return boxes
 
 

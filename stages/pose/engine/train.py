@@ -76,6 +76,7 @@ def _memory_settings(params: Params) -> str:
 
 STATE = "state.pt"
 PICTURE = "persons.jpg"
+SUMMARY = ("step", "loss", "val_AP", "skipped")  # in metrics.json; curves.csv has all values
 
 
 def wrap_model(params: Params, model: PoseModel, device: torch.device) -> nn.Module:
@@ -218,6 +219,8 @@ def train(
                 if state.picture is None:
                     _write_placeholder(name, "train.picture_epochs is 0: no picture")
         finish(live)
+        if live:
+            live.summary = {key: live.summary[key] for key in SUMMARY if key in live.summary}
 
 
 def build_validation(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from ruamel.yaml import YAML
 
 from pose.common.errors import PoseError
 from pose.common.params import Data
@@ -162,25 +161,6 @@ def change(value: float, baseline: float | None) -> str:
 
 
 # --- params
-
-
-def flatten(params: Mapping[str, Any]) -> Settings:
-    """section.key -> value, from sections of keys.
-
-    >>> flatten({"train": {"lr": 0.1, "epochs": 2}})
-    {'train.lr': 0.1, 'train.epochs': 2}
-    """
-    return {
-        f"{section}.{key}": value
-        for section, keys in params.items()
-        for key, value in dict(keys).items()
-    }
-
-
-def read_settings(path: Path, sections: Container[str]) -> Settings:
-    """These sections of a params.yaml or a recipe, flattened; values are not validated."""
-    content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}
-    return flatten({name: keys for name, keys in content.items() if name in sections})
 
 
 def differences(here: Settings, there: Settings) -> list[Difference]:

@@ -78,6 +78,7 @@ def test_results_go_by_number(tmp_path: Path) -> None:
         annotation(image_id=139, score=0.25),
         annotation(image_id=139, score=0.5, category_id=3),
         annotation(image_id=139, score=0.75, bbox=[0, 0, 0, 0]),
+        annotation(image_id=139, score=0.75, bbox=[1, 2, 3, 0]),
     ]
     boxes = read(tmp_path, records)
     found, scores = boxes("val2017/000000000139.jpg")

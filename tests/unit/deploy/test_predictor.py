@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -118,19 +119,43 @@ def test_batches_do_not_show_and_nobody_is_fine(predictor: Predictor) -> None:
     assert (keypoints.shape, scores.shape) == ((0, 17, 2), (0, 17))
 
 
+BLACK = np.zeros((9, 9, 3), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("image", "boxes", "expected"),
     [
-        (np.zeros((9, 9), np.uint8), [], "image is (9, 9) uint8, expected (H, W, 3) uint8, RGB"),
-        (np.zeros((9, 9, 3)), [], "image is (9, 9, 3) float64"),
+        (np.zeros((9, 9, 3)), [], "image is (9, 9, 3) float64, expected uint8 of (H, W, 3), RGB"),
+        (np.zeros((9, 9, 4), np.uint8), [], "image is (9, 9, 4) uint8"),
         (np.zeros((9, 0, 3), np.uint8), [], "image is (9, 0, 3)"),
-        (np.zeros((9, 9, 3), np.uint8), [1, 2, 3, 4], "boxes are (4,), expected (N, 4)"),
-        (np.zeros((9, 9, 3), np.uint8), [[1, 2, np.nan, 4]], "boxes must be finite"),
-        (np.zeros((9, 9, 3), np.uint8), [[1, 2, 0, -1]], "with a width or height above 0"),
+        (np.zeros(9, np.uint8), [], "image is (9,) uint8"),
+        (PIL.Image.new("RGBA", (9, 9)), [], "mode RGBA, expected RGB or L; use image.convert"),
+        (torch.zeros(9, 9, 3), [], "image is a Tensor, expected an array, a PIL image or a path"),
+        (None, [], "image is a NoneType"),
+        ("lost.jpg", [], "lost.jpg: cannot be read: No such file or directory"),
+        (BLACK, [1, 2, 3, 4], "boxes are (4,), expected (N, 4)"),
+        (BLACK, [[1, 2, 3, 4], [1, 2]], "boxes are [[1, 2, 3, 4], [1, 2]], expected (N, 4)"),
+        (BLACK, [[1, 2, np.nan, 4]], "box 0 is [1.0, 2.0, nan, 4.0], expected 4 finite numbers"),
+        (BLACK, [[1, 2, 3, 4], [1, 2, 0, 4]], "box 1 is [1.0, 2.0, 0.0, 4.0]"),
+        (BLACK, [[1, 2, 4, -1]], "the last two above 0"),
     ],
 )
-def test_refusals(predictor: Predictor, image: np.ndarray, boxes: list, expected: str) -> None:
-    assert expected in failure(predictor, image, boxes)
+def test_refusals(predictor: Predictor, image: object, boxes: list, expected: str) -> None:
+    said = failure(predictor, image, boxes)
+    assert expected in said
+    assert "\n" not in said
+
+
+def test_every_kind_of_image_gives_the_same_poses(predictor: Predictor, tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (60, 40), np.uint8)
+    path, boxes = tmp_path / "grey.png", [[5, 5, 20, 40]]
+    PIL.Image.fromarray(grey).save(path)
+    expected = predictor(np.stack([grey] * 3, axis=2), boxes)
+    opened = PIL.Image.open(path)
+    for image in (grey, opened, opened.convert("RGB"), path, str(path)):
+        keypoints, scores = predictor(image, boxes)
+        np.testing.assert_array_equal(keypoints, expected[0])
+        np.testing.assert_array_equal(scores, expected[1])
 
 
 def test_ranks_and_results_are_evaluates(lossless: Lossless, predictor: Predictor) -> None:

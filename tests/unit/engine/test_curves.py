@@ -15,14 +15,14 @@ def test_rows_of_training_and_of_validation_are_apart(tmp_path: Path) -> None:
     ]
     write_curves(tmp_path, history)
     assert (tmp_path / "curves.csv").read_text().splitlines() == [
-        "step,loss,lr,peak_joco",
-        "2,0.5,0.1,0.25",
-        "4,0.3333333333333333,0.1,",
+        "step,loss,lr,grad_norm,peak_joco",
+        "2,0.5,0.1,,0.25",
+        "4,0.3333333333333333,0.1,,",
     ]
     assert (tmp_path / "val_AP.csv").read_text() == "step,val_AP\n2,0.125\n"
 
 
 def test_a_run_without_rows_writes_both_files(tmp_path: Path) -> None:
     write_curves(tmp_path, [])
-    assert (tmp_path / "curves.csv").read_text() == "step,loss\n"
+    assert (tmp_path / "curves.csv").read_text() == "step,loss,lr,grad_norm\n"
     assert (tmp_path / "val_AP.csv").read_text() == "step,val_AP\n"

@@ -9,7 +9,15 @@ import pytest
 
 from pose.common.files import digest
 from pose.report import baseline
-from pose.report.baseline import DIGEST, RENDERED, SCORING, VAL, accepted_digest, other_data
+from pose.report.baseline import (
+    DIGEST,
+    RENDERED,
+    SCORING,
+    VAL,
+    accepted_digest,
+    other_data,
+    parse_settings,
+)
 from sections import DEFAULT
 
 SAME: dict[str, Any] = dict.fromkeys((*SCORING, *VAL, *RENDERED, "train.lr"), 1)
@@ -60,6 +68,12 @@ def test_own_files_are_told_by_their_content(truth: Path) -> None:
     assert other_data(here, here, truth, other) == ["annotations of val"]
     sigmas = {"keypoints.oks_sigmas": [0.1]}
     assert other_data(here | sigmas, here, truth, same) == ["keypoints.oks_sigmas"]
+
+
+def test_settings_of_other_sections_are_ignored() -> None:
+    text = "train:\n  lr: 1e-05\nreview:\n  max_ap_drop: 0.02\n"
+    assert parse_settings(text, {"train": {}}) == {"train.lr": 1e-5}
+    assert parse_settings("", {"train": {}}) == {}
 
 
 def test_the_digest_of_a_baseline(tmp_path: Path) -> None:

@@ -105,12 +105,6 @@ def test_the_settings_with_the_fewest_differences(
     assert tables.nearest_settings(here, BASELINE, recipes) == (start, differences)
 
 
-def test_other_sections_are_ignored(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
-    path.write_text("train:\n  lr: 1e-05\nreview:\n  max_ap_drop: 0.02\n")
-    assert tables.read_settings(path, {"train": {}}) == {"train.lr": 1e-5}
-
-
 def test_removed_keys_are_listed() -> None:
     assert tables.differences({}, {"a.b": None}) == [("a.b", None, tables.ABSENT)]
 

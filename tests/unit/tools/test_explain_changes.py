@@ -77,6 +77,6 @@ def test_it_prints_one_line(tmp_path: Path) -> None:
 
     assert printed() == ""
     lock.write_text(yaml.safe_dump({"stages": rounded()}, sort_keys=False))
-    assert printed().startswith("train wrote other bytes than in the last commit")
+    assert printed().startswith("train wrote other bytes than at the last commit")
     assert "1 files in git changed" in printed()
     assert printed().count("\n") == 1

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,9 +29,102 @@ from pose.common.errors import PoseError
     ],
 )
 def test_gate(old: float | None, new: float, limit: float | None, good: bool, part: str) -> None:
-    found = pr_report.gate(old, new, limit)
+    found = pr_report.gate(old, new, limit, [])
     assert found.good is good
     assert part in found.line
+
+
+@pytest.mark.parametrize("limit", [None, 0.02])
+def test_ap_on_other_data_is_not_compared(limit: float | None) -> None:
+    found = pr_report.gate(0.58, 0.31, limit, ["data.source", "keypoints.names"])
+    assert found.good
+    assert found.line == (
+        "AP 0.5800 and 0.3100 are not compared: other data (data.source, keypoints.names)"
+    )
+
+
+LOCK = "stages:\n  download_coco:\n    outs:\n    - path: data/coco\n      md5: {}.dir\n"
+Write = Callable[[dict[str, str | None]], Path]
+
+
+@pytest.fixture
+def commit(
+    bent_params: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, str | None], str], None]:
+    """Commits a params.yaml and a dvc.lock with data/coco of this md5, in a new repository."""
+    monkeypatch.chdir(tmp_path)
+
+    def save(changes: dict[str, str | None], md5: str) -> None:
+        bent_params(changes)
+        Path("dvc.lock").write_text(LOCK.format(md5))
+        author = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "a"]):
+            subprocess.run(["git", *command], check=True)
+
+    return save
+
+
+RENDERED = {"data.source": "synthetic"}
+OWN = {"data.source": "local"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "md5", "expected"),
+    [
+        (RENDERED, RENDERED, "a", []),
+        (RENDERED, {"train.lr": "1e-5", "synthetic.train_images": "7"}, "b", []),
+        (RENDERED, {"synthetic.seed": "7"}, "b", ["synthetic.seed"]),
+        (RENDERED, OWN, "b", ["data.source"]),
+        (OWN, RENDERED, "b", ["data.source"]),
+        (OWN, OWN, "a", []),
+        (OWN, OWN, "b", ["files of data.root"]),
+        (OWN, OWN | {"data.orientation": "apply"}, "a", ["data.orientation"]),
+        (OWN | {"data.area": None}, OWN, "a", []),  # a key of later
+    ],
+)
+def test_what_makes_the_data_other_data(
+    commit: Callable[[dict[str, str | None], str], None],
+    bent_params: Write,
+    before: dict[str, str | None],
+    after: dict[str, str | None],
+    md5: str,
+    expected: list[str],
+) -> None:
+    commit(before, "a")
+    bent_params(after)
+    Path("dvc.lock").write_text(LOCK.format(md5))
+    assert pr_report.other_data("HEAD") == expected
+
+
+def test_a_base_without_params_is_the_same_data_and_an_unreadable_one_is_named(
+    commit: Callable[[dict[str, str | None], str], None], bent_params: Write
+) -> None:
+    commit({}, "a")
+    assert pr_report.other_data("HEAD:") == []  # no path in it exists
+    Path("params.yaml").write_text("data: [\n")
+    subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "b"], check=True
+    )
+    bent_params({})
+    with pytest.raises(PoseError, match=r"HEAD:params\.yaml: not valid; set BASE"):
+        pr_report.other_data("HEAD")
+
+
+def test_a_review_imports_only_what_its_small_environment_has() -> None:
+    """All packages of tools/requirements.txt; a review takes no torch."""
+    code = (
+        "import sys, pr_report\n"
+        "from importlib.metadata import packages_distributions\n"
+        "owners = packages_distributions()\n"
+        "print(*{one for name in [*sys.modules] for one in owners.get(name, ())})"
+    )
+    folder = Path(pr_report.__file__).parent
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    found = {re.sub(r"[-_.]+", "-", name).lower() for name in output.split()}
+    lock = (folder / "requirements.txt").read_text(encoding="utf-8")
+    assert "pydantic" in found
+    assert found - {"setuptools"} <= set(re.findall(r"^([a-z0-9-]+)==", lock, re.M))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"AP": null}', '{"AP": NaN}'])

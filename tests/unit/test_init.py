@@ -1,0 +1,81 @@
+"""What importing pose sets: how long OpenMP's threads wait in a loop."""
+
+from __future__ import annotations
+
+import ast
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pose
+
+ROOT = Path(pose.__file__).parents[2]
+LIBGOMP = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+SCRIPTS = [*sorted((ROOT / "stages").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+
+
+@pytest.fixture
+def no_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("no_openmp")
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, pose.SPIN_COUNT),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+        ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "7"}, "7"),
+    ],
+)
+def test_a_setting_of_the_user_is_kept(
+    monkeypatch: pytest.MonkeyPatch, own: dict[str, str], expected: str | None
+) -> None:
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    runpy.run_path(pose.__file__)
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+    assert os.environ.get("OMP_WAIT_POLICY") == own.get("OMP_WAIT_POLICY")
+
+
+@pytest.mark.skipif(not LIBGOMP.is_file(), reason="this torch has another OpenMP")
+@pytest.mark.usefixtures("no_openmp")
+def test_torchs_openmp_reads_it() -> None:
+    """libgomp prints what it read when it is loaded."""
+    code = f"import pose, ctypes; ctypes.CDLL({str(LIBGOMP)!r})"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "stages"), "OMP_DISPLAY_ENV": "verbose"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"GOMP_SPINCOUNT = '{pose.SPIN_COUNT}'" in done.stderr
+
+
+def imported(path: Path) -> list[str]:
+    """First names of the modules that a file imports at its top level, in order."""
+    found: list[str] = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found += [alias.name.split(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_scripts_import_pose_before_torch(path: Path) -> None:
+    names = imported(path)
+    if "torch" in names and "__main__" in path.read_text(encoding="utf-8"):
+        assert "pose" in names[: names.index("torch")]
+
+
+def test_this_suite_imports_pose_before_torch() -> None:
+    names = imported(ROOT / "tests" / "conftest.py")
+    assert names.index("pose") < names.index("torch")
