@@ -4,7 +4,7 @@ BIN := .venv/bin
 SYSTEM_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup dev repro test unit test-long coverage mutants check lock setup-matrix seeds
+.PHONY: help setup dev repro preflight test unit test-long coverage mutants check lock setup-matrix seeds
 .PHONY: pr-report reproduce verify-metrics demo-exp experiments baseline remake
 
 help:                   ## this list
@@ -31,6 +31,9 @@ repro: setup            ## run the pipeline: every stage that changed (dvc repro
 	$(BIN)/python tools/repair_lock.py
 	$(BIN)/python -m dvc repro
 	@$(BIN)/python tools/explain_changes.py
+
+preflight: setup        ## check what the run of params.yaml will need, before it starts
+	@$(BIN)/python stages/preflight.py
 
 test: dev               ## the whole test suite
 	$(BIN)/python -m pytest

@@ -6,14 +6,15 @@
 download, but it is not a pretrained model. `file`, `url` and `huggingface` convert a checkpoint of
 Sapiens, ViTPose (its own, mmpose's, Hugging Face's), timm, MAE, or this project. With
 `weights.head: keep` the head of a pose checkpoint is converted too (for keypoints other than COCO's
-17 list `keypoints.names`). Of a file with several models, such as student and teacher,
+17 list `keypoints.names`). `experiment` goes on from a model of an earlier run: weights.revision is
+the name of the experiment, or a commit. Of a file with several models, such as student and teacher,
 `weights.key` names the one to read. Writes data/weights/start.safetensors and
 metrics/fetch_weights. Takes seconds, plus the download. A download from a URL stays in
 data/resume/fetch_weights, so that a conversion for another model does not download it again.
 
 Files of Sapiens on the Hugging Face Hub (CC BY-NC 4.0). Their names are from the projects'
-documentation; we did not download them, and they may have moved. Set weights.revision: main; the
-log then shows the weights.revision and weights.sha256 that pin the file.
+documentation; we did not download them, and they may have moved. The log shows the weights.revision
+and weights.sha256 that pin the file.
 
     weights.repo: facebook/sapiens            pretrained backbones, weights.head: fresh
     weights.file: sapiens_host/pretrain/checkpoints/
@@ -48,7 +49,7 @@ from pose.common.params import Params
 from pose.common.skeleton import COCO_17
 from pose.fetch.checksums import Checksum
 from pose.fetch.url import download
-from pose.models.checkpoint import State, save_weights
+from pose.models.checkpoint import State, read_provenance, save_weights
 from pose.models.vit import ModelSpec, build_backbone, build_on_meta, model_spec
 from pose.pretrained.convert import convert
 from pose.pretrained.hub import download_from_hub
@@ -57,13 +58,14 @@ from pose.pretrained.select import read_model
 
 NAME = "fetch_weights"
 LICENCE = "that of the file"  # of converted weights
+BRANCH = "main"  # of the Hub, if weights.revision is null
 
 
 def main(params: Params) -> None:
     if params.weights.source == "embedded":
         state, provenance = _embedded(params)
     else:
-        state, provenance = _converted(params)
+        state, provenance = converted(params)
     save_weights(stage.WEIGHTS, state, provenance)
     numbers = {"tensors": len(state), "parameters": sum(t.numel() for t in state.values())}
     log(f"{NAME}: {numbers['parameters']:,} parameters from {provenance['source']}")
@@ -86,8 +88,14 @@ def _embedded(params: Params) -> tuple[State, dict[str, Any]]:
     return {f"backbone.{name}": tensor for name, tensor in state.items()}, provenance
 
 
-def _converted(params: Params) -> tuple[State, dict[str, Any]]:
-    sources = {"file": _file, "url": _url, "huggingface": _huggingface}
+def converted(params: Params) -> tuple[State, dict[str, Any]]:
+    """The weights of a checkpoint under the model's names, and where they are from."""
+    sources = {
+        "file": _file,
+        "url": _url,
+        "huggingface": _huggingface,
+        "experiment": _experiment,
+    }
     path, provenance = sources[params.weights.source](params)
     model = build_on_meta(_spec(params))
     tensors, where = read_model(path, params.weights.key)
@@ -108,13 +116,47 @@ def _digests(path: Path) -> dict[str, Any]:
 
 def _file(params: Params) -> tuple[Path, dict[str, Any]]:
     path = existing_path("weights.file", str(params.weights.file))
+    _require_other_file(path, str(params.weights.file))
     sha256 = params.weights.sha256
     if sha256 and (path.is_dir() or (path.is_file() and path.suffix == ".json")):
         raise PoseError(f"{path}: weights.sha256 is that of one file; set it to null for shards")
-    checksum = Checksum(sha256, "weights.sha256") if sha256 and path.is_file() else None
-    if checksum and (mismatch := checksum.mismatch(path)):
-        raise PoseError(f"{path}: {mismatch}; correct weights.file or weights.sha256")
+    if path.is_file():
+        _require_sha256(path, sha256, "weights.file")
     return path, {"source": path.name}
+
+
+def _require_sha256(path: Path, sha256: str | None, key: str) -> None:
+    checksum = Checksum(sha256, "weights.sha256") if sha256 else None
+    if checksum and (mismatch := checksum.mismatch(path)):
+        raise PoseError(f"{path}: {mismatch}; correct {key} or weights.sha256")
+
+
+def _require_other_file(path: Path, given: str) -> None:
+    """Raise PoseError if the chain writes this file: the run would replace its own source."""
+    for name, entry in stage.definitions().items():
+        for out in entry.get("outs", []):
+            written = Path(next(iter(out)) if isinstance(out, dict) else out).resolve()
+            if written in (path.resolve(), *path.resolve().parents):
+                raise PoseError(
+                    f"params.yaml: weights.file = {given!r}: the stage {name} writes this file, so "
+                    "the run would replace its own source; set weights.source: experiment and "
+                    "weights.revision to the experiment or commit that wrote it"
+                )
+
+
+def _experiment(params: Params) -> tuple[Path, dict[str, Any]]:
+    """A model of an earlier run, with the source and licence that it has inside."""
+    from pose.pretrained.experiment import FINAL_MODEL, copy_from_run  # DVC takes a second
+
+    weights = params.weights
+    file, revision = weights.file or FINAL_MODEL, str(weights.revision)
+    path, commit = copy_from_run(file, revision, stage.RESUME / NAME)
+    _require_sha256(path, weights.sha256, "weights.revision")
+    if weights.revision != commit:
+        log(f"{NAME}: to pin this run: weights.revision={commit}")
+    start = read_provenance(path)
+    provenance = {"source": f"{file} of {revision}", "revision": commit}
+    return path, provenance | {f"start {key}": value for key, value in start.items()}
 
 
 def _url(params: Params) -> tuple[Path, dict[str, Any]]:
@@ -127,7 +169,7 @@ def _huggingface(params: Params) -> tuple[Path, dict[str, Any]]:
     """A file of the Hub; for an index, its shards too, which the commit pins."""
     weights = params.weights
     repo, file = str(weights.repo), str(weights.file)
-    path, commit = download_from_hub(repo, file, str(weights.revision), weights.sha256)
+    path, commit = download_from_hub(repo, file, weights.revision or BRANCH, weights.sha256)
     if weights.revision != commit or not weights.sha256:
         log(f"{NAME}: to pin this file: weights.revision={commit} weights.sha256={digest(path)}")
     for name in shards_of(path) if path.suffix == ".json" else ():

@@ -149,7 +149,7 @@ class Synthetic(Section):
 
 
 class Weights(Section):
-    source: Literal["embedded", "file", "url", "huggingface"]
+    source: Literal["embedded", "file", "url", "huggingface", "experiment"]
     file: str | None
     repo: str | None
     revision: str | None
@@ -161,7 +161,7 @@ class Weights(Section):
     @model_validator(mode="after")
     def _source_is_complete(self) -> Weights:
         needs = {"file": ["file"], "url": ["url", "sha256"]}
-        needs["huggingface"] = ["repo", "file", "revision"]
+        needs |= {"huggingface": ["repo", "file"], "experiment": ["revision"]}
         for key in needs.get(self.source, []):
             if not getattr(self, key):
                 raise ValueError(f"{key} must be given when source is {self.source}")

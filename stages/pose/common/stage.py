@@ -58,9 +58,14 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
 
 def definition(name: str) -> dict[str, Any]:
     """The stage's entry in dvc.yaml."""
+    return definitions()[name]
+
+
+def definitions() -> dict[str, dict[str, Any]]:
+    """The stages of dvc.yaml."""
     stages: dict[str, dict[str, Any]]
     stages = YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text())["stages"]
-    return stages[name]
+    return stages
 
 
 def live(name: str) -> Live:

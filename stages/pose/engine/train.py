@@ -308,14 +308,21 @@ def build_schedule(params: Params, epochs: int, per_epoch: int, lr: float) -> Sc
     """The schedule of params.train over `epochs`, its peak `lr` scaled by train.lr_scaling."""
     train = params.train
     peak, ratio = lr * train.lr_factor, f"{train.batch_size}/{train.lr_base_batch}"
+    warmup = train.warmup_iters + round(train.warmup_epochs * per_epoch)
+    if (steps := epochs * per_epoch) < warmup:
+        raise PoseError(
+            f"params.yaml: train.warmup_iters = {train.warmup_iters}, train.warmup_epochs = "
+            f"{train.warmup_epochs:g}: a warm-up of {warmup:,} steps, but the phase has {steps:,} "
+            f"({epochs} epochs of {per_epoch:,}), so lr never reaches its peak; lower the warm-up"
+        )
     if train.lr_scaling != "none":
         log(f"lr {lr:g} x {ratio} {train.lr_scaling} = {peak:.3g}")
     return Schedule(
         kind=train.schedule,
         lr=peak,
-        steps=epochs * per_epoch,
+        steps=steps,
         steps_per_epoch=per_epoch,
-        warmup_iters=train.warmup_iters + round(train.warmup_epochs * per_epoch),
+        warmup_iters=warmup,
         min_lr=train.min_lr,
         milestones=train.milestones,
         gamma=train.gamma,
