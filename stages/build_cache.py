@@ -5,6 +5,7 @@
 Reads data/coco; writes data/cache and metrics/build_cache. In data/cache are Arrow shards in train/
 (people with keypoints), unlabelled/ (people of the training split without keypoints, see
 `data.labelled_persons` and `data.unlabelled`) and val/, skeleton.json, ground_truth.json of val,
+images.json (file names of val by image id),
 quarantine.json (skipped records), summary.json (counts) and, only if there are any, warnings.json
 (lines on annotations and images). metrics/build_cache/keypoints.csv has the labelled share of each
 keypoint; the stage raises an error if no keypoint is labelled. With `data.detections` it also
@@ -300,6 +301,7 @@ def _write_summary(
     skipped = {record.record for record in bad if record.file == files.split}
     image_ids = {image["id"] for image in val.images if image["file_name"] not in skipped}
     write_json(folder / "ground_truth.json", ground_truth(val, image_ids))
+    write_json(folder / stage.IMAGES.name, image_names(val))
     write_json(folder / "quarantine.json", [record.entry() for record in bad])
     counts: dict[str, float] = {"bad_records": len(bad)}
     for kind in ("train", "unlabelled", "val", "detections"):
@@ -332,6 +334,11 @@ def ground_truth(val: Annotations, image_ids: set[int]) -> dict[str, Any]:
             if annotation["image_id"] in image_ids
         ],
     }
+
+
+def image_names(val: Annotations) -> dict[str, str]:
+    """File name by image id; ground_truth.json has only the keys that COCOeval reads."""
+    return {str(image["id"]): image["file_name"] for image in val.images}
 
 
 def _select(entry: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:

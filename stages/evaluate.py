@@ -6,8 +6,9 @@ Boxes are a detector's if the cache holds them (`data.detections`), else the gro
 data/cache and models/; `evaluate.models`, `ablation`, `scales` and `ensemble` select what is
 evaluated. The main result is the last model's, with refined peaks and, if evaluate.flip_test, the
 flip test. Its numbers go to metrics/evaluate/metrics.json, its tables beside it
-(docs/evaluation.md), its poses to data/predictions/keypoints.json, in COCO's results format. For a
-val split without annotations (test-dev) only poses are written.
+(docs/evaluation.md), its poses to data/predictions/keypoints.json, in COCO's results format;
+instances.csv there lists the people of val, the lowest OKS first. For a val split without
+annotations (test-dev) only poses are written.
 Predictions are stored batch by batch: a killed run resumes at the next batch. About 30 s on two
 cores with the embedded default.
 """
@@ -31,7 +32,9 @@ from pose import distributed
 from pose.analysis.predict_resumable import predict_resumable
 from pose.analysis.tables import (
     COLUMNS,
+    INSTANCE_COLUMNS,
     Val,
+    instances_table,
     main_result,
     persons_json,
     poses_per_person,
@@ -92,6 +95,8 @@ def _val(params: Params) -> Val:
     codec = build.codec(params, skeleton)
     samples = TestSamples(table, rows, augment.bbox_padding, codec, scales)
     truth = read_json(stage.CACHE / "ground_truth.json")
+    names = read_json(stage.IMAGES)
+    truth["images"] = [image | {"file_name": names[str(image["id"])]} for image in truth["images"]]
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
     return Val(samples, boxes, persons, truth, skeleton, sigmas)
 
@@ -189,9 +194,11 @@ def _write(
     metrics = {name: pd.DataFrame(columns=columns) for name, columns in COLUMNS.items()}
     summary: dict[str, Any] = {"boxes": val.boxes}
     persons: list[dict[str, Any]] = []
+    instances = pd.DataFrame(columns=INSTANCE_COLUMNS)
     if val.scored:
         person_poses = poses_per_person(val, predictions, settings.keypoint_score_thr)
         persons = persons_json(person_poses)
+        instances = instances_table(val, person_poses)
         metrics |= {"ablation": pd.DataFrame(rows)}
         metrics |= tables(val, results, person_poses, settings.pck_thr)
         summary = main_result(metrics, settings.asked_models[-1], *_final(params, val)) | summary
@@ -201,6 +208,7 @@ def _write(
         summary |= {"scored": False, "poses": len(results)}
         log(f"{NAME}: val has no annotations, so nothing is scored; poses are in keypoints.json")
     write_json(stage.PREDICTIONS / "persons.json", persons)
+    write_atomic(stage.PREDICTIONS / "instances.csv", instances.to_csv(index=False).encode())
     for name, table in metrics.items():
         write_atomic(stage.METRICS / NAME / f"{name}.csv", to_csv(name, table))
     with stage.live(NAME) as live:

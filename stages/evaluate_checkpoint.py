@@ -13,8 +13,8 @@ Crops are cut, and poses predicted and scored, by the code of fetch_weights, bui
 evaluate, in a temporary folder ($TMPDIR; about 1 GB for COCO's val): data/, models/, metrics/ and
 dvc.lock are not touched. Prints AP in one view and with the flip test, beside the published numbers
 of the same architecture (benchmarks/published.csv). Writes to --out: results.json (poses in COCO's
-results format, with the flip test if evaluate.flip_test), metrics.json and the tables of
-metrics/evaluate. Not a stage of the pipeline.
+results format, with the flip test if evaluate.flip_test), instances.csv (people by OKS),
+metrics.json and the tables of metrics/evaluate. Not a stage of the pipeline.
 """
 
 from __future__ import annotations
@@ -176,6 +176,7 @@ def _build_cache(params: Params, split: Split, detections: Path | None) -> None:
 def _write_truth(val: Annotations, skipped: set[str]) -> None:
     ids = {image["id"] for image in val.images if image["file_name"] not in skipped}
     write_json(stage.CACHE / "ground_truth.json", build_cache.ground_truth(val, ids))
+    write_json(stage.IMAGES, build_cache.image_names(val))
 
 
 def _copy_detections(path: Path) -> None:
@@ -190,6 +191,7 @@ def _save(out: Path) -> None:
     """Copy poses, metrics and tables from the current folder to --out."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(stage.PREDICTIONS / "keypoints.json", out / "results.json")
+    shutil.copy(stage.PREDICTIONS / "instances.csv", out)
     for path in (stage.METRICS / evaluate.NAME).glob("*.*"):
         shutil.copy(path, out)
 

@@ -48,6 +48,9 @@ def test_a_model_of_the_chain_has_the_ap_that_evaluate_wrote(
     assert json.loads((out / "metrics.json").read_text()) == project.json(
         "metrics/evaluate/metrics.json"
     )
+    people = (out / "instances.csv").read_text()
+    assert people == (project.root / "data/predictions/instances.csv").read_text()
+    assert len(people.splitlines()) > 4
     poses = json.loads((out / "results.json").read_text())
     assert poses == project.json("data/predictions/keypoints.json")
     lines = done.stdout.splitlines()

@@ -48,7 +48,13 @@ def test_scales_and_an_ensemble_by_param(project: Project) -> None:
         pytest.approx(one["keypoints"], abs=1e-3) for one in theirs
     ]
     listed = {path.name for path in (project.root / "data/predictions").iterdir()}
-    assert listed == {"ssl.json", "ensemble.json", "keypoints.json", "persons.json"}
+    assert listed == {
+        "ssl.json",
+        "ensemble.json",
+        "keypoints.json",
+        "persons.json",
+        "instances.csv",
+    }
     assert project.json("data/predictions/keypoints.json") == mine
 
 

@@ -38,6 +38,8 @@ COLUMNS = {
     "calibration": ["bin", "count", "score", "oks"],
 }
 
+INSTANCE_COLUMNS = ["oks", "image", "image_id", "ann_id", "score", "area"]
+
 
 @dataclass(frozen=True)
 class Val:
@@ -46,7 +48,7 @@ class Val:
     samples: TestSamples
     boxes: str  # "ground truth", or the file of the detector's boxes
     persons: CropTable  # of the ground truth
-    truth: Json
+    truth: Json  # each image with its file_name
     skeleton: Skeleton
     sigmas: Array  # (K,)
 
@@ -130,6 +132,23 @@ def persons_json(person_poses: PersonPoses) -> list[Json]:
         }
         for row, keypoints, oks, score in zip(*columns, strict=True)
     ]
+
+
+def instances_table(val: Val, person_poses: PersonPoses) -> pd.DataFrame:
+    """One row per labelled person with its image, the lowest OKS first; area in square pixels."""
+    rows = person_poses.predictions.rows
+    files = {image["id"]: image["file_name"] for image in val.truth["images"]}
+    image_ids = val.persons.image_id[rows]
+    columns = (
+        person_poses.oks.round(4),
+        [files[image_id] for image_id in image_ids.tolist()],
+        image_ids,
+        val.persons.ann_id[rows],
+        person_poses.scores.round(4),
+        val.persons.area[rows].astype(np.float64).round(2),
+    )
+    table = pd.DataFrame(dict(zip(INSTANCE_COLUMNS, columns, strict=True)))
+    return table.sort_values(["oks", "image_id", "ann_id"], kind="stable", ignore_index=True)
 
 
 def to_csv(name: str, table: pd.DataFrame) -> bytes:

@@ -35,6 +35,7 @@ UNLABELLED_DETECTIONS = COCO / "unlabelled_detections.json"
 WEIGHTS = Path("data/weights/start.safetensors")
 CACHE = Path("data/cache")
 SKELETON = CACHE / "skeleton.json"
+IMAGES = CACHE / "images.json"  # file names of val by image id
 RESUME = Path("data/resume")
 DOWNLOADS = RESUME / "downloads"
 MODELS = Path("models")

@@ -140,7 +140,10 @@ def read_image(image: Any, pixels: PixelSettings) -> Image:
                 f"image is a PIL image of mode {image.mode}, expected RGB or L; use "
                 "image.convert('RGB')"
             )
-        image = np.asarray(image)
+        try:
+            image = np.asarray(image)
+        except OSError as error:  # PIL reads the pixels only now
+            raise PoseError(f"image is a PIL image that cannot be read: {error}") from None
     if not isinstance(image, np.ndarray):
         raise PoseError(
             f"image is a {type(image).__name__}, expected an array, a PIL image or a path"

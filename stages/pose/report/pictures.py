@@ -17,7 +17,7 @@ from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data import build
 from pose.data.samples import TestSamples
-from pose.draw import caption, draw_heatmap, draw_pose, encode_jpeg, enlarge, grid
+from pose.draw import Image, caption, draw_heatmap, draw_pose, encode_jpeg, enlarge, grid
 from pose.models.build import build_model
 from pose.models.checkpoint import load_model
 from pose.models.vit import normalise
@@ -26,6 +26,8 @@ from pose.report.tables import MAX_KEYPOINTS
 
 CELL = 220  # pixels: height of the view of one person
 LEGEND = "The person's left is blue, right is orange; only labelled keypoints are drawn."
+SIDES = "Left: annotated, right: predicted. All people by OKS: data/predictions/instances.csv."
+LABEL_WIDTH = 130  # pixels: least width of a panel, for the text above it
 
 
 @dataclass(frozen=True)
@@ -64,29 +66,73 @@ def overlays(
     }
     pictures = []
     for (name, title), selected in selections.items():
-        sheet = grid([_overlay(person, table, skeleton) for person in selected], columns=6)
+        if name == "poses":
+            sheet = grid([_overlay(person, table, skeleton) for person in selected], columns=6)
+            legend = LEGEND
+        else:
+            sheet = grid([_truth_beside(person, table, skeleton) for person in selected], columns=4)
+            legend = f"{SIDES} {LEGEND}"
         values = f"OKS {selected[0].oks:.2f} to {selected[-1].oks:.2f}"
         alt = f"{title}: {len(selected)} poses drawn over the image, {values}"
-        picture = Picture(f"{name}.jpg", encode_jpeg(sheet), alt, f"{title}, {values}. {LEGEND}")
+        picture = Picture(f"{name}.jpg", encode_jpeg(sheet), alt, f"{title}, {values}. {legend}")
         pictures.append(picture)
     return pictures
 
 
-def _overlay(person: Person, table: CropTable, skeleton: Skeleton) -> NDArray[np.uint8]:
+def _overlay(person: Person, table: CropTable, skeleton: Skeleton) -> Image:
     """The image around the person's box with the predicted pose, its OKS above."""
+    view, corner = _view(person, table)
+    if person.keypoints is None:
+        return caption(enlarge(view, CELL), "no box")
+    overlay = _drawn(person, table, skeleton, view, person.keypoints - corner, CELL)
+    return caption(overlay, f"OKS {person.oks:.2f}")
+
+
+def _truth_beside(person: Person, table: CropTable, skeleton: Skeleton) -> Image:
+    """The same view twice, with the annotated and with the predicted pose, under its ids."""
+    view, corner = _view(person, table)
+    height = min(CELL, max(1, round(CELL * view.shape[0] / view.shape[1])))  # CELL wide at most
+    truth = table.keypoints[person.row][:, :2].astype(np.float64)
+    left = _drawn(person, table, skeleton, view, truth - corner, height)
+    right, label = enlarge(view, height), "no box"
+    if person.keypoints is not None:
+        right = _drawn(person, table, skeleton, view, person.keypoints - corner, height)
+        label = f"OKS {person.oks:.2f}"
+    panels = [caption(_widened(left), "truth"), caption(_widened(right), label)]
+    ids = f"image {table.image_id[person.row]}, person {table.ann_id[person.row]}"
+    return caption(np.concatenate(panels, axis=1), ids)
+
+
+def _view(person: Person, table: CropTable) -> tuple[Image, NDArray[np.float64]]:
+    """The cached pixels around the person's box, and their upper left corner in the image."""
     crop, corner = table.crop(person.row), table.crop_xy[person.row]
     x, y, w, h = table.bbox_xywh[person.row] - [*corner, 0, 0]
     margin = 0.12 * h
     first = np.maximum([x - margin, y - margin], 0).astype(int)
     last = np.minimum([x + w + margin, y + h + margin], crop.shape[1::-1]).astype(int)
-    view = crop[first[1] : last[1] + 1, first[0] : last[0] + 1]
-    if person.keypoints is None:
-        return caption(enlarge(view, CELL), "no box")
-    points = (person.keypoints - corner - first + 0.5) * (CELL / view.shape[0]) - 0.5
+    return crop[first[1] : last[1] + 1, first[0] : last[0] + 1], corner + first
+
+
+def _drawn(
+    person: Person,
+    table: CropTable,
+    skeleton: Skeleton,
+    view: Image,
+    keypoints: NDArray[np.float64],
+    height: int,
+) -> Image:
+    """The view enlarged to a height in pixels, with keypoints (K, 2) in its pixels."""
+    points = (keypoints + 0.5) * (height / view.shape[0]) - 0.5
     labelled = table.keypoints[person.row][:, 2] > 0
     thickness = 2 if skeleton.num_keypoints <= MAX_KEYPOINTS else 1
-    overlay = draw_pose(enlarge(view, CELL), skeleton, points, labelled, thickness)
-    return caption(overlay, f"OKS {person.oks:.2f}")
+    return draw_pose(enlarge(view, height), skeleton, points, labelled, thickness)
+
+
+def _widened(image: Image) -> Image:
+    """The image with dark borders beside it, at least LABEL_WIDTH wide and 4 more pixels."""
+    missing = max(4, LABEL_WIDTH - image.shape[1])
+    sides = ((0, 0), (missing // 2, missing - missing // 2), (0, 0))
+    return np.pad(image, sides, constant_values=24)
 
 
 def worst_table(people: Sequence[Person], table: CropTable, count: int) -> Table:

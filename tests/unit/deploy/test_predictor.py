@@ -146,6 +146,15 @@ def test_refusals(predictor: Predictor, image: object, boxes: list, expected: st
     assert "\n" not in said
 
 
+def test_a_truncated_pil_image_is_one_line(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:1500])
+    said = failure(predictor, PIL.Image.open(path), [])
+    assert said.startswith("image is a PIL image that cannot be read: ")
+
+
 def test_every_kind_of_image_gives_the_same_poses(predictor: Predictor, tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 255, (60, 40), np.uint8)
     path, boxes = tmp_path / "grey.png", [[5, 5, 20, 40]]

@@ -89,6 +89,22 @@ def test_perfect_poses(at_home: Path, params, val) -> None:
     assert {(one["oks"], one["score"]) for one in persons} == {(1.0, 0.9)}
 
 
+def test_people_by_oks_with_their_images(at_home: Path, params, val) -> None:
+    poses = perfect(val)
+    poses.keypoints[2] += 10
+    poses.keypoints[4] += 1000
+    written(at_home, params, val, poses)
+    found = pd.read_csv(at_home / "data/predictions/instances.csv")
+    assert list(found) == ["oks", "image", "image_id", "ann_id", "score", "area"]
+    rows, table_ = poses.rows[[4, 2]], val.persons
+    assert found["ann_id"].tolist()[:2] == table_.ann_id[rows].tolist()
+    assert found["image_id"].tolist()[:2] == table_.image_id[rows].tolist()
+    assert found["image"].tolist() == [f"{i:012d}.jpg" for i in found["image_id"]]
+    assert found["oks"].tolist()[0] == 0 < found["oks"][1] < 1 == found["oks"][2]
+    assert found["area"].tolist()[:2] == pytest.approx(table_.area[rows].tolist(), abs=0.01)
+    assert len(found) == 5
+
+
 def test_no_prediction_is_ap_0_with_a_reason(
     at_home: Path, params, val, crop_settings: CropSettings
 ) -> None:
@@ -110,6 +126,7 @@ def test_without_truth_there_are_poses_alone(at_home: Path, params, val) -> None
     assert metrics == {"boxes": "detections.json", "scored": False, "poses": 5}
     assert len(json.loads((at_home / "data/predictions/keypoints.json").read_text())) == 5
     assert all(table(at_home, name).empty for name in COLUMNS)
+    assert pd.read_csv(at_home / "data/predictions/instances.csv").empty
 
 
 def test_poses_of_what_is_not_asked_for_any_more_go(at_home: Path, params, val) -> None:
