@@ -77,9 +77,9 @@ reproduce: setup        ## run the pipeline in two places and compare all bytes
 	$(BIN)/python tools/reproduce.py
 
 # Columns: the main numbers, and the params in which the experiments differ.
-experiments: setup      ## one row per experiment: AP, AP50, AR, ECE and the params that differ
-	$(BIN)/python -m dvc exp show --no-pager --only-changed --sort-by AP --sort-order desc \
-		--drop '^(data|models|stages|metrics|report|recipes)(/|$$)|^(AP75|AP[ml]|AR..?|ap_gain_.*|PCK)$$'
+experiments: setup      ## one row per experiment: AP, and the params in which experiments differ
+	$(BIN)/python -m dvc exp show --md --only-changed --sort-by AP --sort-order desc --drop \
+		'^(data|models|stages|metrics|report|recipes)(/|$$)|^(AP75|AP[ml]|AR..?|ap_gain_.*|PCK|ECE|Created)$$'
 
 # Each point in a folder of its own (--temp): the working tree stays as it is.
 demo-exp: setup         ## two short experiments and their table (docs/experiments.md)

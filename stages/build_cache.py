@@ -91,17 +91,11 @@ class ShardGroup:
 def main(params: Params) -> None:
     root = local_root(params.data) if params.data.source == "local" else stage.COCO
     splits = read_splits(root, params.data, params.keypoints.names)
-    turned = {kind: _stored_orientations(params, split) for kind, split in splits.items()}
+    turned = {kind: orientations_of(params, split) for kind, split in splits.items()}
     train = upright_annotations(splits["train"].annotations, turned["train"])
     val = upright_annotations(splits["val"].annotations, turned["val"])
-    skeleton = _skeleton(params, train, val)
-    settings = CropSettings(
-        codec=build_codec(params.codec, skeleton.flip_indices),
-        skeleton=skeleton,
-        augment=params.augment,
-        jpeg_quality=params.data.jpeg_quality,
-        pixels=PixelSettings(params.data.orientation == "apply", params.data.bit_depth),
-    )
+    skeleton = find_skeleton(params, train, val)
+    settings = crop_settings(params, skeleton)
     limb_notes = train.category.notes if params.keypoints.skeleton is None else ()
     lines = [*limb_notes, *train.warnings, *val.warnings, *_shared_images(params)]
     warnings = list(dict.fromkeys(lines))
@@ -127,7 +121,7 @@ def main(params: Params) -> None:
         ShardGroup("val/", splits["val"].files, val.persons),
     ]
     if params.data.detections is not None:
-        persons = _detected_persons(val, turned["val"])
+        persons = detected_persons(val, turned["val"])
         groups.append(ShardGroup("detections/", splits["val"].files, persons))
     if params.data.unlabelled_images:
         unlabelled = read_unlabelled(root, val.category)
@@ -137,11 +131,11 @@ def main(params: Params) -> None:
         errors: list[float] = []
         noted: dict[tuple[str, str], ImageNote] = {}
         for group in groups:
-            notes = _write_split(folder, group, params.data.shard_persons, settings)
+            notes = write_split(folder, group, params.data.shard_persons, settings)
             unusable = [record for note in notes for record in note.bad]
             new = [record for record in unusable if record not in bad]
             report_bad(NAME, new, params.data.on_bad_record)
-            _require_people(group, unusable)
+            require_people(group, unusable)
             bad += new
             errors += [error for note in notes for error in note.squared_errors]
             for note in notes:
@@ -172,7 +166,7 @@ def _shared_images(params: Params) -> list[str]:
     return lines
 
 
-def _skeleton(params: Params, train: Annotations, val: Annotations) -> Skeleton:
+def find_skeleton(params: Params, train: Annotations, val: Annotations) -> Skeleton:
     """Keypoints and limbs of the annotation files, pairs and half bodies of params.yaml."""
     keypoints = params.keypoints
     require_same_names(val.category.names, train.category.names, val.name, train.name)
@@ -187,7 +181,18 @@ def _skeleton(params: Params, train: Annotations, val: Annotations) -> Skeleton:
     return skeleton
 
 
-def _stored_orientations(params: Params, split: Split) -> dict[int, int]:
+def crop_settings(params: Params, skeleton: Skeleton) -> CropSettings:
+    """What the crops depend on."""
+    return CropSettings(
+        codec=build_codec(params.codec, skeleton.flip_indices),
+        skeleton=skeleton,
+        augment=params.augment,
+        jpeg_quality=params.data.jpeg_quality,
+        pixels=PixelSettings(params.data.orientation == "apply", params.data.bit_depth),
+    )
+
+
+def orientations_of(params: Params, split: Split) -> dict[int, int]:
     """As crops/upright.py has them; {} unless data.orientation is apply."""
     if params.data.orientation == "ignore":
         return {}
@@ -212,7 +217,7 @@ def _image_lines(
     return [*orientation_lines(notes, count, settings), *bit_depth_lines(notes, count, settings)]
 
 
-def _detected_persons(val: Annotations, turned: dict[int, int]) -> list[Person]:
+def detected_persons(val: Annotations, turned: dict[int, int]) -> list[Person]:
     """The detector's people in val's images; turned: as upright_annotations had it for val."""
     stored = upright_images(val.images, turned)  # width and height are exchanged back
     detections = read_detections(stage.DETECTIONS, stored, val.category)
@@ -225,7 +230,7 @@ def _unlabelled_persons(params: Params, split: Split) -> list[Person]:
     """Detections with a high score in images without annotations."""
     images, category = split.annotations.images, split.annotations.category
     persons = read_detections(stage.UNLABELLED_DETECTIONS, images, category).persons
-    persons = upright_persons(persons, _stored_orientations(params, split))
+    persons = upright_persons(persons, orientations_of(params, split))
     threshold = params.data.unlabelled_score_thr
     confident = [person for person in persons if person.bbox_score >= threshold]
     log(
@@ -235,7 +240,7 @@ def _unlabelled_persons(params: Params, split: Split) -> list[Person]:
     return confident
 
 
-def _require_people(group: ShardGroup, bad: list[BadRecord]) -> None:
+def require_people(group: ShardGroup, bad: list[BadRecord]) -> None:
     """Raise PoseError with the reasons if no person's image can be used."""
     unusable = {record.record for record in bad}
     if group.persons and unusable >= {person.file_name for person in group.persons}:
@@ -245,7 +250,7 @@ def _require_people(group: ShardGroup, bad: list[BadRecord]) -> None:
         )
 
 
-def _write_split(
+def write_split(
     folder: Path, group: ShardGroup, shard_persons: int, settings: CropSettings
 ) -> list[ShardNotes]:
     """Notes of all shards, after writing those that an interrupted run has not finished."""
