@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -50,23 +49,22 @@ def used(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Proje
     clone.must("git", "config", "user.name", "test")
     clone.must("git", "config", "user.email", "test@example.org")
     clone.must("dvc", "pull")
-    write_environment(clone.root / ".venv")
+    assert "up to date" in clone.must("dvc", "status")
     write_inputs(clone.root)
     clone.must("dvc", "exp", "run", "--name", "earlier", "-S", "ssl.epochs=0")
     return clone
 
 
-def write_environment(folder: Path) -> None:
-    """A .venv that make and `activate` take: the tests' own Python and DVC."""
+def with_environment(project: Project) -> Project:
+    """The project, with a .venv that make and `activate` take: the tests' own Python and DVC."""
+    folder = project.root / ".venv"
     (folder / "bin").mkdir(parents=True)
-    python, dvc = Path(python_folder()) / "python", Path(sys.executable).parent / "dvc"
-    for name, program in (("python", python), ("dvc", dvc)):
-        script = folder / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(program))} "$@"\n')
-        script.chmod(0o755)
+    for name in ("python", "dvc"):
+        (folder / "bin" / name).symlink_to(Path(python_folder()) / name)
     (folder / "bin/activate").write_text(f"PATH={shlex.quote(str(folder / 'bin'))}:$PATH\n")
     for stamp in ("ready", "ready-dev"):
         (folder / stamp).touch()
+    return project
 
 
 def write_inputs(root: Path) -> None:
@@ -89,16 +87,10 @@ def type_in(project: Project, block: str) -> str:
 
 @pytest.mark.parametrize("page", TYPED, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_commands_of_a_page_work(page: Path, used: Project, tmp_path: Path) -> None:
-    project = used.copy(tmp_path)
-    write_environment_again(project)
+    project = with_environment(used.copy(tmp_path))
     for block in TYPED[page]:
+        project.must("git", "checkout", "--quiet", "params.yaml")  # a recipe, or a run's values
         type_in(project, block.typed())
-
-
-def write_environment_again(project: Project) -> None:
-    """With the paths of a copy."""
-    shutil.rmtree(project.root / ".venv")
-    write_environment(project.root / ".venv")
 
 
 def blocks_that_name(page: str, word: str) -> list[Block]:
@@ -108,8 +100,7 @@ def blocks_that_name(page: str, word: str) -> list[Block]:
 def test_a_job_of_a_slurm_array_brings_its_result_back(used: Project, tmp_path: Path) -> None:
     """The script of docs/scaling.md, on a CPU, from a clean tree."""
     (block,) = blocks_that_name("docs/scaling.md", "SLURM_ARRAY_TASK_ID")
-    project = used.copy(tmp_path)
-    write_environment_again(project)
+    project = with_environment(used.copy(tmp_path))
     project.must("git", "checkout", "--quiet", ".")
     project.must("dvc", "checkout")
     (tmp_path / "job").mkdir()
@@ -119,7 +110,7 @@ def test_a_job_of_a_slurm_array_brings_its_result_back(used: Project, tmp_path: 
     output = type_in(project, "\n".join(variables) + block.text.replace("NPROC=8", "NPROC=1"))
     assert ran(output) == test_chain.FROM_TRAINING_ON
     (name,) = re.findall(r"^Ran experiment\(s\): (\S+)$", output, re.M)
+    project.must("dvc", "exp", "pull", ".", name)
     project.must("dvc", "exp", "apply", name)
-    project.must("dvc", "pull")
     assert ran(project.must("dvc", "repro")) == []
     assert project.params()["train"]["lr"] == 5e-4
