@@ -133,7 +133,7 @@ def _require_sha256(path: Path, sha256: str | None, key: str) -> None:
 
 def _require_other_file(path: Path, given: str) -> None:
     """Raise PoseError if the chain writes this file: the run would replace its own source."""
-    for name, entry in stage.definitions().items():
+    for name, entry in stage.definitions(stage.ROOT).items():
         for out in entry.get("outs", []):
             written = Path(next(iter(out)) if isinstance(out, dict) else out).resolve()
             if written in (path.resolve(), *path.resolve().parents):

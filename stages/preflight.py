@@ -21,7 +21,7 @@ import requests
 import torch
 
 import fetch_weights
-from pose.coco.files import local_root, split_files
+from pose.coco.files import Kind, local_root, split_files
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import existing_path
@@ -94,7 +94,7 @@ def check_data(params: Params) -> str:
         url = f"{data.base_url.rstrip('/')}/{next(iter(COCO_2017))}"
         return f"{url}, {size_at(url, 'data.base_url')}"
     root = local_root(data)
-    kinds = ("train", "val") if data.val_fraction is None else ("train",)
+    kinds: tuple[Kind, ...] = ("train", "val") if data.val_fraction is None else ("train",)
     files = [split_files(root, data, kind).annotations for kind in kinds]
     return ", ".join(str(path) for path in files)
 
@@ -143,11 +143,8 @@ def check_disk(params: Params) -> str:
 def check_warmup(params: Params) -> str:
     """Steps of each phase against the warm-up, as training refuses them."""
     plan, train = planned(params), params.train
-    epochs = {
-        "phase1": params.phase1.epochs,
-        "phase2": params.phase2.epochs,
-        "ssl": params.ssl.epochs,
-    }
+    counts = params.phase1.epochs, params.phase2.epochs, params.ssl.epochs
+    epochs = dict(zip(("phase1", "phase2", "ssl"), counts, strict=True))
     lines = []
     for phase in plan.phases:
         if phase.steps and epochs.get(phase.name):
@@ -155,8 +152,8 @@ def check_warmup(params: Params) -> str:
             warmup = train.warmup_iters + round(train.warmup_epochs * per_epoch)
             if warmup > phase.steps:
                 raise PoseError(
-                    f"train.warmup_iters and train.warmup_epochs make {warmup:,} steps, {phase.name} "
-                    f"has {phase.steps:,}; lower them or raise its epochs"
+                    f"train.warmup_iters and train.warmup_epochs make {warmup:,} steps, "
+                    f"{phase.name} has {phase.steps:,}; lower them or raise its epochs"
                 )
             lines.append(f"{phase.name} {warmup:,} of {phase.steps:,} steps")
     return ", ".join(lines) or "no phase trains"

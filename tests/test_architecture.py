@@ -74,7 +74,7 @@ def test_names_shadow_no_other_module(name: str) -> None:
 
 
 def test_only_scripts_lie_in_stages() -> None:
-    others = {"plan", "predict", "export", "evaluate_checkpoint"}
+    others = {"plan", "preflight", "predict", "export", "evaluate_checkpoint"}
     assert {path.stem for path in SCRIPTS} - set(CHAIN) == others
     assert set(CHAIN) <= {path.stem for path in SCRIPTS}
     others = {p.name for p in STAGES.iterdir() if p.suffix != ".py"} - {"__pycache__"}

@@ -59,13 +59,13 @@ def run(name: str, description: str | None, main: Callable[[Params], None]) -> N
 
 def definition(name: str) -> dict[str, Any]:
     """The stage's entry in dvc.yaml."""
-    return definitions()[name]
+    return definitions(Path())[name]
 
 
-def definitions() -> dict[str, dict[str, Any]]:
-    """The stages of dvc.yaml."""
+def definitions(folder: Path) -> dict[str, dict[str, Any]]:
+    """The stages of the dvc.yaml in a folder."""
     stages: dict[str, dict[str, Any]]
-    stages = YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text())["stages"]
+    stages = YAML(typ="safe", pure=True).load((folder / "dvc.yaml").read_text())["stages"]
     return stages
 
 

@@ -18,9 +18,9 @@ FINAL_MODEL = "models/ssl.safetensors"
 def copy_from_run(file: str, revision: str, folder: Path) -> tuple[Path, str]:
     """Copy `file`, an out of the project's chain, as the run `revision` wrote it, into `folder`.
 
-    revision: name of an experiment, or commit, tag or branch. The content comes from DVC's cache or,
-    if it is not there, from the remote; its md5 must be that in the run's dvc.lock. Returns the
-    path of the copy and the run's commit. Raises PoseError if there is no such run or file.
+    revision: name of an experiment, or commit, tag or branch. The content comes from DVC's cache,
+    or else from the remote; its md5 must be that in the run's dvc.lock. Returns the path of the
+    copy and the run's commit. Raises PoseError if there is no such run or file.
     """
     root = project_root(Path.cwd())
     what = f"weights.revision = {revision!r}, weights.file = {file!r}"

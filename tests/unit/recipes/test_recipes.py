@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -476,7 +477,7 @@ def test_a_step_of_the_shrunken_recipe(name: str) -> None:
         ),
         [(images, targets)],
         supervised_step(model, build.codec(params, COCO_17), torch.device("cpu"), settings.amp),
-        train.build_schedule(params, 1, 1, settings.lr),
+        replace(train.build_schedule(params, 20, 100, settings.lr), steps=1),
         on_row=rows.append,
         save=lambda state: None,
     )
