@@ -36,7 +36,7 @@ sys.path.insert(0, str(stage.ROOT / "recipes"))
 
 import apply
 
-CROP_BYTES = 83_000  # per person, at the default jpeg_quality on COCO's images (docs/data.md)
+CROP_BYTES = 83_000  # per person, measured (docs/coco.md)
 MODEL_FILES = 8  # start, two of each phase, the second network
 WEB = ("http://", "https://")
 TIMEOUT = 20  # seconds

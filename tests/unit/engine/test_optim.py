@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pose.common.errors import PoseError
 from pose.common.params import load_params
 from pose.engine import train
 from pose.engine.optim import (
@@ -154,3 +155,11 @@ def test_the_scaled_peak_is_logged(
         assert law.lr == pytest.approx(1e-3)
         train.build_schedule(load_params(bent_params({})), 3, 100, 5e-4)
     assert caplog.messages == ["lr 0.0005 x 1024/512 linear = 0.001"]
+
+
+def test_a_warmup_longer_than_the_phase_is_refused(bent_params) -> None:
+    params = load_params(bent_params({"train.warmup_iters": "20", "train.warmup_epochs": "2"}))
+    assert train.build_schedule(params, 4, 10, 5e-4).warmup_iters == 40
+    message = "a warm-up of 40 steps, but the phase has 30 .3 epochs of 10., so lr never"
+    with pytest.raises(PoseError, match=message):
+        train.build_schedule(params, 3, 10, 5e-4)

@@ -242,3 +242,47 @@ def test_a_model_of_another_size(
         "x.pth: backbone.pos_embed is [1, 12, 16], the model of params.yaml needs [1, 12, 32] "
         "(backbone in the file: model.embed_dim 16, depth 2, patch_size 8)"
     )
+
+
+@pytest.mark.parametrize("name", ["models/ssl.safetensors", "data/weights/start.safetensors"])
+def test_a_file_that_the_chain_writes_is_no_source(
+    tmp_path: Path, spec: ModelSpec, fetch: Fetch, name: str
+) -> None:
+    path = tmp_path / name
+    checkpoint.save_weights(path, random_state(spec), {})
+    (tmp_path / "link.safetensors").symlink_to(path)
+    before = path.read_bytes()
+    for given in (name, str(path), "link.safetensors"):
+        with pytest.raises(PoseError, match="would replace its own source; set"):
+            fetch(source="file", file=given)
+    assert path.read_bytes() == before
+    elsewhere = tmp_path / "kept.safetensors"
+    elsewhere.write_bytes(before)
+    fetch(source="file", file=str(elsewhere))
+
+
+def test_a_model_of_an_earlier_run(
+    tmp_path: Path, spec: ModelSpec, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    """Its own provenance stays with it; tests/unit/pretrained/test_experiment.py has real runs."""
+    state, copy = random_state(spec), tmp_path / "copy.safetensors"
+    checkpoint.save_weights(copy, state, {"source": "mae.pth", "licence": "CC BY-NC 4.0"})
+    asked = []
+
+    def copied(*arguments: object) -> tuple[Path, str]:
+        asked.append(arguments)
+        return copy, "c0ffee"
+
+    monkeypatch.setattr("pose.pretrained.experiment.copy_from_run", copied)
+    with caplog.at_level(logging.INFO):
+        fetch(source="experiment", revision="slow", head="keep", sha256=digest(copy))
+    assert asked == [("models/ssl.safetensors", "slow", stage.RESUME / "fetch_weights")]
+    assert "to pin this run: weights.revision=c0ffee" in caplog.text
+    found = checkpoint.read_weights(stage.WEIGHTS)
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    provenance = checkpoint.read_provenance(stage.WEIGHTS)
+    assert provenance["source"] == "models/ssl.safetensors of slow"
+    assert provenance["revision"] == "c0ffee"
+    assert provenance["start licence"] == "CC BY-NC 4.0"
+    with pytest.raises(PoseError, match=r"correct weights\.revision or weights\.sha256"):
+        fetch(source="experiment", revision="slow", sha256="a" * 64)
