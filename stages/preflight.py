@@ -18,6 +18,10 @@ from collections.abc import Callable
 
 import psutil
 import requests
+
+import pose  # noqa: F401  # before torch, which reads OpenMP's variables
+
+# isort: split
 import torch
 
 import fetch_weights

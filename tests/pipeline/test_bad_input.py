@@ -237,6 +237,7 @@ def test_unreadable_checkpoint(unharmed: Project, tmp_path: Path, name: str) -> 
 
 
 def test_wrong_digest(unharmed: Project) -> None:
-    own = unharmed.root / "data/weights/start.safetensors"
+    own = unharmed.root / "own.safetensors"
+    shutil.copy(unharmed.root / "data/weights/start.safetensors", own)
     unharmed.set(**{"weights.source": "file", "weights.file": str(own), "weights.sha256": "0" * 64})
     assert_refused(unharmed.stage("fetch_weights"), "fetch_weights", str(own), "sha256", "0" * 64)
