@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm import tqdm
 
 from pose.coco.annotations import Annotations, Person
 from pose.coco.bad_records import BadRecord, reason_lines, report_bad
@@ -37,7 +38,7 @@ from pose.codecs.udp import build_codec
 from pose.common import stage
 from pose.common.errors import PoseError, shorten
 from pose.common.files import read_json, write_atomic, write_json
-from pose.common.log import Progress, log
+from pose.common.log import log
 from pose.common.params import Params
 from pose.common.processes import worker_pool
 from pose.common.skeleton import (
@@ -260,7 +261,7 @@ def write_split(
     with worker_pool(stage.workers()) as pool:
         files = [group.files] * count
         done = pool.map(_shard_job, paths, files, shards, [settings] * count)
-        return list(Progress(done, f"crops of {group.prefix.split('/')[0]}", count))
+        return list(tqdm(done, f"crops of {group.prefix.split('/')[0]}", count, disable=None))
 
 
 def _shard_job(

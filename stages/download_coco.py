@@ -33,6 +33,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tqdm import tqdm
+
 from pose.coco.annotations import Annotations
 from pose.coco.bad_records import BadRecord, report_bad
 from pose.coco.detections import parse_detections
@@ -43,7 +45,7 @@ from pose.coco.splits import Split, read_splits, read_unlabelled
 from pose.common import stage
 from pose.common.errors import PoseError, shorten
 from pose.common.files import digest, existing_path, locked, replacing, write_atomic, write_json
-from pose.common.log import Progress, log
+from pose.common.log import log
 from pose.common.params import Data, Params
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED, Checksum, ZipChecksums
 from pose.fetch.errors import require_disk_space
@@ -140,7 +142,7 @@ def _link_from_cache(cache: Path, md5: str | None, target: Path) -> None:
 def _synthetic(params: Params, folder: Path) -> dict[str, int]:
     synthetic = params.synthetic
     total = synthetic.train_images + synthetic.val_images
-    with Progress(desc="rendering images", total=total) as bar:
+    with tqdm(total=total, desc="rendering images", disable=None) as bar:
         return write_coco_zips(folder, synthetic, stage.workers(), bar.update)
 
 
@@ -220,7 +222,7 @@ def _checksums(kind: str, split: Split) -> Checksums:
     """Size and CRC-32 of the split's images; raises PoseError if there is no folder or zip."""
     entries = split.annotations.images
     with Images(split.files) as images:
-        return image_checksums(images, Progress(entries, f"checksums of {kind}"))
+        return image_checksums(images, tqdm(entries, f"checksums of {kind}", disable=None))
 
 
 def _absent(split: Split, checksums: Checksums) -> list[BadRecord]:

@@ -6,12 +6,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
-LOG_SECONDS = 60.0  # between lines of Progress
 MAX_DATA_WAIT = 0.2  # share of the time; above it the log line refers to docs/training.md
 NEWEST_SHARE = 0.3  # of the newest interval in the smoothed duration of a step
 logger = logging.getLogger("pose")
@@ -20,50 +19,6 @@ logger = logging.getLogger("pose")
 def log(line: str) -> None:
     """Log one line, above any progress bar."""
     logger.info(line)
-
-
-class Progress(tqdm):  # type: ignore[type-arg]
-    """tqdm's bar on a terminal; elsewhere, as in a batch job's log, a log line a minute.
-
-    Work that takes less than LOG_SECONDS logs nothing. quiet: no bar and no line, as in all
-    processes but the first.
-    """
-
-    def __init__(
-        self,
-        iterable: Iterable[Any] | None = None,
-        desc: str = "",
-        total: int | None = None,
-        quiet: bool = False,
-    ) -> None:
-        self.logs = not sys.stderr.isatty()
-        seconds = LOG_SECONDS if self.logs else 0.1
-        super().__init__(
-            iterable,
-            desc,
-            total,
-            leave=not self.logs,
-            disable=quiet,
-            mininterval=seconds,
-            maxinterval=max(seconds, 10.0),
-            miniters=1 if self.logs else None,
-            delay=seconds if self.logs else 0,
-        )
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Called by tqdm when the bar is due; with an empty msg to clear it."""
-        if not self.logs:
-            super().display(msg, pos)
-        elif msg != "":
-            log(self._line())
-
-    def _line(self) -> str:
-        """`crops of train: 31 % (128 of 412), 0.71/s, eta 6m40s`."""
-        state = self.format_dict
-        done, total, rate = state["n"], state["total"], state["n"] / max(state["elapsed"], 1e-9)
-        share = f"{done / total:.0%} ({done:,} of {total:,})" if total else f"{done:,}"
-        left = f", eta {duration((total - done) / rate)}" if total and done else ""
-        return f"{self.desc.removesuffix(': ')}: {share}, {rate:.3g}/s{left}"
 
 
 class BarSafeHandler(logging.Handler):

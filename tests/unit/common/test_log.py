@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pose.common.log import BarSafeHandler, Progress, StepClock, duration
+from pose.common.log import BarSafeHandler, StepClock, duration
 
 
 def test_a_line_names_step_values_rate_and_time_left(monkeypatch) -> None:
@@ -52,35 +52,3 @@ def test_records_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> Non
     BarSafeHandler().emit(record)
     out, err = capsys.readouterr()
     assert (out, err) == ("", "hello\n")
-
-
-def test_without_a_terminal_progress_is_a_line_a_minute(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    now = [0.0]
-    with caplog.at_level(logging.INFO), Progress(desc="crops", total=400) as bar:
-        bar._time = lambda: now[0]  # tqdm's clock
-        bar.start_t = bar.last_print_t = 0.0
-        for _ in range(250):
-            now[0] += 1.0
-            bar.update()
-    assert caplog.messages == [
-        "crops: 15% (60 of 400), 1/s, eta 5m40s",
-        "crops: 30% (120 of 400), 1/s, eta 4m40s",
-        "crops: 45% (180 of 400), 1/s, eta 3m40s",
-        "crops: 60% (240 of 400), 1/s, eta 2m40s",
-    ]
-
-
-@pytest.mark.parametrize("quiet", [False, True])
-def test_short_work_logs_nothing(quiet: bool, caplog: pytest.LogCaptureFixture, capsys) -> None:
-    with caplog.at_level(logging.INFO):
-        assert list(Progress(range(1000), "x", quiet=quiet)) == list(range(1000))
-    assert not caplog.messages
-    assert capsys.readouterr().err == ""
-
-
-def test_on_a_terminal_progress_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    list(Progress(range(10), "crops of train", 10))
-    assert "crops of train: 100%" in capsys.readouterr().err
