@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 import build_cache
 import evaluate
@@ -42,7 +43,7 @@ from pose.coco.files import local_root, locate_images, split_files
 from pose.coco.splits import Split
 from pose.common import stage
 from pose.common.errors import PoseError
-from pose.common.files import write_json
+from pose.common.files import read_json, write_json
 from pose.common.params import Params, Weights, load_params
 from pose.common.script import exit_codes
 from pose.common.skeleton import COCO_17
@@ -66,22 +67,34 @@ def main(arguments: argparse.Namespace) -> None:
         raise PoseError(f"environment: NPROC = {os.environ['NPROC']!r}; unset it: one process runs")
     params, out = _params(arguments), arguments.out.absolute()
     detections = arguments.detections and arguments.detections.absolute()
+    _require_folder(out)
     home = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="pose-") as folder:
         shutil.copy(apply.PARAMS, folder)
         Path(folder, "dvc.yaml").write_text(PROJECT)
         os.chdir(folder)
         try:
-            _evaluate(params, detections)
+            names = _evaluate(params, detections)
             _save(out)
         finally:
             os.chdir(home)
-    print(_table(params, out))
+    print(_table(params, names, out))
+
+
+def _require_folder(out: Path) -> None:
+    """Make --out before the work. Raises PoseError if nothing can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise PoseError(f"--out {out}: {error.strerror}; name a folder to write to") from None
 
 
 def _params(arguments: argparse.Namespace) -> Params:
     """Params of the recipe or of params.yaml, with the weights and data of the command line."""
     params = apply.resolve(arguments.recipe) if arguments.recipe else load_params(apply.PARAMS)
+    if not arguments.data.is_dir():
+        raise PoseError(f"--data {arguments.data}: no such folder; name one in COCO's layout")
     data: dict[str, Any] = {"source": "local", "root": str(arguments.data.absolute())}
     data |= {"val_fraction": None, "detections": None, "detections_sha256": None}
     if arguments.val_split:
@@ -104,7 +117,9 @@ def _weights(text: str, sha256: str | None, key: str | None) -> Weights:
         repo, revision, file = found.groups()
         source |= {"source": "huggingface", "repo": repo, "revision": revision or "main"}
         source["file"] = file
-    elif text.startswith(("http://", "https://")):
+    elif "://" in text:
+        if not text.startswith(("http://", "https://")):
+            raise PoseError(f"--weights {text}: expected a path, https:// or hf://")
         if sha256 is None:
             raise PoseError(f"--weights {text}: an address needs --sha256")
         source |= {"source": "url", "url": text}
@@ -113,23 +128,33 @@ def _weights(text: str, sha256: str | None, key: str | None) -> Weights:
         if not path.exists():
             raise PoseError(f"--weights {text}: no such file; correct the path")
         source |= {"source": "file", "file": str(path)}
-    return Weights(**source, sha256=sha256, key=key, head="keep")
+    try:
+        return Weights(**source, sha256=sha256, key=key, head="keep")
+    except ValidationError as error:
+        (wrong,) = error.errors()
+        option, value = f"--{wrong['loc'][0]}", wrong["input"]
+        raise PoseError(f"{option} {value!r}, expected: {wrong['msg'].lower()}") from None
 
 
-def _evaluate(params: Params, detections: Path | None) -> None:
-    """Convert, cut crops, predict and score, in the current folder."""
+def _evaluate(params: Params, detections: Path | None) -> list[str]:
+    """Convert, cut crops, predict and score, in the current folder; returns the keypoint names."""
     split = _read_val(params)
     names = list(split.annotations.category.names)
     keypoints = params.keypoints.model_copy(update={"names": names})
     _convert(params.model_copy(update={"keypoints": keypoints}))
     _build_cache(params, split, detections)
     evaluate.main(params)
+    return names
 
 
 def _read_val(params: Params) -> Split:
     """Val's checked annotations and files; nothing of train is read."""
     root = local_root(params.data)
-    files = split_files(root, params.data, "val")
+    try:
+        files = split_files(root, params.data, "val")
+    except PoseError as error:
+        text = str(error).partition("; set data.")[0]  # its advice is for params.yaml
+        raise PoseError(f"{text}; name another --val-split or --data") from None
     if not files.annotated:
         raise PoseError(
             f"{files.name}: a split without annotations has no AP; name another with --val-split"
@@ -189,19 +214,19 @@ def _copy_detections(path: Path) -> None:
 
 def _save(out: Path) -> None:
     """Copy poses, metrics and tables from the current folder to --out."""
-    out.mkdir(parents=True, exist_ok=True)
     shutil.copy(stage.PREDICTIONS / "keypoints.json", out / "results.json")
     shutil.copy(stage.PREDICTIONS / "instances.csv", out)
     for path in (stage.METRICS / evaluate.NAME).glob("*.*"):
         shutil.copy(path, out)
 
 
-def _table(params: Params, out: Path) -> str:
+def _table(params: Params, names: list[str], out: Path) -> str:
     """One line per test-time mode, and one of the published numbers if the model is known."""
+    boxes = read_json(out / "metrics.json")["boxes"]
     rows = pd.read_csv(out / "ablation.csv")
     rows = rows[rows["decoder"] != "argmax"]
     lines = {VIEWS[row["tta"]]: [row[name] for name in COLUMNS] for _, row in rows.iterrows()}
-    found = _published(params)
+    found = _published(params, names)
     if found:
         numbers = [float(found[name]) / 100 if found[name] else None for name in COLUMNS]
         lines[f"published, {found['model']}"] = numbers
@@ -210,6 +235,7 @@ def _table(params: Params, out: Path) -> str:
     for label, values in lines.items():
         shown = ("-" if value is None else f"{value:.3f}" for value in values)
         text.append(f"{label:{width}}" + "".join(f"{value:>7}" for value in shown))
+    text.append(f"this file: {params.data.val_split}, boxes: {boxes}")
     if found:
         text.append(
             f"published: val2017, flip test, detector boxes {found['boxes']} ({found['source']})"
@@ -217,11 +243,11 @@ def _table(params: Params, out: Path) -> str:
     return "\n".join(text)
 
 
-def _published(params: Params) -> dict[str, str] | None:
+def _published(params: Params, names: list[str]) -> dict[str, str] | None:
     """The row of published.csv of this architecture and input size, for COCO's 17 keypoints."""
     model, input_wh = params.model, params.codec.input_size
     shape = [str(model.embed_dim), str(model.depth), model.head, *map(str, input_wh)]
-    if (params.keypoints.names or [*COCO_17.names]) != [*COCO_17.names]:
+    if names != [*COCO_17.names]:
         return None
     with PUBLISHED.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):

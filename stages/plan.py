@@ -3,7 +3,8 @@
     python stages/plan.py [NAME]            # NAME: a recipe; default: params.yaml as it is
 
 Not a stage. Works from shapes alone, on any machine, in seconds. Reads params.yaml, the counts of
-data/cache if it was built, and benchmarks/achieved.csv; writes nothing.
+data/cache if it was built with these params, else own annotation files, and
+benchmarks/achieved.csv; writes nothing.
 
 Memory is estimated: weights (and their EMA, if enabled), gradients and AdamW in float32, and the
 activations stored for backward; bf16 and fp16 take the same. The workspace of kernels is not
@@ -20,7 +21,7 @@ import sys
 from pose.common import stage
 from pose.common.params import load_params
 from pose.common.script import exit_codes
-from pose.planner.plan import ACHIEVED, format_plan, make_plan, read_throughputs
+from pose.planner.plan import ACHIEVED, built_cache, format_plan, make_plan, read_throughputs
 
 sys.path.insert(0, str(stage.ROOT / "recipes"))
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
     recipe = parser.parse_args().name
     params = apply.resolve(recipe) if recipe else load_params(apply.PARAMS)
-    cache = None if recipe else stage.ROOT / stage.CACHE
+    cache = built_cache(params, stage.ROOT)
     throughputs = read_throughputs(ACHIEVED)
     print(format_plan(recipe or apply.PARAMS.name, params, make_plan(params, cache), throughputs))
 

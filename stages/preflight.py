@@ -5,16 +5,21 @@
 
 Not a stage. Params against each other, the starting weights (a file is read and compared with the
 model; a URL or the Hub is asked for it), data and boxes, free disk space, warm-up and steps, and
-memory by the planner. Downloads no data and changes nothing. Exits with 1 if a check fails. Takes
-seconds, more for a large checkpoint.
+memory by the planner. Downloads no images and changes no result; with `weights.source: experiment`
+the model is copied to data/resume/fetch_weights, where that stage takes it. Exits with 1 if a check
+fails. Takes seconds, more for a large checkpoint or annotation file.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import psutil
 import requests
@@ -33,7 +38,8 @@ from pose.common.params import Params, load_params
 from pose.common.script import exit_codes
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED
 from pose.fetch.errors import one_line
-from pose.planner.plan import Plan, make_plan, step_bytes
+from pose.fetch.url import file_name
+from pose.planner.plan import Plan, built_cache, make_plan, step_bytes
 from pose.pretrained.hub import find_on_hub
 
 sys.path.insert(0, str(stage.ROOT / "recipes"))
@@ -44,30 +50,28 @@ CROP_BYTES = 83_000  # per person, measured (docs/coco.md)
 MODEL_FILES = 8  # start, two of each phase, the second network
 WEB = ("http://", "https://")
 TIMEOUT = 20  # seconds
-Check = Callable[[Params], str]
 
 
 def main(recipe: str | None) -> None:
     params = apply.resolve(recipe) if recipe else load_params(apply.PARAMS)
     print(f"ok       params: {recipe or apply.PARAMS.name} is valid")
-    checks: dict[str, Check] = {
-        "weights": check_weights,
-        "data": check_data,
-        "boxes": check_boxes,
-        "ensemble": check_ensemble,
-        "disk": check_disk,
-        "warm-up": check_warmup,
-        "memory": check_memory,
-    }
-    failed = [name for name, check in checks.items() if not passes(name, check, params)]
+    failed = [name for name, check in CHECKS.items() if not passes(name, check, params)]
+    try:
+        plan = make_plan(params, built_cache(params, stage.ROOT))
+    except PoseError as error:
+        print(f"problem  people: {error}; disk, warm-up and memory are not checked")
+        failed.append("people")
+    else:
+        print(f"ok       people: {people_line(plan)}")
+        failed += [name for name, check in PLANNED.items() if not passes(name, check, params, plan)]
     if failed:
-        raise PoseError(f"{len(failed)} of {len(checks) + 1} checks failed: {', '.join(failed)}")
+        raise PoseError(f"these checks failed: {', '.join(failed)}")
 
 
-def passes(name: str, check: Check, params: Params) -> bool:
+def passes(name: str, check: Callable[..., str], *arguments: Any) -> bool:
     """Run a check and print its line."""
     try:
-        print(f"ok       {name}: {check(params)}", flush=True)
+        print(f"ok       {name}: {check(*arguments)}", flush=True)
     except PoseError as error:
         print(f"problem  {name}: {error}", flush=True)
         return False
@@ -80,11 +84,10 @@ def check_weights(params: Params) -> str:
     if weights.source == "embedded":
         return "random, none are needed"
     if weights.source == "url":
-        return f"{weights.url}, {size_at(str(weights.url), 'weights.url')}"
+        return found_at(str(weights.url), "weights.url", stage.RESUME / fetch_weights.NAME)
     if weights.source == "huggingface":
         revision = weights.revision or fetch_weights.BRANCH
-        found = find_on_hub(str(weights.repo), str(weights.file), revision)
-        return f"{weights.repo}/{weights.file} at {found.commit_hash}, {found.file_size:,} bytes"
+        return find_on_hub(str(weights.repo), str(weights.file), revision)
     state, provenance = fetch_weights.converted(params)
     return f"{provenance['source']}, {len(state)} tensors fit the model"
 
@@ -95,8 +98,10 @@ def check_data(params: Params) -> str:
     if data.source == "synthetic":
         return "rendered, none are needed"
     if data.source == "coco":
-        url = f"{data.base_url.rstrip('/')}/{next(iter(COCO_2017))}"
-        return f"{url}, {size_at(url, 'data.base_url')}"
+        missing = missing_zips(params)
+        if not missing:
+            return "all of COCO's zips are downloaded"
+        return found_at(f"{data.base_url.rstrip('/')}/{missing[0]}", "data.base_url")
     root = local_root(data)
     kinds: tuple[Kind, ...] = ("train", "val") if data.val_fraction is None else ("train",)
     files = [split_files(root, data, kind).annotations for kind in kinds]
@@ -109,7 +114,7 @@ def check_boxes(params: Params) -> str:
     for key in ("detections", "unlabelled_detections"):
         if value := getattr(data, key):
             if value.startswith(WEB):
-                found.append(f"{value}, {size_at(value, f'data.{key}')}")
+                found.append(found_at(value, f"data.{key}", stage.DOWNLOADS))
             else:
                 found.append(str(existing_path(f"data.{key}", value)))
     return ", ".join(found) or "ground truth, none are needed"
@@ -126,30 +131,50 @@ def check_ensemble(params: Params) -> str:
     return ", ".join(paths) or "no other checkpoints"
 
 
-def check_disk(params: Params) -> str:
-    """Free bytes against downloads, crops and models; links to DVC's cache need no second copy."""
-    plan = planned(params)
-    pins = COCO_2017 | (COCO_2017_UNLABELLED if params.data.unlabelled_images else {})
-    missing = [
-        pin for name, pin in pins.items() if not (stage.ROOT / stage.DOWNLOADS / name).exists()
-    ]
-    downloads = sum(pin.expected_bytes for pin in missing) * (params.data.source == "coco")
+def people_line(plan: Plan) -> str:
+    """The people that disk, warm-up and memory are estimated for."""
+    people = plan.people
+    counts = f"{people.labelled:,} labelled, {people.unlabelled:,} without keypoints"
+    return f"{counts}, {people.val:,} in val ({people.source})"
+
+
+def check_disk(params: Params, plan: Plan) -> str:
+    """Free bytes against downloads, crops and models, in as many copies as DVC keeps."""
+    pins = COCO_2017 | COCO_2017_UNLABELLED
+    downloads = sum(pins[name].expected_bytes for name in missing_zips(params))
     people = plan.people.labelled + plan.people.unlabelled + plan.people.val
-    models = MODEL_FILES * 4 * (plan.backbone + plan.head)
-    needed = downloads + people * CROP_BYTES + models
-    parts = f"{downloads / 1e9:.1f} GB of downloads, {people * CROP_BYTES / 1e9:.1f} of crops, "
-    parts += f"{models / 1e9:.1f} of models, {shutil.disk_usage(stage.ROOT).free / 1e9:.1f} free"
-    if needed > shutil.disk_usage(stage.ROOT).free:
-        raise PoseError(f"{parts}; free some disk space, or see docs/coco.md on links")
-    return parts
+    outs = people * CROP_BYTES + MODEL_FILES * 4 * (plan.backbone + plan.head)
+    links = any(kind in cache_type() for kind in ("hardlink", "symlink"))
+    needed = downloads + outs if links else 3 * downloads + 2 * outs
+    copies = "linked with" if links else "copied to (unless the file system has reflinks)"
+    free = shutil.disk_usage(stage.ROOT).free
+    line = f"{downloads / 1e9:.1f} GB of downloads, {outs / 1e9:.1f} of crops and models; {copies} "
+    line += f"DVC's cache they take {needed / 1e9:.1f}; {free / 1e9:.1f} are free"
+    if needed > free:
+        advice = "" if links else "; `dvc config --local cache.type hardlink,symlink` links them"
+        raise PoseError(f"{line}{advice}; free some disk space (docs/coco.md)")
+    return line
 
 
-def check_warmup(params: Params) -> str:
+def missing_zips(params: Params) -> list[str]:
+    """COCO's files that download_coco would download, by their path below data.base_url."""
+    if params.data.source != "coco":
+        return []
+    pins = COCO_2017 | (COCO_2017_UNLABELLED if params.data.unlabelled_images else {})
+    return [name for name in pins if not (stage.DOWNLOADS / Path(name).name).exists()]
+
+
+def cache_type() -> str:
+    """DVC's setting cache.type; "" if it is not set."""
+    command = [sys.executable, "-m", "dvc", "config", "cache.type"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def check_warmup(params: Params, plan: Plan) -> str:
     """Steps of each phase against the warm-up, as training refuses them."""
-    plan, train = planned(params), params.train
+    train, lines = params.train, []
     counts = params.phase1.epochs, params.phase2.epochs, params.ssl.epochs
     epochs = dict(zip(("phase1", "phase2", "ssl"), counts, strict=True))
-    lines = []
     for phase in plan.phases:
         if phase.steps and epochs.get(phase.name):
             per_epoch = phase.steps // epochs[phase.name]
@@ -163,33 +188,47 @@ def check_warmup(params: Params) -> str:
     return ", ".join(lines) or "no phase trains"
 
 
-def check_memory(params: Params) -> str:
-    """A training step by the planner against the GPU's memory, or else this machine's."""
-    train, plan = params.train, planned(params)
+def check_memory(params: Params, plan: Plan) -> str:
+    """A training step by the planner against the memory of a GPU, or else of this machine."""
+    train, text = params.train, os.environ.get("NPROC", "1")
+    processes = int(text) if text.isdecimal() and int(text) else 1
+    if train.parallel == "fsdp" and processes > 1:
+        return "not estimated for train.parallel = fsdp"
     amp = "none" if train.amp == "none" else "bf16"
-    batch = max(1, train.batch_size // train.accumulate)
+    batch = max(1, train.batch_size // (train.accumulate * processes))
     needed = step_bytes(plan, amp, params.model.grad_checkpointing, batch)
     if torch.cuda.is_available():
         device, free = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
     else:
         device, free = "no GPU; this machine", psutil.virtual_memory().available
-    line = f"{needed / 1e9:.1f} GB a step by estimate, {free / 1e9:.1f} free ({device})"
+    line = f"{needed / 1e9:.1f} GB a step of {batch} by estimate, {free / 1e9:.1f} free ({device})"
     if needed > free:
         raise PoseError(f"{line}; `python stages/plan.py` lists settings that need less")
     return line
 
 
-def planned(params: Params) -> Plan:
-    """The plan; for own data it needs counts of people, which build_cache makes."""
-    return make_plan(params, stage.ROOT / stage.CACHE)
-
-
-def size_at(url: str, key: str) -> str:
-    """The size of a file at a URL, by a HEAD request."""
+def found_at(url: str, key: str, folder: Path | None = None) -> str:
+    """Where the file of a URL is: downloaded to `folder`, or at its server, which a HEAD asks."""
+    if folder and (path := folder / file_name(url)).exists():
+        return f"{path}, downloaded"
     with one_line(f"{key} = {url!r}"):
         answer = requests.head(url, allow_redirects=True, timeout=TIMEOUT)
         answer.raise_for_status()
-    return f"{int(answer.headers.get('Content-Length', 0)):,} bytes"
+    size = answer.headers.get("Content-Length")
+    return f"{url}, {int(size):,} bytes" if size else f"{url}, of unknown size"
+
+
+CHECKS: dict[str, Callable[[Params], str]] = {
+    "weights": check_weights,
+    "data": check_data,
+    "boxes": check_boxes,
+    "ensemble": check_ensemble,
+}
+PLANNED: dict[str, Callable[[Params, Plan], str]] = {
+    "disk": check_disk,
+    "warm-up": check_warmup,
+    "memory": check_memory,
+}
 
 
 if __name__ == "__main__":
@@ -198,5 +237,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
     recipe = parser.parse_args().name
+    os.chdir(stage.ROOT)
     with exit_codes("preflight"):
         main(recipe)

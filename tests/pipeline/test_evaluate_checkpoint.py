@@ -55,7 +55,8 @@ def test_a_model_of_the_chain_has_the_ap_that_evaluate_wrote(
     assert poses == project.json("data/predictions/keypoints.json")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["AP", "AP50", "AP75", "APm", "APl", "AR"]
-    assert [line[:9] for line in lines[1:]] == ["one view ", "flip test"]
+    assert [line[:9] for line in lines[1:3]] == ["one view ", "flip test"]
+    assert lines[3:] == ["this file: val2017, boxes: ground truth"]
 
 
 def test_detected_boxes(project: Project, val_only: Path, tmp_path: Path) -> None:

@@ -6,9 +6,13 @@ import csv
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from pose.coco.files import local_root
+from pose.coco.splits import read_splits
 from pose.common import stage
-from pose.common.errors import PoseError
 from pose.common.files import read_json
 from pose.common.params import Data, Params, Synthetic
 from pose.common.skeleton import COCO_17
@@ -85,7 +89,8 @@ class Plan:
 def make_plan(params: Params, cache: Path | None) -> Plan:
     """The plan of these params; people are counted in the folder `cache` if it was built.
 
-    Raises PoseError if the people cannot be counted or are fewer than a batch.
+    cache: as built_cache gives it. Raises PoseError if the people cannot be counted, or are fewer
+    than a batch.
     """
     names = params.keypoints.names or COCO_17.names  # the annotation file may not be there yet
     spec = model_spec(params, len(names))
@@ -115,10 +120,25 @@ def _boxes(params: Params, cache: Path | None) -> str | None:
 # --- people
 
 
-def count_people(params: Params, cache: Path | None) -> People:
-    """People in data/cache, in COCO 2017, or as many as the synthetic data set would have.
+def built_cache(params: Params, root: Path) -> Path | None:
+    """The project's data/cache if dvc.lock says that it was built with these params, else None."""
+    lock = root / "dvc.lock"
+    entries = yaml.load(lock.read_bytes(), yaml.CSafeLoader) if lock.is_file() else {}
+    built = entries.get("stages", {}).get("build_cache", {}).get("params", {}).get("params.yaml")
+    values = params.model_dump(mode="json")
 
-    Raises PoseError if the data are local and the cache was not built.
+    def current(key: str) -> Any:
+        section, _, name = key.partition(".")
+        return values[section][name] if name else values[section]
+
+    same = built and all(current(key) == value for key, value in built.items())
+    return root / stage.CACHE if same else None
+
+
+def count_people(params: Params, cache: Path | None) -> People:
+    """People in `cache`, in COCO 2017, in own annotation files, or as many as would be rendered.
+
+    Raises PoseError if own annotation files cannot be read.
     """
     summary = cache and cache / "summary.json"
     if summary and summary.is_file():
@@ -130,10 +150,18 @@ def count_people(params: Params, cache: Path | None) -> People:
         return _split(People(COCO_LABELLED, COCO_BOX_ONLY, COCO_VAL, source), params.data)
     if params.data.source == "synthetic":
         return _split(_synthetic_people(params.synthetic), params.data)
-    raise PoseError(
-        f"params.yaml: data.source = {params.data.source!r}, whose people are not counted yet; "
-        "run `dvc repro build_cache` to count them"
-    )
+    return _split(_own_people(params), params.data)
+
+
+def _own_people(params: Params) -> People:
+    """In the annotation files of local data, which are read as the stages read them."""
+    data = params.data
+    splits = read_splits(local_root(data), data, params.keypoints.names)
+    train, val = (splits[kind].annotations for kind in ("train", "val"))
+    labelled = sum(person.num_keypoints > 0 for person in train.persons)
+    in_val = sum(person.num_keypoints > 0 for person in val.persons)
+    source = "the annotation files"
+    return People(labelled, len(train.persons) - labelled, in_val, source)
 
 
 def _synthetic_people(synthetic: Synthetic) -> People:

@@ -63,8 +63,8 @@ def _md5(repo: Repo, what: str, file: str) -> str:
     out = (entries.get("dvc_info") or {}).get("entry")
     if out is None or out.hash_info is None or entries["type"] != "file":
         raise PoseError(
-            f"params.yaml: {what}: that run has no such file in dvc.lock; its models are "
-            "models/phase1.safetensors, models/phase2.safetensors and models/ssl.safetensors"
+            f"params.yaml: {what}: that run has no such file in dvc.lock; set weights.file to null "
+            f"({FINAL_MODEL}), models/phase2.safetensors or models/phase1.safetensors"
         )
     return str(out.hash_info.value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 import httpx2
-from huggingface_hub import DryRunFileInfo, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub import errors as hub
 
 from pose.common.errors import PoseError
@@ -48,11 +48,14 @@ def download_from_hub(repo: str, file: str, revision: str, sha256: str | None) -
     return path, path.parents[len(PurePosixPath(file).parts) - 1].name  # snapshots/<commit>/<file>
 
 
-def find_on_hub(repo: str, file: str, revision: str) -> DryRunFileInfo:
-    """Commit and size of a file, without downloading it. Raises PoseError if it is not there."""
+def find_on_hub(repo: str, file: str, revision: str) -> str:
+    """Where a file is: in the Hub's cache, or at the Hub. Raises PoseError if it is not there."""
     try:
-        return hf_hub_download(repo, file, revision=revision, dry_run=True)
+        found = hf_hub_download(repo, file, revision=revision, dry_run=True)
+        return f"{repo}/{file} at {found.commit_hash}, {found.file_size:,} bytes"
     except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:
+        if isinstance(cached := try_to_load_from_cache(repo, file, revision=revision), str):
+            return f"{cached}, downloaded"
         what = f"{constants.ENDPOINT}: {repo}/{file} at {revision}"
         raise PoseError(f"{what}: {_describe_hub_error(error, repo, None)}") from None
 

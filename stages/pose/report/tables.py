@@ -86,7 +86,7 @@ def protocol_sentences(metrics: Mapping[str, Any]) -> list[str]:
 def dataset_name(data: Data) -> str:
     """Which data the result is of: rendered people, COCO's split, or the name of a folder."""
     if data.source == "local":
-        return Path(data.root).name
+        return Path(data.root).name or data.root
     return "rendered people" if data.source == "synthetic" else f"COCO {data.val_split}"
 
 

@@ -12,6 +12,8 @@ import pytest
 
 import apply
 import plan
+from own_keypoints_data import write_mice
+from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.params import Params
 from pose.crop_table import CropTable
@@ -139,10 +141,35 @@ def test_a_second_network_takes_memory(default: Params) -> None:
     assert sum(planner_plan.state_bytes(two).values()) == 2 * (16 + 4)
 
 
-def test_local_people_are_not_counted_without_a_cache(default: Params) -> None:
-    local = with_values(default, "data", source="local", root="/data/mine")
-    with pytest.raises(PoseError, match=r"data.source = 'local', .*dvc repro build_cache"):
-        planner_plan.count_people(local, None)
+def test_own_people_are_counted_in_the_annotation_files(default: Params, tmp_path: Path) -> None:
+    write_mice(tmp_path, "train", 12, unlabelled=4)
+    write_mice(tmp_path, "val", 5)
+    own = {"source": "local", "root": str(tmp_path), "category": "mouse"}
+    own |= {"train_split": "train", "val_split": "val"}
+    people = planner_plan.count_people(with_values(default, "data", **own), None)
+    assert (people.labelled, people.unlabelled, people.val) == (8, 4, 5)
+    half = with_values(default, "data", **own | {"labelled_fraction": 0.5, "unlabelled": ["rest"]})
+    people = planner_plan.count_people(half, None)
+    assert (people.labelled, people.unlabelled) == (4, 4)
+    absent = with_values(default, "data", **own | {"root": str(tmp_path / "absent")})
+    with pytest.raises(PoseError, match="absent"):
+        planner_plan.count_people(absent, None)
+
+
+def test_a_cache_of_other_params_is_not_counted(default: Params, tmp_path: Path) -> None:
+    """After the default run a recipe of COCO has COCO's people, not the rendered ones."""
+    assert planner_plan.built_cache(default, tmp_path) is None
+    values = {"data.source": "synthetic", "keypoints": default.keypoints.model_dump(mode="json")}
+    values["codec.input_size"] = [*default.codec.input_size]
+    lock = {"stages": {"build_cache": {"params": {"params.yaml": values}}}}
+    (tmp_path / "dvc.lock").write_text(json.dumps(lock), encoding="utf-8")
+    assert planner_plan.built_cache(default, tmp_path) == tmp_path / "data/cache"
+    for other in (
+        with_values(default, "data", source="coco"),
+        with_values(default, "keypoints", oks_sigmas=[0.1] * 17),
+    ):
+        assert planner_plan.built_cache(other, tmp_path) is None
+    assert planner_plan.built_cache(default, stage.ROOT) == stage.ROOT / "data/cache"
 
 
 # phases

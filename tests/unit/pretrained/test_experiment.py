@@ -77,7 +77,11 @@ def test_a_copy_that_an_experiment_runs_in_has_the_names_of_its_project(
     ("file", "revision", "message"),
     [
         (FINAL_MODEL, "slwo", "weights.revision = 'slwo', .*no such run; `dvc exp list`"),
-        ("models/x.safetensors", "slow", "that run has no such file in dvc.lock; its models are"),
+        (
+            "models/x.safetensors",
+            "slow",
+            "no such file in dvc.lock; set weights.file to null .models/ssl",
+        ),
         ("value.txt", "slow", "that run has no such file in dvc.lock"),
         ("models", "slow", "that run has no such file in dvc.lock"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,9 @@ import apply
 import evaluate_checkpoint
 from evaluate_checkpoint import _published, _table, _weights
 from loopback import failure
+from pose.common.skeleton import COCO_17
+
+COCO = [*COCO_17.names]
 
 
 def test_weights_of_the_hub() -> None:
@@ -20,6 +24,25 @@ def test_weights_of_the_hub() -> None:
     assert (found.file, found.key, found.head) == ("dir/a.pth", "teacher", "keep")
     assert _weights("hf://owner/name/a.pth", None, None).revision == "main"
     assert "expected hf://OWNER/NAME@REVISION/PATH" in failure(_weights, "hf://owner", None, None)
+
+
+def test_other_addresses_and_a_wrong_digest_are_one_line(tmp_path: Path) -> None:
+    assert "expected a path, https:// or hf://" in failure(_weights, "ftp://x/a.pth", None, None)
+    assert failure(_weights, "https://x.org/a.pth", "abc", None).startswith("--sha256 'abc', exp")
+    (tmp_path / "a.pth").touch()
+    assert "--sha256 'abc'" in failure(_weights, str(tmp_path / "a.pth"), "abc", None)
+
+
+def test_options_are_checked_before_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "a.pth"
+    file.touch()
+    given = {"weights": str(file), "sha256": None, "key": None, "recipe": None, "val_split": None}
+    given |= {"detections": None, "data": tmp_path, "out": file}
+    assert failure(evaluate_checkpoint.main, SimpleNamespace(**given)).startswith(f"--out {file}: ")
+    given |= {"data": tmp_path / "absent", "out": tmp_path / "out"}
+    text = failure(evaluate_checkpoint.main, SimpleNamespace(**given))
+    assert text.startswith(f"--data {tmp_path / 'absent'}: no such folder")
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_of_an_address() -> None:
@@ -47,7 +70,7 @@ def test_weights_of_an_address() -> None:
 def test_published_numbers_are_those_of_the_recipes(
     recipe: str, ap: str, ar: str, boxes: str
 ) -> None:
-    found = _published(apply.resolve(recipe))
+    found = _published(apply.resolve(recipe), COCO)
     assert found is not None
     assert (found["AP"], found["AR"], found["boxes"]) == (ap, ar, boxes)
     header = " ".join((apply.RECIPES / f"{recipe}.yaml").read_text().split())
@@ -57,13 +80,8 @@ def test_published_numbers_are_those_of_the_recipes(
 
 def test_nothing_is_published_for_the_default_or_other_keypoints() -> None:
     params = apply.parse_params(apply.PARAMS.read_text())
-    assert _published(params) is None
-    official = apply.resolve("vitpose_b_coco_256x192")
-    keypoints = official.keypoints.model_copy(update={"names": ["nose"]})
-    assert _published(official.model_copy(update={"keypoints": keypoints})) is None
-
-
-VIEWS = (("none", "dark", 0.5), ("flip", "argmax", 0.1), ("flip", "dark", 0.6))
+    assert _published(params, COCO) is None
+    assert _published(apply.resolve("vitpose_b_coco_256x192"), ["nose", "tail"]) is None
 
 
 def test_the_table(tmp_path) -> None:
@@ -77,14 +95,16 @@ def test_the_table(tmp_path) -> None:
         )
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "ablation.csv")
-    lines = _table(apply.resolve("vitpose_b_coco_256x192"), tmp_path).splitlines()
+    (tmp_path / "metrics.json").write_text('{"boxes": "ground truth"}')
+    lines = _table(apply.resolve("vitpose_b_coco_256x192"), COCO, tmp_path).splitlines()
     assert [line.split()[-6:] for line in lines[:4]] == [
         ["AP", "AP50", "AP75", "APm", "APl", "AR"],
         ["0.500", *["0.700"] * 5],
         ["0.600", *["0.700"] * 5],
         ["0.758", "-", "-", "-", "-", "0.811"],
     ]
-    assert "detector boxes AP_H_56" in lines[4]
+    assert lines[4] == "this file: val2017, boxes: ground truth"
+    assert "detector boxes AP_H_56" in lines[5]
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 import preflight
 from loopback import Handler, Server, serve
+from own_keypoints_data import write_mice
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.params import Params, load_params
@@ -43,7 +47,7 @@ def test_the_default_passes_every_check(
     monkeypatch.setattr(preflight.apply, "PARAMS", bent_params({}))
     preflight.main(None)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert all(line.startswith("ok ") for line in lines)
 
 
@@ -57,7 +61,7 @@ def test_each_failure_is_printed_and_named_at_the_end(
         "data.detections": "absent.json",
     }
     monkeypatch.setattr(preflight.apply, "PARAMS", bent_params(changes))
-    with pytest.raises(PoseError, match="3 of 8 checks failed: weights, boxes, warm-up"):
+    with pytest.raises(PoseError, match="these checks failed: weights, boxes, warm-up"):
         preflight.main(None)
     out = capsys.readouterr().out
     assert "problem  weights: params.yaml: weights.file = '/absent.pth': no such file" in out
@@ -65,8 +69,11 @@ def test_each_failure_is_printed_and_named_at_the_end(
     assert out.count("problem") == 3
 
 
-def test_servers_are_asked_without_a_download(bent: Bent, server: Server) -> None:
+def test_servers_are_asked_without_a_download(
+    bent: Bent, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     server.files = {"/x/zips/train2017.zip": b"z" * 1234, "/w.pth": b"w" * 5}
+    monkeypatch.setattr(stage, "DOWNLOADS", tmp_path)
     coco = bent({"data.source": "coco", "data.base_url": f"{server.address}/x"})
     assert preflight.check_data(coco).endswith("train2017.zip, 1,234 bytes")
     changes = {"weights.source": "url", "weights.sha256": "'" + "a" * 64 + "'"}
@@ -77,23 +84,96 @@ def test_servers_are_asked_without_a_download(bent: Bent, server: Server) -> Non
         preflight.check_weights(url)
 
 
-def test_a_disk_that_is_too_small(bent: Bent, monkeypatch: pytest.MonkeyPatch) -> None:
-    coco = bent({"data.source": "coco"})
-    monkeypatch.setattr(stage, "CACHE", Path("absent"))
-    usage = type("Usage", (), {"free": 40_000_000_000})
+@pytest.fixture
+def coco(bent: Bent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Params:
+    """The default on COCO, of which nothing is downloaded."""
+    monkeypatch.setattr(stage, "DOWNLOADS", tmp_path)
+    return bent({"data.source": "coco"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "needed", "advice"),
+    [("hardlink,symlink", 42, "free some disk space"), ("", 105, "cache.type hardlink,symlink")],
+)
+def test_a_disk_that_is_too_small(
+    coco: Params, monkeypatch: pytest.MonkeyPatch, setting: str, needed: int, advice: str
+) -> None:
+    """Copies of DVC count: three of a zip, two of the crops."""
+    plan = preflight.make_plan(coco, None)
+    usage = type("Usage", (), {"free": (needed - 1) * 10**9})
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(PoseError, match=r"20\.\d GB of downloads, 22\.\d of crops, .* 40\.0 free"):
-        preflight.check_disk(coco)
-    usage.free = 50_000_000_000
-    assert "50.0 free" in preflight.check_disk(coco)
+    monkeypatch.setattr(preflight, "cache_type", lambda: setting)
+    with pytest.raises(PoseError, match=rf"20\.\d GB of downloads, 22\.\d of .*{advice}"):
+        preflight.check_disk(coco, plan)
+    usage.free = (needed + 2) * 10**9
+    assert f"{needed + 2}.0 are free" in preflight.check_disk(coco, plan)
+
+
+def test_zips_that_are_there_are_not_asked_for(coco: Params, server: Server) -> None:
+    for name in preflight.missing_zips(coco):
+        (stage.DOWNLOADS / Path(name).name).touch()
+    assert preflight.check_data(coco) == "all of COCO's zips are downloaded"
+    assert preflight.check_disk(coco, preflight.make_plan(coco, None)).startswith("0.0 GB")
+    assert not server.asked
+
+
+def test_a_recipe_after_the_default_run_has_its_own_people(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rendered people of data/cache are not those of COCO."""
+    monkeypatch.setattr(preflight, "CHECKS", {})
+    monkeypatch.setattr(preflight, "PLANNED", {"warm-up": preflight.check_warmup})
+    preflight.main("vitpose_b_coco_256x192")
+    out = capsys.readouterr().out
+    assert "ok       people: 149,813 labelled" in out
+    assert "phase2 500 of 491,400 steps" in out
+
+
+def test_own_people_are_counted_before_a_first_run(
+    bent_params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    write_mice(tmp_path, "train", 12, unlabelled=4)
+    write_mice(tmp_path, "val", 5)
+    own = {"source": "local", "root": str(tmp_path), "category": "mouse"}
+    own |= {"train_split": "train", "val_split": "val"}
+    few = {f"data.{key}": value for key, value in own.items()}
+    few |= {"train.batch_size": "4", "train.warmup_iters": "0", "ssl.batch_size": "4"}
+    monkeypatch.setattr(preflight.apply, "PARAMS", bent_params(few))
+    preflight.main(None)
+    out = capsys.readouterr().out
+    assert "people: 8 labelled, 4 without keypoints, 5 in val (the annotation files)" in out
+    assert "problem" not in out
+    (tmp_path / "annotations/person_keypoints_val.json").write_text("{")
+    with pytest.raises(PoseError, match=r"these checks failed: people$"):
+        preflight.main(None)
+    assert capsys.readouterr().out.count("person_keypoints_val.json: ") == 1
 
 
 def test_a_step_that_does_not_fit(bent: Bent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NPROC processes share a batch."""
     monkeypatch.setattr(preflight.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(preflight.torch.cuda, "get_device_name", lambda: "a card")
-    monkeypatch.setattr(preflight.torch.cuda, "mem_get_info", lambda: (10_000_000, 20_000_000))
-    with pytest.raises(PoseError, match=r"0\.0 free \(a card\); `python stages/plan.py` lists"):
-        preflight.check_memory(bent({}))
+    params, free = bent({"train.batch_size": "16"}), [10**7, 2 * 10**7]
+    monkeypatch.setattr(preflight.torch.cuda, "mem_get_info", lambda: tuple(free))
+    plan = preflight.make_plan(params, None)
+    with pytest.raises(PoseError, match=r"a step of 16 by .* \(a card\); `python stages/plan.py`"):
+        preflight.check_memory(params, plan)
+    free[0] = preflight.step_bytes(plan, "none", False, 4) + 1
+    with pytest.raises(PoseError, match="a step of 16"):
+        preflight.check_memory(params, plan)
+    monkeypatch.setenv("NPROC", "4")
+    assert "a step of 4" in preflight.check_memory(params, plan)
+
+
+def test_relative_paths_are_those_of_the_project(tmp_path: Path) -> None:
+    code = "import runpy, sys; sys.argv = ['preflight.py']; import os\n"
+    code += f"runpy.run_path({str(stage.ROOT / 'stages/preflight.py')!r}, run_name='__main__')\n"
+    code += "print(os.getcwd())"
+    environment = {**os.environ, "PYTHONPATH": str(stage.ROOT / "stages")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == str(stage.ROOT), done.stderr
 
 
 def test_own_files_and_other_checkpoints(bent: Bent, tmp_path: Path) -> None:

@@ -61,21 +61,38 @@ def test_after_an_edit_there_is_nothing_to_explain(edit: str) -> None:
     assert first_other_bytes(LOCK, after) is None
 
 
-def test_it_prints_one_line(tmp_path: Path) -> None:
-    (tmp_path / "tools").mkdir()
-    script = shutil.copy(ROOT / "tools/explain_changes.py", tmp_path / "tools")
-    (tmp_path / "stages").symlink_to(ROOT / "stages")
-    lock = tmp_path / "dvc.lock"
+def test_weights_that_dvc_does_not_watch_are_no_rounding() -> None:
+    weights = {"cmd": "python fetch_weights.py", "outs": [{"path": "data/weights", "md5": "1"}]}
+    other = {**weights, "outs": [{"path": "data/weights", "md5": "2"}]}
+    before = LOCK | {"fetch_weights": weights}
+    assert first_other_bytes(before, rounded() | {"fetch_weights": other}) is None
+    assert first_other_bytes(before, rounded() | {"fetch_weights": weights}) == "train"
+
+
+@pytest.mark.parametrize("below", ["", "research/pose"])
+def test_it_prints_one_line(tmp_path: Path, below: str) -> None:
+    """Also where the project is a folder of a larger repository."""
+    root = tmp_path / below
+    (root / "tools").mkdir(parents=True)
+    script = shutil.copy(ROOT / "tools/explain_changes.py", root / "tools")
+    (root / "stages").symlink_to(ROOT / "stages")
+    lock = root / "dvc.lock"
     lock.write_text(yaml.safe_dump({"stages": LOCK}, sort_keys=False))
-    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["init", "-q"], ["add", "dvc.lock"], [*name, "commit", "-qm", "a run"]):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+
+    def git(*command: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True)
 
     def printed() -> str:
         command = [sys.executable, script]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    assert printed() == ""
+    assert printed() == ""  # no repository
+    git("init", "-q")
+    assert printed() == ""  # no commit
+    git("add", str(lock))
+    git("commit", "-qm", "a run")
+    assert printed() == ""  # no change
     lock.write_text(yaml.safe_dump({"stages": rounded()}, sort_keys=False))
     assert printed().startswith("train wrote other bytes than at the last commit")
     assert "1 files in git changed" in printed()
