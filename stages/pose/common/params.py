@@ -156,6 +156,7 @@ class Weights(Section):
     url: Url | None
     sha256: Sha256 | None
     key: str | None
+    expert: Annotated[int, Field(ge=0, le=5)] | None
     head: Literal["fresh", "keep"]
 
     @model_validator(mode="after")
@@ -178,6 +179,9 @@ class Codec(Section):
     radius_factor: Positive
     blur_kernel_size: Annotated[int, Field(gt=0)]
     blur_border: Literal["zero", "mirror"]
+    interpolation: Literal["linear", "cubic"]
+    outside: Literal["window", "ignore"]
+    occluded_weight: Probability
 
     @property
     def maps_per_keypoint(self) -> int:
@@ -192,11 +196,14 @@ class Codec(Section):
 
 
 class Model(Section):
+    family: Literal["vit", "sapiens2"]
     patch_size: Count
     patch_padding: Natural
     embed_dim: Count
     depth: Count
     num_heads: Count
+    mlp_dim: Count | None
+    rope_dtype: Literal["bf16", "fp32"]
     drop_path: BelowOne
     head: Literal["sapiens", "classic", "simple"]
     deconv_channels: tuple[Count, ...]
@@ -233,6 +240,7 @@ class Augment(Section):
     scale_factor: BelowOne
     rotate_deg: Annotated[float, Field(ge=0, le=180)]
     rotate_prob: Probability
+    photometric_prob: Probability
     brightness_delta: Annotated[int, Field(ge=0, le=255)]
     contrast_range: Range
     saturation_range: Range
@@ -253,9 +261,10 @@ class Train(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     batch_size: Count
     clip_grad_norm: Positive
+    loss_weight: Positive
     warmup_iters: Natural
     warmup_epochs: NonNegative
-    schedule: Literal["cosine", "multistep"]
+    schedule: Literal["cosine", "multistep", "linear"]
     min_lr: NonNegative
     milestones: Annotated[tuple[Count, ...], Ascending]
     gamma: Positive
@@ -347,6 +356,7 @@ class Evaluate(Section):
     flip_test: bool
     keypoint_score_thr: Probability
     oks_nms_thr: Probability
+    nms_area: Literal["box", "keypoints"]
     pck_thr: Positive
 
     @property
