@@ -16,7 +16,7 @@ from pose.engine.optim import build_adamw, set_lr
 from pose.evaluation.predict import predict_maps
 from pose.models import build as models_build
 from pose.models.build import autocast
-from pose.models.vit import normalise
+from pose.models.pose_model import normalise
 
 Work = Callable[[], None]
 

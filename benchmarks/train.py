@@ -44,7 +44,7 @@ from pose.common.files import write_atomic
 from pose.common.params import Params
 from pose.common.script import exit_codes
 from pose.models import vit
-from pose.models.vit import build_on_meta
+from pose.models.pose_model import build_on_meta
 from pose.planner import plan
 from pose.planner.count import count_activation_bytes, count_flops, count_parameters
 from timing import Result, measure

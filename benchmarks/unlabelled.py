@@ -63,7 +63,7 @@ from pose.evaluation.predict import (
 )
 from pose.models import build as models_build
 from pose.models.checkpoint import load_model
-from pose.models.vit import PoseModel
+from pose.models.pose_model import PoseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PEOPLE = {  # what differs from params.yaml, for all arms

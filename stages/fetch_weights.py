@@ -50,7 +50,8 @@ from pose.common.skeleton import COCO_17
 from pose.fetch.checksums import Checksum
 from pose.fetch.url import download
 from pose.models.checkpoint import State, read_provenance, save_weights
-from pose.models.vit import ModelSpec, build_backbone, build_on_meta, model_spec
+from pose.models.pose_model import build_backbone, build_on_meta
+from pose.models.spec import ModelSpec, model_spec
 from pose.pretrained.convert import convert
 from pose.pretrained.hub import download_from_hub
 from pose.pretrained.read import index_of, shards_of
@@ -75,7 +76,11 @@ def main(params: Params) -> None:
 
 def _spec(params: Params) -> ModelSpec:
     """K is that of params: the data are not read yet, and only `weights.head: keep` needs K."""
-    return model_spec(params, len(params.keypoints.names or COCO_17.names))
+    return model_spec(params, len(_keypoint_names(params)))
+
+
+def _keypoint_names(params: Params) -> tuple[str, ...]:
+    return params.keypoints.names or COCO_17.names
 
 
 def _embedded(params: Params) -> tuple[State, dict[str, Any]]:
@@ -100,7 +105,8 @@ def converted(params: Params) -> tuple[State, dict[str, Any]]:
     model = build_on_meta(_spec(params))
     tensors, where = read_model(path, params.weights.key)
     try:
-        state, report = convert(tensors, model, params.weights.head == "keep")
+        keep_head, expert = params.weights.head == "keep", params.weights.expert
+        state, report = convert(tensors, model, keep_head, expert, _keypoint_names(params))
     except PoseError as error:
         raise PoseError(f"{path}: {error}") from None
     log(f"{NAME}: {path}: {where}\n{report}")

@@ -45,7 +45,7 @@ from pose.engine.train import (
 )
 from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model, read_provenance
-from pose.models.vit import PoseModel
+from pose.models.pose_model import PoseModel
 from pose.ssl.consistency import Consistency
 from pose.ssl.pictures import picture_views
 from pose.ssl.students import network_teacher

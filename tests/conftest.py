@@ -24,7 +24,7 @@ from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, plan_shards, write_shard
-from pose.models.vit import ModelSpec
+from pose.models.spec import ModelSpec
 from sections import DEFAULT, changed
 from tiny_coco import SPLIT, TinyCoco, person, picture
 

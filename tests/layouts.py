@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pose.models.vit import ModelSpec, build_on_meta
+from pose.models.pose_model import build_on_meta
+from pose.models.spec import ModelSpec
 
 State = dict[str, Tensor]
 PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")  # ours, of a block

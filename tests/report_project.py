@@ -29,7 +29,7 @@ from pose.data import build as data_build
 from pose.engine.curves import write_curves
 from pose.models import vit
 from pose.models.checkpoint import save_weights
-from pose.models.vit import PoseModel
+from pose.models.pose_model import PoseModel
 from sections import changed
 
 ROOT = Path(__file__).resolve().parents[1]

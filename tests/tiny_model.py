@@ -8,7 +8,8 @@ from pose.codecs.gaussian import Blur
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.deploy.manifest import Manifest
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.pose_model import PoseModel
+from pose.models.spec import ModelSpec
 
 
 def tiny_manifest(maps_per_keypoint: int = 1) -> Manifest:

@@ -31,7 +31,8 @@ from pose.engine.fit import (
     supervised_step,
 )
 from pose.engine.optim import Schedule, build_adamw
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.pose_model import PoseModel
+from pose.models.spec import ModelSpec
 from pose.ssl.consistency import Consistency
 from pose.ssl.students import network_teacher
 from sections import DEFAULT, changed
@@ -83,6 +84,7 @@ def train(
     frozen: bool = False,
     compiled: bool = False,
     drop_path: float = 0.0,
+    family: str = "vit",
     bad: str = "stop",
     decay: float = 0.0,
     teacher_decay: float = 0.0,
@@ -94,7 +96,7 @@ def train(
 ) -> dict[str, Any]:
     """Weights, logged rows and saved states of a run from `start` (if resume) to `stop`."""
     torch.manual_seed(0)
-    model = PoseModel(replace(SPEC, drop_path=drop_path))
+    model = PoseModel(replace(SPEC, drop_path=drop_path, family=family, rope_dtype="fp32"))
     torch.nn.init.normal_(model.head.final_layer.weight, std=0.1)
     if frozen:
         freeze_backbone_(model)
@@ -231,6 +233,7 @@ def main(folder: Path) -> None:
     torch.use_deterministic_algorithms(True)
     cut(folder, "fsdp", "fsdp")
     cut(folder, "ddp", "dropping", drop_path=0.5)
+    cut(folder, "fsdp", "sapiens2", family="sapiens2")
     cut(folder, "fsdp", "ema", decay=0.5)
     cut(folder, "fsdp", "teacher", pair=True, teacher_decay=0.5)
     found = {
@@ -249,6 +252,9 @@ def main(folder: Path) -> None:
         "fsdp fp16": train("fsdp", amp="fp16"),
         "ddp compiled": train(compiled=True),
         "fsdp compiled": train("fsdp", compiled=True),
+        "ddp sapiens2": train(family="sapiens2"),
+        "fsdp sapiens2": train("fsdp", family="sapiens2"),
+        "fsdp sapiens2, resumed": resumed(folder, "fsdp", "sapiens2", family="sapiens2"),
         "fsdp, then ddp": resumed(folder, "ddp", "fsdp"),
         "fsdp, then fsdp": resumed(folder, "fsdp", "fsdp"),
         "dropping": train(drop_path=0.5),

@@ -25,7 +25,8 @@ from fuzz.corrupt import corrupted_bytes, corrupted_json, fuzz, inputs, refused,
 from layouts import hugging_face, random_state, sapiens_clean, sapiens_pose, vitpose
 from pose.engine.checkpoint import read_training_state
 from pose.models.checkpoint import read_provenance
-from pose.models.vit import ModelSpec, PoseModel, build_on_meta
+from pose.models.pose_model import PoseModel, build_on_meta
+from pose.models.spec import ModelSpec
 from pose.pretrained.convert import convert
 from pose.pretrained.read import read_checkpoint
 from pose.pretrained.select import read_model

@@ -19,8 +19,9 @@ from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.engine import losses
 from pose.engine.optim import parameter_groups
 from pose.evaluation import coco_metrics
-from pose.models.vit import ModelSpec, PoseModel, build_on_meta
-from pose.pretrained import convert
+from pose.models.pose_model import PoseModel, build_on_meta
+from pose.models.spec import ModelSpec
+from pose.pretrained import convert, names
 from pose.pretrained.select import read_model
 
 oks = partial(coco_metrics.oks, sigmas=COCO_OKS_SIGMAS)
@@ -149,8 +150,8 @@ def test_oks_nms(image: str, threshold: str) -> None:
 
 
 def our_name(name: str) -> str:
-    """Ours for an official parameter name, by the pairs of families.RENAMES."""
-    for pattern, replacement in convert.RENAMES:
+    """Ours for an official parameter name, by the pairs of names.RENAMES."""
+    for pattern, replacement in names.RENAMES:
         name = pattern.sub(replacement, name)
     return name
 

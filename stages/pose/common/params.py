@@ -214,9 +214,28 @@ class Model(Section):
     def _parts_fit(self) -> Model:
         if self.embed_dim % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide embed_dim {self.embed_dim}")
+        self._check_sapiens2()
         if self.head == "simple" and (self.deconv_channels or self.conv_channels):
             raise ValueError("deconv_channels and conv_channels must be [] for head simple")
         return self
+
+    def _check_sapiens2(self) -> None:
+        """Raise ValueError for sizes that this backbone cannot have."""
+        if self.family != "sapiens2":
+            return
+        head_dim = self.embed_dim // self.num_heads
+        if head_dim % 4:
+            raise ValueError(
+                f"num_heads = {self.num_heads} makes heads of {head_dim} channels; the rotary "
+                "embedding of family sapiens2 needs a multiple of 4"
+            )
+        if self.depth > 16 and self.num_heads % 2:
+            raise ValueError(
+                f"num_heads = {self.num_heads}, expected an even number: the middle blocks of "
+                f"family sapiens2 (depth {self.depth}) have half as many key heads"
+            )
+        if self.drop_path:
+            raise ValueError(f"drop_path = {self.drop_path}: family sapiens2 has none; set it to 0")
 
     @property
     def head_growth(self) -> int:

@@ -19,7 +19,8 @@ from pose.common.files import read_json
 from pose.common.params import Params, load_params
 from pose.common.skeleton import Skeleton, oks_sigmas
 from pose.data import build
-from pose.models.vit import PIXEL_MEAN, PIXEL_STD, ModelSpec, model_spec
+from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD
+from pose.models.spec import ModelSpec, model_spec
 
 FILE = "pose.json"
 

@@ -32,7 +32,7 @@ from pose.deploy.media import read_picture
 from pose.evaluation.coco_metrics import oks_nms, rescore
 from pose.evaluation.predict import concat_predictions, empty_predictions, predict_batches
 from pose.models.checkpoint import load_state
-from pose.models.vit import PoseModel
+from pose.models.pose_model import PoseModel
 from pose.pretrained.select import read_model
 
 Array = NDArray[np.float64]

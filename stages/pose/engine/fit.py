@@ -25,7 +25,7 @@ from pose.engine.losses import LOSSES
 from pose.engine.optim import Schedule, set_lr
 from pose.models.build import autocast
 from pose.models.checkpoint import State
-from pose.models.vit import PoseModel, normalise
+from pose.models.pose_model import PoseModel, normalise
 
 Losses = dict[str, Tensor]
 Row = dict[str, float]

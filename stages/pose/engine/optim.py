@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pose.models.vit import PoseModel
+from pose.models.pose_model import PoseModel
 
 WARMUP_START = 0.001  # of the peak lr
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pose import distributed
 from pose.common.errors import PoseError
-from pose.models.vit import PoseModel
+from pose.models.pose_model import PoseModel
 
 
 def wrap_distributed(model: PoseModel, kind: str, device: torch.device) -> nn.Module:

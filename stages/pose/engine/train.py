@@ -44,7 +44,7 @@ from pose.engine.fit import (
 from pose.engine.optim import Schedule, build_adamw
 from pose.engine.validation import Validation
 from pose.models.checkpoint import State, read_provenance, save_weights
-from pose.models.vit import PoseModel
+from pose.models.pose_model import PoseModel
 
 
 @contextmanager

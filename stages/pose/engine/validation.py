@@ -35,7 +35,7 @@ from pose.evaluation.predict import (
     predict_batches,
 )
 from pose.models.build import autocast
-from pose.models.vit import PoseModel, normalise
+from pose.models.pose_model import PoseModel, normalise
 
 PICTURE_PEOPLE = 6  # per picture
 PANEL = 144  # pixels, height of each of their four views

@@ -22,7 +22,7 @@ from pose.codecs.gaussian import Blur
 from pose.codecs.udp import UdpCodec
 from pose.data.samples import test_batches
 from pose.models.build import autocast
-from pose.models.vit import normalise
+from pose.models.pose_model import normalise
 
 Decoder = Callable[[Tensor], tuple[Tensor, Tensor]]  # maps -> cells (B, K, 2), scores (B, K)
 

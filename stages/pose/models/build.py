@@ -11,7 +11,8 @@ import torch
 from pose import distributed
 from pose.common.params import Params
 from pose.common.skeleton import Skeleton
-from pose.models.vit import PoseModel, model_spec
+from pose.models.pose_model import PoseModel
+from pose.models.spec import model_spec
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -93,3 +93,11 @@ def _init(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.001)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def init_kaiming(module: nn.Module) -> None:
+    """Kaiming normal weights (fan_out), biases 0, as in Sapiens2's head."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pose.models.vit import ModelSpec, PoseModel, build_on_meta
+from pose.models.pose_model import PoseModel, build_on_meta
+from pose.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,12 @@ def count_flops(spec: ModelSpec) -> Flops:
     model = build_on_meta(replace(spec, grad_checkpointing=False))
     width, height = spec.input_wh
     image = torch.empty(1, 3, height, width, device="meta")
-    features = model.features(image).detach()
-    tokens = features.flatten(2).transpose(1, 2)
+    inputs, _ = model.backbone.embed(image)
     return Flops(
         forward=_flops(lambda: model(image)),
         training=_flops(lambda: model(image).sum().backward()),
         head_only=_flops(lambda: model.head(_detached_features(model, image)).sum().backward()),
-        recomputed=_flops(lambda: model.backbone.blocks(tokens)),
+        recomputed=_flops(lambda: model.run_blocks(*inputs)),
     )
 
 
@@ -90,9 +90,9 @@ def _batch_bytes(spec: ModelSpec, amp: str, batch: int) -> int:
         stored = saved_bytes(model, lambda: _loss(model, images, amp))
         if not spec.grad_checkpointing:
             return stored
-        tokens = torch.empty(batch, model.backbone.patch_embed.num_patches, spec.embed_dim)
-        tokens.requires_grad_()
-        return stored + saved_bytes(model, lambda: _block(model, tokens, amp))
+        (tokens, *tables), _ = model.backbone.embed(images)
+        inputs = (tokens.detach().requires_grad_(), *tables)
+        return stored + saved_bytes(model, lambda: _block(model, inputs, amp))
 
 
 def _loss(model: PoseModel, images: Tensor, amp: str) -> Tensor:
@@ -101,9 +101,9 @@ def _loss(model: PoseModel, images: Tensor, amp: str) -> Tensor:
     return ((maps.float() - torch.zeros_like(maps, dtype=torch.float32)) ** 2).mean()
 
 
-def _block(model: PoseModel, tokens: Tensor, amp: str) -> Tensor:
+def _block(model: PoseModel, inputs: tuple[Tensor, ...], amp: str) -> Tensor:
     with _autocast(amp):
-        out: Tensor = model.backbone.blocks[0](tokens)
+        out: Tensor = model.backbone.blocks[0](*inputs)
     return out
 
 

@@ -20,7 +20,8 @@ from pose.crop_table import CropTable
 from pose.crops.aspect import advice, median_ratio
 from pose.crops.splits import labelled_count
 from pose.data.samples import steps_per_epoch
-from pose.models.vit import build_on_meta, model_spec
+from pose.models.pose_model import build_on_meta
+from pose.models.spec import model_spec
 from pose.planner.count import (
     ActivationBytes,
     Flops,

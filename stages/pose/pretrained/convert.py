@@ -1,11 +1,6 @@
 """Convert checkpoints of other projects: parameter names, position embeddings, patch size, heads.
 
-Source formats, recognised by their parameter names (keys as in the projects' own files):
-
-- Sapiens and mmpose 1.x (mmpretrain names): `layers.N.ln1`, `ffn.layers.0.0`, final norm `ln1`;
-- ViTPose, mmpose 0.x: timm's names with `last_norm`, `keypoint_head`;
-- Hugging Face ViTPose: `encoder.layer.N`, separate query, key, value;
-- timm and MAE ViTs: timm's names with `norm`.
+Source formats are those of pose.pretrained.names, recognised by their parameter names.
 
 Our ViT has no class token. Both ViTPose formats add the class token's row of the position embedding
 to all other rows (vit.py of ViTPose); the other formats drop it (Sapiens' vision_transformer.py).
@@ -16,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,39 +19,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pose.common.errors import PoseError
+from pose.common.skeleton import COCO_17
 from pose.models.checkpoint import State, require_same, shorten
-from pose.models.vit import PoseModel, resize_pos_embed
+from pose.models.pose_model import PoseModel
+from pose.models.sapiens2 import Sapiens2
+from pose.models.vit import resize_pos_embed
+from pose.pretrained.experts import take_expert
+from pose.pretrained.keypoints_308 import COUNT, rows_for
+from pose.pretrained.names import our_names
 from pose.pretrained.select import no_backbone
 
-RENAMES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^keypoint_head\.", "head."),
-        # mmpretrain: Sapiens, mmpose 1.x
-        (r"^backbone\.patch_embed\.projection\.", "backbone.patch_embed.proj."),
-        (r"^backbone\.layers\.(\d+)\.ln([12])\.", r"backbone.blocks.\1.norm\2."),
-        (r"^backbone\.layers\.(\d+)\.attn\.", r"backbone.blocks.\1.attn."),
-        (r"^backbone\.layers\.(\d+)\.ffn\.layers\.0\.0\.", r"backbone.blocks.\1.mlp.fc1."),
-        (r"^backbone\.layers\.(\d+)\.ffn\.layers\.1\.", r"backbone.blocks.\1.mlp.fc2."),
-        (r"^backbone\.(ln1|last_norm|layernorm)\.", "backbone.norm."),
-        # Hugging Face ViTPose
-        (r"^backbone\.embeddings\.position_embeddings$", "backbone.pos_embed"),
-        (r"^backbone\.embeddings\.patch_embeddings\.projection\.", "backbone.patch_embed.proj."),
-        (r"^backbone\.encoder\.layer\.", "backbone.blocks."),
-        (r"(blocks\.\d+)\.layernorm_before\.", r"\1.norm1."),
-        (r"(blocks\.\d+)\.layernorm_after\.", r"\1.norm2."),
-        (r"(blocks\.\d+)\.attention\.output\.dense\.", r"\1.attn.proj."),
-        (r"^head\.deconv1\.", "head.deconv_layers.0."),
-        (r"^head\.batchnorm1\.", "head.deconv_layers.1."),
-        (r"^head\.deconv2\.", "head.deconv_layers.3."),
-        (r"^head\.batchnorm2\.", "head.deconv_layers.4."),
-        (r"^head\.conv\.", "head.final_layer."),
-    )
-]
-HF_QKV = re.compile(r"^(backbone\.blocks\.\d+)\.attention\.attention\.(query|key|value)\.(.+)$")
 IN_HEAD = re.compile(r"^head\.(deconv_layers|conv_layers|final_layer)\.")
 UNUSED = re.compile(  # tensors of other projects that our backbone does not have
-    r"^backbone\.(cls_token|mask_token|decoder_.*|head\..*|fc_norm\..*|pre_logits\..*)$"
+    r"^backbone\.(cls_token|mask_token|decoder_.*|head\..*|fc_norm\..*|pre_logits\..*"
+    r"|rope_embed\.periods)$"
 )
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -77,42 +54,85 @@ class LoadReport:
         return "\n".join([*lines, *self.notes])
 
 
-def convert(state: State, model: PoseModel, keep_head: bool) -> tuple[State, LoadReport]:
+def convert(
+    state: State,
+    model: PoseModel,
+    keep_head: bool,
+    expert: int | None = None,
+    names: Sequence[str] = COCO_17.names,
+) -> tuple[State, LoadReport]:
     """Weights with `model`'s names and shapes, and a report on each tensor of `state`.
 
-    Names are as those of pose.pretrained.select: without wrappers and prefixes.
-    The backbone is always converted, the head only if keep_head. Raises PoseError if a tensor of
-    these is missing, unexpected or of another shape. A wrong num_heads cannot be detected, because
-    no shape depends on it. The model may be on the meta device.
+    Names of tensors are as those of pose.pretrained.select: without wrappers and prefixes. The
+    backbone is always converted, the head only if keep_head. expert: see experts.take_expert.
+    names: of the model's keypoints, which a head of Sapiens' 308 keypoints is reduced to. Raises
+    PoseError if a tensor of these is missing, unexpected or of another shape. A wrong num_heads of
+    a ViT cannot be detected, because no shape depends on it. The model may be on the meta device.
     """
+    state, expert_notes = take_expert(state, expert, keep_head)
     adds_class_row = any(re.search(r"last_norm\.|embeddings\.position_", n) for n in state)
-    renamed = _our_names(state)
+    renamed = our_names(state)
     if not any(name.startswith("backbone.blocks.") for name in renamed):
         raise no_backbone(state)
+    _require_family(renamed, model)
     if keep_head and not any(IN_HEAD.match(name) for name in renamed):
         others = [name for name in renamed if not name.startswith("backbone.")]
         beside = f" (beside the backbone: {shorten(others)})" if others else ""
         raise PoseError(f"has no head of a pose model{beside}; set weights.head: fresh")
     report = LoadReport()
     report.notes += [describe_backbone(renamed), describe_head(renamed)]
+    own = model.state_dict()
     weights: State = {}
     for name, tensor in renamed.items():
-        wanted = name.startswith("backbone.") and not UNUSED.match(name)
+        wanted = name.startswith("backbone.") and (name in own or not UNUSED.match(name))
         if wanted or (keep_head and IN_HEAD.match(name)):
             weights[name] = tensor
         else:
             report.dropped.append(name)
     _require_floats(weights)
-    expected = {k: v for k, v in model.state_dict().items() if keep_head or k[:5] != "head."}
-    report.missing = [k for k in model.state_dict() if k not in expected]
+    expected = {k: v for k, v in own.items() if keep_head or k[:5] != "head."}
+    report.missing = [k for k in own if k not in expected]
     _fit_embeddings(weights, model, adds_class_row, report)
+    head_notes = _fit_final_layer(weights, own, names)
     for part, note in zip(("backbone.", "head."), report.notes, strict=True):
         _require_part(part, expected, weights, note)
+    report.notes += [*expert_notes, *head_notes]
     if not keep_head:
         report.notes.append("the model's head is newly initialised")
     _require_finite(weights)
     report.loaded = sorted(weights)
     return weights, report
+
+
+def _require_family(state: State, model: PoseModel) -> None:
+    """Raise PoseError unless the backbone in a file (with our names) is of model.family."""
+    is_sapiens2 = "backbone.storage_tokens" in state
+    if any(name.startswith("backbone.tokenizer.") for name in state):
+        raise PoseError(
+            "has the window tokenizer of the 4K variant, which model.family sapiens2 does not "
+            "have; take the file of another size"
+        )
+    if is_sapiens2 != isinstance(model.backbone, Sapiens2):
+        family, other = ("sapiens2", "vit") if is_sapiens2 else ("vit", "sapiens2")
+        raise PoseError(
+            f"model.family = {other!r}, but the file has a backbone of {family}; set model.family: "
+            f"{family} ({describe_backbone(state)})"
+        )
+
+
+def _fit_final_layer(state: State, own: State, names: Sequence[str]) -> list[str]:
+    """Reduce a final layer of 308 maps in `state` to the model's keypoints; returns a note."""
+    parts = [f"head.final_layer.{kind}" for kind in ("weight", "bias")]
+    found = [state[name] for name in parts if name in state]
+    if not all(len(t) == COUNT for t in found if t.ndim) or not found:
+        return []
+    rows = rows_for(names)
+    if rows is None or len(own[parts[0]]) != len(rows):
+        return []
+    for name in parts:
+        if name in state:
+            state[name] = state[name][rows]
+    return [f"the head's {len(rows)} maps are rows {rows} of its {COUNT}, by keypoint names"]
 
 
 def _require_finite(state: State) -> None:
@@ -139,44 +159,6 @@ def _require_part(part: str, expected: State, state: State, note: str) -> None:
         raise PoseError(f"{error} ({note})") from None
 
 
-def _our_names(state: State) -> State:
-    """The same tensors with our names; names of the backbone start with `backbone.`."""
-    prefixed = any(name.startswith("backbone.") for name in state)
-    renamed: State = {}
-    for name, tensor in state.items():
-        bare = name if prefixed or name.startswith("keypoint_head.") else f"backbone.{name}"
-        for pattern, replacement in RENAMES:
-            bare = pattern.sub(replacement, bare)
-        renamed[bare] = tensor
-    return _rename_final(_merge_qkv(renamed))
-
-
-def _merge_qkv(state: State) -> State:
-    """Hugging Face's query, key and value stacked as timm's qkv."""
-    merged = {name: tensor for name, tensor in state.items() if not HF_QKV.match(name)}
-    parts: dict[str, State] = {}
-    for name, tensor in state.items():
-        if match := HF_QKV.match(name):
-            block, role, kind = match.groups()
-            parts.setdefault(f"{block}.attn.qkv.{kind}", {})[role] = tensor
-    for name, roles in parts.items():
-        if len(roles) == 3 and len({(t.shape, t.dtype) for t in roles.values()}) == 1:
-            merged[name] = torch.cat([roles[role] for role in ("query", "key", "value")])
-    return merged
-
-
-def _rename_final(state: State) -> State:
-    """mmpose 0.x's final_layer.N: the last is our final_layer, the others are conv_layers."""
-    pattern = re.compile(r"^head\.final_layer\.(\d{1,4})\.")
-    last = max((int(m[1]) for name in state if (m := pattern.match(name))), default=0)
-
-    def ours(match: re.Match[str]) -> str:
-        number = int(match[1])
-        return "head.final_layer." if number == last else f"head.conv_layers.{number}."
-
-    return {pattern.sub(ours, name): tensor for name, tensor in state.items()}
-
-
 def describe_backbone(state: State) -> str:
     """One line: the backbone in a file (with our names), as values of params.yaml's model."""
     kernel = state.get("backbone.patch_embed.proj.weight")
@@ -185,10 +167,13 @@ def describe_backbone(state: State) -> str:
     ]
     if kernel is None or kernel.ndim != 4 or not blocks:
         return "backbone in the file: none"
-    return (
-        f"backbone in the file: model.embed_dim {kernel.shape[0]}, depth {max(blocks) + 1}, "
-        f"patch_size {kernel.shape[-1]}"
+    sizes = f"model.embed_dim {kernel.shape[0]}, depth {max(blocks) + 1}"
+    norm, down = (
+        state.get(f"backbone.blocks.0.{name}.weight") for name in ("attn.q_norm", "ffn.w3")
     )
+    if norm is not None and down is not None and len(norm) and down.ndim == 2:
+        sizes += f", num_heads {kernel.shape[0] // len(norm)}, mlp_dim {down.shape[1]}"
+    return f"backbone in the file: {sizes}, patch_size {kernel.shape[-1]}"
 
 
 def describe_head(state: State) -> str:

@@ -26,7 +26,8 @@ PREFERRED = ("state_dict", "state_dict_ema", "model", "module")
 MARKS = tuple(
     re.compile(rf"(?:(?P<prefix>.*)\.)?(?:{pattern})")
     for pattern in (
-        r"(?:patch_embed|embeddings\.patch_embeddings)\.(?:proj|projection)\.weight",
+        r"patch_embed\.(?:proj|projection)\.weight"
+        r"|embeddings\.patch_embeddings\.(?:projection\.)?weight",
         r"pos_embed|embeddings\.position_embeddings",
         r"(?:blocks|layers|encoder\.layer)\.\d{1,4}\.(?:norm1|ln1|layernorm_before)\.weight",
     )
@@ -107,10 +108,18 @@ def _backbones(keys: str, state: State) -> list[Backbone]:
     """All in one dictionary, by the first of MARKS that any name has."""
     for mark, pattern in enumerate(MARKS):
         matches = [match for name in state if (match := pattern.fullmatch(name))]
-        prefixes = [re.sub(r"(^|\.)backbone$", "", match["prefix"] or "") for match in matches]
+        prefixes = [_parent(match["prefix"] or "", state) for match in matches]
         if prefixes:
             return [Backbone(keys, prefix, mark) for prefix in dict.fromkeys(prefixes)]
     return []
+
+
+def _parent(prefix: str, state: State) -> str:
+    """A backbone's prefix without its own name, which is `backbone`, or `model` beside a head."""
+    if (parent := re.sub(r"(^|\.)model$", "", prefix)) != prefix:
+        head = f"{parent}.decode_head.".lstrip(".")
+        return parent if any(name.startswith(head) for name in state) else prefix
+    return re.sub(r"(^|\.)backbone$", "", prefix)
 
 
 def _preferred(keys: list[str]) -> str:

@@ -20,7 +20,7 @@ from pose.data.samples import TestSamples
 from pose.draw import Image, caption, draw_heatmap, draw_pose, encode_jpeg, enlarge, grid
 from pose.models.build import build_model
 from pose.models.checkpoint import load_model
-from pose.models.vit import normalise
+from pose.models.pose_model import normalise
 from pose.report.page import Picture, Table
 from pose.report.tables import MAX_KEYPOINTS
 

@@ -25,7 +25,7 @@ from pose.common.params import Ssl
 from pose.engine import parallel
 from pose.engine.fit import ONE_BATCH, Gradients, Losses, supervised_loss, to_device
 from pose.models.build import autocast
-from pose.models.vit import normalise
+from pose.models.pose_model import normalise
 from pose.ssl.hard_views import HardViews, draw_theta, stays_inside, warp_maps
 from pose.ssl.students import Teacher, without_drop_path
 from pose.ssl.targets import Target, ensemble_target, path_loss, teacher_target

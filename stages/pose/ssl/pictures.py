@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pose.draw import Image, caption, draw_heatmap, enlarge, grid
-from pose.models.vit import PIXEL_MEAN, PIXEL_STD
+from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD
 from pose.ssl.consistency import Consistency
 from pose.ssl.hard_views import warp_maps
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from pose.models.vit import PIXEL_MEAN, PIXEL_STD
+from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD
 
 MAX_MAGNITUDE = 30  # an operation has its full strength at this magnitude
 Operation = Callable[[Tensor, float], Tensor]  # (image, signed strength -1..1)

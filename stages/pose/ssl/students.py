@@ -15,7 +15,7 @@ from pose.engine.fit import ONE_BATCH, Gradients
 from pose.engine.validation import eval_mode
 from pose.evaluation.predict import predict_maps
 from pose.models.build import autocast
-from pose.models.vit import normalise
+from pose.models.pose_model import normalise
 
 Teacher = Callable[[Tensor, Tensor], Tensor]  # images (B, h, w, 3), targets (B, K, 3) -> maps
 

@@ -11,7 +11,7 @@ import pytest
 from loopback import failure
 from pose.common import stage
 from pose.deploy.manifest import describe, project_params, read_manifest
-from pose.models.vit import PIXEL_MEAN, PIXEL_STD
+from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD
 from tiny_model import tiny_manifest
 
 

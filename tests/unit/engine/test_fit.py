@@ -18,7 +18,8 @@ from pose.engine import fit as engine_fit
 from pose.engine.ema import WeightEma
 from pose.engine.fit import Gradients, TrainState, fit, loss_scaler, supervised_step
 from pose.engine.optim import Schedule, build_adamw
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.pose_model import PoseModel
+from pose.models.spec import ModelSpec
 from sections import DEFAULT, changed
 
 CPU = torch.device("cpu")
@@ -78,10 +79,12 @@ def train(
 
 
 @pytest.mark.parametrize("kill_at", [4, 6, 10])
+@pytest.mark.parametrize("family", ["vit", "sapiens2"])
 def test_a_resumed_run_equals_an_unbroken_one(
-    tmp_path: Path, tiny_model_spec: ModelSpec, kill_at: int
+    tmp_path: Path, tiny_model_spec: ModelSpec, family: str, kill_at: int
 ) -> None:
-    tiny_model_spec = replace(tiny_model_spec, drop_path=0.3)  # the forward draws, so rng counts
+    drop_path = 0.3 if family == "vit" else 0.0  # the forward draws, so rng counts
+    tiny_model_spec = replace(tiny_model_spec, drop_path=drop_path, family=family)
     unbroken = fresh(tiny_model_spec)
     train(unbroken)
     path = tmp_path / "state.pt"
@@ -375,9 +378,10 @@ def test_a_share_must_split_evenly(tiny_model_spec: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_half_precision_is_near(tiny_model_spec: ModelSpec, amp: str) -> None:
-    name = "head.final_layer.weight"
-    exact, found = (gradients_of(tiny_model_spec, 1, kind)[name] for kind in ("none", amp))
+@pytest.mark.parametrize("family", ["vit", "sapiens2"])
+def test_half_precision_is_near(tiny_model_spec: ModelSpec, family: str, amp: str) -> None:
+    name, spec = "head.final_layer.weight", replace(tiny_model_spec, family=family)
+    exact, found = (gradients_of(spec, 1, kind)[name] for kind in ("none", amp))
     assert found.dtype == torch.float32
     assert 0 < (found - exact).norm() < 0.05 * exact.norm()
 
@@ -431,8 +435,12 @@ def test_the_loss_scale_goes_on(tmp_path: Path, tiny_model_spec: ModelSpec) -> N
         assert torch.equal(a, b)
 
 
-def test_compiled_parts_keep_their_names_and_results(tiny_model_spec: ModelSpec) -> None:
-    plain, compiled = fresh(tiny_model_spec), fresh(tiny_model_spec)
+@pytest.mark.parametrize("family", ["vit", "sapiens2"])
+def test_compiled_parts_keep_their_names_and_results(
+    tiny_model_spec: ModelSpec, family: str
+) -> None:
+    spec = replace(tiny_model_spec, family=family)
+    plain, compiled = fresh(spec), fresh(spec)
     for part in (*compiled.model.backbone.blocks, compiled.model.head):
         part.compile(backend="aot_eager")
     train(plain, 3)

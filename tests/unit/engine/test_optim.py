@@ -21,7 +21,8 @@ from pose.engine.optim import (
     parameter_groups,
     set_lr,
 )
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.pose_model import PoseModel
+from pose.models.spec import ModelSpec
 
 DEPTH = 24
 

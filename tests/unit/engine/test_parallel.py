@@ -15,7 +15,7 @@ import torch
 import two_processes as runs
 from pose import distributed
 from pose.engine import checkpoint, parallel
-from pose.models.vit import PoseModel
+from pose.models.pose_model import PoseModel
 
 TESTS = Path(runs.__file__).parent
 
@@ -71,6 +71,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         (" ssl", {"ssl": True}),
         (" pair", {"pair": True}),
         (" compiled", {}),
+        (" sapiens2", {"family": "sapiens2"}),
     ],
 )
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
@@ -94,6 +95,7 @@ def test_a_state_in_shards_goes_on_anywhere(pair: Pair) -> None:
     """Saved by two processes with FSDP; read by two with FSDP, by two with DDP, and by one."""
     assert_same(pair.found["fsdp, then fsdp"], pair.found["fsdp"])
     assert_close(pair.found["fsdp, then ddp"], pair.found["fsdp"])
+    assert_same(pair.found["fsdp sapiens2, resumed"], pair.found["fsdp sapiens2"])
     alone = runs.resumed(pair.folder, "ddp", "fsdp")
     assert_close(alone, pair.found["fsdp"])
     state = checkpoint.read_training_state(pair.folder / "fsdp.pt")

@@ -23,7 +23,8 @@ from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import Schedule, build_adamw
 from pose.evaluation.coco_metrics import coco_eval, to_results
 from pose.evaluation.predict import Predictions
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.pose_model import PoseModel
+from pose.models.spec import ModelSpec
 from predictions import predict_all
 from sections import DEFAULT, changed
 from tiny_coco import TinyCoco

@@ -22,7 +22,8 @@ from pose.evaluation.predict import (
     predict_maps,
     predict_views,
 )
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.pose_model import PoseModel
+from pose.models.spec import ModelSpec
 from predictions import predict_all
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ import torch
 
 from pose.common.errors import PoseError
 from pose.models import checkpoint
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.pose_model import PoseModel
+from pose.models.spec import ModelSpec
 
 
 def saved(folder: Path, content, name: str = "x.pth") -> Path:

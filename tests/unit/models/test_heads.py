@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from pose.models.heads import HEADS, ClassicHead, HeatmapHead, SimpleHead
-from pose.models.vit import ModelSpec, PoseModel, build_on_meta
+from pose.models.pose_model import PoseModel, build_on_meta
+from pose.models.spec import ModelSpec
 
 SAPIENS = ((768, 768), (768, 768))
 VITPOSE = ((256, 256), ())

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from pose.models.vit import PIXEL_MEAN, PIXEL_STD, ModelSpec, PoseModel, normalise
+from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD, PoseModel, normalise
+from pose.models.spec import ModelSpec
 
 HEAD = [
     "head.deconv_layers.0.weight",
@@ -60,7 +61,7 @@ def test_shapes_of_a_small_model(tiny_model_spec: ModelSpec) -> None:
 def test_features_lie_where_their_patches_lie(tiny_model_spec: ModelSpec) -> None:
     """Tokens are unfolded row by row: the patch embedding of one bright patch, found again."""
     model = PoseModel(tiny_model_spec).eval()
-    model.backbone.blocks = nn.Identity()
+    model.backbone.blocks = nn.Sequential()
     model.backbone.norm = nn.Identity()
     nn.init.zeros_(model.backbone.pos_embed)
     images = torch.zeros(1, 3, 32, 24)

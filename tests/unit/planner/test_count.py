@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pose.common.params import load_params
 from pose.models.build import autocast
-from pose.models.vit import ModelSpec, PoseModel, model_spec
+from pose.models.pose_model import PoseModel
+from pose.models.spec import ModelSpec, model_spec
 from pose.planner import count
 from pose.planner.count import count_activation_bytes, count_flops
 
@@ -48,11 +49,15 @@ def stored_bytes(spec: ModelSpec, amp: str, batch: int) -> int:
     )
 
 
-@pytest.mark.parametrize("head", ["sapiens", "classic"])
+@pytest.mark.parametrize(
+    ("family", "head"), [("vit", "sapiens"), ("vit", "classic"), ("sapiens2", "sapiens")]
+)
 @pytest.mark.parametrize("batch", [1, 5])
-def test_bytes_are_those_that_torch_stores(default_spec: ModelSpec, head: str, batch: int) -> None:
+def test_bytes_are_those_that_torch_stores(
+    default_spec: ModelSpec, family: str, head: str, batch: int
+) -> None:
     """To 1 %: fused attention on CPU rounds up the length of its row sums."""
-    spec = replace(default_spec, head=head)
+    spec = replace(default_spec, family=family, head=head)
     counted = count_activation_bytes(spec, "none")
     assert counted.per_step + counted.per_sample * batch == pytest.approx(
         stored_bytes(spec, "none", batch), rel=0.01
@@ -70,7 +75,8 @@ def test_bytes_under_autocast(tiny_model_spec: ModelSpec) -> None:
 PEAK = """
 import json, sys, torch
 from pathlib import Path
-from pose.models.vit import ModelSpec, PoseModel
+from pose.models.pose_model import PoseModel
+from pose.models.spec import ModelSpec
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -17,8 +17,8 @@ from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.params import Params
 from pose.crop_table import CropTable
-from pose.models import vit
-from pose.models.vit import build_on_meta
+from pose.models.pose_model import build_on_meta
+from pose.models.spec import model_spec
 from pose.planner import plan as planner_plan
 from pose.planner.count import (
     ActivationBytes,
@@ -66,7 +66,7 @@ def default() -> Params:
 @pytest.mark.parametrize("name", [n for n in apply.recipe_names() if not n.startswith("ssl_")])
 def test_a_recipe_is_planned(name: str) -> None:
     params = apply.resolve(name)
-    spec, model = vit.model_spec(params, 17), params.model
+    spec, model = model_spec(params, 17), params.model
     forward = count_flops(spec).forward
     assert forward == pytest.approx(forward_flops(params), rel=0.01)
     parameters = count_parameters(build_on_meta(spec))

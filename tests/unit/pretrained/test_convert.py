@@ -32,7 +32,8 @@ from layouts import (
 )
 from pose.common.errors import PoseError
 from pose.models import checkpoint
-from pose.models.vit import ModelSpec, PoseModel, build_on_meta
+from pose.models.pose_model import PoseModel, build_on_meta
+from pose.models.spec import ModelSpec
 from pose.pretrained.convert import LoadReport, convert, fit_pos_embed
 from pose.pretrained.select import read_model, select
 

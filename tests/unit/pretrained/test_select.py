@@ -23,7 +23,8 @@ from layouts import (
     vitpose,
 )
 from pose.common.errors import PoseError
-from pose.models.vit import ModelSpec, build_on_meta
+from pose.models.pose_model import build_on_meta
+from pose.models.spec import ModelSpec
 from pose.pretrained.convert import convert
 from pose.pretrained.select import read_model, select
 

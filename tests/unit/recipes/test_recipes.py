@@ -27,7 +27,7 @@ from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import build_adamw, parameter_groups
 from pose.models import build as models_build
 from pose.models import vit
-from pose.models.vit import PoseModel, build_on_meta
+from pose.models.pose_model import PoseModel, build_on_meta
 
 SAPIENS = {  # (embed_dim, depth, heads), backbone and head parameters, AP, AR
     "0.3b": ((1024, 24, 16), 306_244_608, 23_214_353, 79.6, 83.6),

@@ -19,7 +19,7 @@ from pose.common.errors import PoseError
 from pose.common.files import digest
 from pose.common.params import Params, load_params
 from pose.models import checkpoint
-from pose.models.vit import ModelSpec
+from pose.models.spec import ModelSpec
 
 Fetch = Callable[..., None]
 

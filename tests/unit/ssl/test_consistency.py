@@ -16,7 +16,8 @@ from pose.common.skeleton import COCO_17
 from pose.engine import losses
 from pose.engine.fit import Gradients
 from pose.evaluation.predict import predict_maps
-from pose.models.vit import ModelSpec, PoseModel, normalise
+from pose.models.pose_model import PoseModel, normalise
+from pose.models.spec import ModelSpec
 from pose.ssl.consistency import Consistency
 from pose.ssl.hard_views import HardViews, draw_theta, stays_inside, warp_maps
 from pose.ssl.students import network_teacher

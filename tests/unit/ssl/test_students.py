@@ -11,7 +11,8 @@ import torch
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17
 from pose.engine.ema import WeightEma
-from pose.models.vit import ModelSpec, PoseModel, normalise
+from pose.models.pose_model import PoseModel, normalise
+from pose.models.spec import ModelSpec
 from pose.ssl.students import network_teacher
 
 CPU = torch.device("cpu")
