@@ -35,9 +35,23 @@ def test_it_holds_what_other_programs_need() -> None:
     assert found["codec"]["heatmap_size"] == [12, 16]
 
 
+def test_a_file_of_before_means_what_was_done_then(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("interpolation", "outside", "occluded_weight"):
+        del content["codec"][key]
+    del content["nms_area"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    found = read_manifest(path)
+    assert (found.codec.interpolation, found.codec.outside) == ("linear", "window")
+    assert (found.codec.occluded_weight, found.nms_area) == (1.0, "box")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({"codec": {"type": "gaussian"}}, "pose.json: codec.input_size: field required"),
+        ({"nms_area": "disc"}, "pose.json: nms_area: input should be 'box' or 'keypoints'"),
         ({"bbox_padding": "wide"}, "pose.json: bbox_padding: input should be a valid number"),
         ({"skeleton": {"names": ["a"]}}, "pose.json: skeleton.flip_pairs: field required"),
         ({"oks_sigmas": [0.1]}, "have [1, 17] keypoints; export the model again"),
