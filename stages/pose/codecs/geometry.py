@@ -126,11 +126,6 @@ def enlarges(affine: Array) -> bool:
     return bool(np.linalg.norm(affine[:, :2], axis=1).min() >= 1)
 
 
-def interpolation_reach(interpolation: str) -> int:
-    """Pixels that `warp` may read beyond the pixel of a point, on either side."""
-    return 2 if interpolation == "cubic" else 1
-
-
 def input_to_heatmap_factor(input_wh: tuple[int, int], heatmap_wh: tuple[int, int]) -> Array:
     """(2,) factor from input pixels to heatmap cells: (Wh - 1) / (Wi - 1) per axis.
 

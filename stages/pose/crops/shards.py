@@ -175,9 +175,8 @@ def context_box(
             scale, augment.scale_factor, augment.shift_factor, augment.rotate_deg
         )
         corners += [center - size / 2, center + size / 2]
-    reach = geometry.interpolation_reach(settings.codec.interpolation)
-    first = np.clip(np.floor(np.min(corners, axis=0)) - reach, 0, np.array(image_wh) - 1)
-    last = np.clip(np.ceil(np.max(corners, axis=0)) + reach + 1, first + 1, image_wh)
+    first = np.clip(np.floor(np.min(corners, axis=0)) - 1, 0, np.array(image_wh) - 1)
+    last = np.clip(np.ceil(np.max(corners, axis=0)) + 2, first + 1, image_wh)
     return int(first[0]), int(first[1]), int(last[0]), int(last[1])
 
 

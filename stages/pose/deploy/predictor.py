@@ -187,9 +187,8 @@ def warp_box(image: Image, center: Array, scale: Array, codec: UdpCodec) -> Imag
     """
     affine = geometry.udp_affine(center, scale, 0.0, codec.input_size)
     image_wh = np.array(image.shape[1::-1])
-    reach = geometry.interpolation_reach(codec.interpolation)
-    first = np.clip(np.floor(center - scale / 2) - reach, 0, image_wh - 1).astype(int)
-    last = np.clip(np.ceil(center + scale / 2) + reach + 1, first + 1, image_wh).astype(int)
+    first = np.clip(np.floor(center - scale / 2) - 1, 0, image_wh - 1).astype(int)
+    last = np.clip(np.ceil(center + scale / 2) + 2, first + 1, image_wh).astype(int)
     part = np.ascontiguousarray(image[first[1] : last[1], first[0] : last[0]])
     return codec.warp(part, geometry.compose(affine, geometry.translate(first)))
 

@@ -139,6 +139,12 @@ def test_cubic_is_for_crops_that_grow_along_both_axes(scale_xy, cubic: bool) -> 
     assert geometry.enlarges(affine) == cubic
 
 
+def test_the_size_of_a_pixel_is_measured_along_the_outputs_axes() -> None:
+    half = math.sqrt(0.5)
+    turned = np.array([[2 * half, -2 * half, 0.0], [0.9 * half, 0.9 * half, 0.0]])
+    assert not geometry.enlarges(turned)
+
+
 @pytest.mark.parametrize("angle", [30.0, -75.0])
 def test_a_rotation_is_no_change_of_size(angle: float) -> None:
     center = np.array([50.0, 40.0])

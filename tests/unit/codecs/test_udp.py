@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ import torch
 
 from one_person import decode_person, encode_person
 from pose.codecs.gaussian import Blur
-from pose.codecs.udp import UdpCodec
+from pose.codecs.udp import UdpCodec, build_codec
 from pose.common.skeleton import COCO_17
+from sections import DEFAULT, changed
 
 GAUSSIAN = UdpCodec("gaussian", (96, 128), (24, 32), 2.0, 0.0546875, COCO_17.flip_indices)
 COMBINED = UdpCodec("combined", (96, 128), (24, 32), 2.0, 0.1, COCO_17.flip_indices)
@@ -138,6 +139,22 @@ def test_an_occluded_keypoint_has_a_weight_of_its_own(codec: UdpCodec, keypoints
     np.testing.assert_array_equal(maps, full)  # the weight is the loss's alone
     hidden = replace(codec, occluded_weight=0.0)
     assert encode_person(hidden, keypoints, visibility)[1].tolist() == (visibility // 2).tolist()
+
+
+def test_a_codec_has_every_value_of_params() -> None:
+    section = changed(
+        DEFAULT.codec,
+        type="combined",
+        sigma=3.0,
+        radius_factor=0.25,
+        interpolation="cubic",
+        outside="ignore",
+        occluded_weight=0.5,
+    )
+    found = build_codec(section, COCO_17.flip_indices)
+    for name in {field.name for field in fields(found)} - {"flip_indices"}:
+        assert getattr(found, name) == getattr(section, name), name
+    assert found.flip_indices == COCO_17.flip_indices
 
 
 EDGES = np.array([[0, 0], [-0.01, 50], [50, -0.01], [95.99, 127.99], [96, 50], [50, 128]], float)

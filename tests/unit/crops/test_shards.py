@@ -111,7 +111,7 @@ def test_cached_targets_follow_the_codecs_weights(crop_settings: CropSettings) -
 
 
 def test_a_cubic_crop_holds_what_its_warp_reads(crop_settings: CropSettings) -> None:
-    """Without augmentation the crop is only the box and its rim."""
+    """Without augmentation the crop is only the box and its rim, which cubic taps need whole."""
     image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     codec = replace(crop_settings.codec, interpolation="cubic")
     settings = replace(crop_settings, codec=codec, augment=NO_AUGMENT)

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from loopback import failure
 from pose.common import stage
-from pose.deploy.manifest import describe, project_params, read_manifest
+from pose.common.files import write_json
+from pose.common.params import load_params
+from pose.common.skeleton import COCO_17, Skeleton
+from pose.deploy.manifest import build_manifest, describe, project_params, read_manifest
 from pose.models.vit import PIXEL_MEAN, PIXEL_STD
 from tiny_model import tiny_manifest
 
@@ -23,6 +27,19 @@ def written(folder: Path, **changes: Any) -> Path:
 
 def test_there_and_back(tmp_path: Path) -> None:
     assert read_manifest(written(tmp_path, versions={"torch": "0"})) == tiny_manifest()
+
+
+def test_a_manifest_of_the_project(monkeypatch, tmp_path: Path, bent_params) -> None:
+    """Keypoints and category are those of data/cache; test settings those of params."""
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
+    write_json(tmp_path / stage.SKELETON, TypeAdapter(Skeleton).dump_python(COCO_17, mode="json"))
+    truth = {"categories": [{"id": 7, "name": "person"}]}
+    write_json(tmp_path / stage.CACHE / "ground_truth.json", truth)
+    changes = {"evaluate.nms_area": "keypoints", "codec.interpolation": "cubic"}
+    params = load_params(bent_params(changes))
+    found = build_manifest(params)
+    assert (found.nms_area, found.codec.interpolation) == ("keypoints", "cubic")
+    assert (found.category_id, found.oks_nms_thr) == (7, params.evaluate.oks_nms_thr)
 
 
 def test_it_holds_what_other_programs_need() -> None:
