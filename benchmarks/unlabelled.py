@@ -98,6 +98,7 @@ ARMS: dict[str, dict[str, Any]] = {  # changes of ssl, in the order of the table
     "ensemble, K = 2": {"paths": ("joco", "jccm"), "loss": "ensemble"},
     "multiaugs, K = 1": {"paths": ("joco",)},
     "multiaugs, K = 4": {"paths": ("jc", "jo", "joco", "jccm")},
+    "multiaugs, K = 2, occlusion off by 14": {"paths": ("joco", "jccm"), "occlude_jitter": 14.0},
     "multiaugs, K = 2, two networks": {"paths": ("joco", "jccm"), "networks": 2},
     "multiaugs, K = 2, own weights teach": {"paths": ("joco", "jccm"), "ema_decay": 0.0},
 }

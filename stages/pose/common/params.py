@@ -339,6 +339,7 @@ class Ssl(Section):
     affine_prob: Probability
     joint_cutout: Natural
     joint_occlude: Natural
+    occlude_jitter: NonNegative
     cutout: Natural
     cutmix: Natural
     randaugment_ops: Natural
