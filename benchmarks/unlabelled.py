@@ -77,7 +77,7 @@ PEOPLE = {  # what differs from params.yaml, for all arms
     "train.batch_size": 8,
     "train.val_epochs": 0,
     "train.picture_epochs": 0,
-    "phase1.epochs": 15,
+    "phase1.epochs": 60,  # one step each; the warm-up takes 60
     "phase2.epochs": 1000,
     "ssl.lr": 4.0e-3,
     "ssl.ema_decay": 0.99,
