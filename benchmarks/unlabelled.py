@@ -77,7 +77,7 @@ PEOPLE = {  # what differs from params.yaml, for all arms
     "train.batch_size": 8,
     "train.val_epochs": 0,
     "train.picture_epochs": 0,
-    "phase1.epochs": 15,
+    "phase1.epochs": 60,  # one step each; the warm-up takes 60
     "phase2.epochs": 1000,
     "ssl.lr": 4.0e-3,
     "ssl.ema_decay": 0.99,
@@ -98,6 +98,7 @@ ARMS: dict[str, dict[str, Any]] = {  # changes of ssl, in the order of the table
     "ensemble, K = 2": {"paths": ("joco", "jccm"), "loss": "ensemble"},
     "multiaugs, K = 1": {"paths": ("joco",)},
     "multiaugs, K = 4": {"paths": ("jc", "jo", "joco", "jccm")},
+    "multiaugs, K = 2, occlusion off by 14": {"paths": ("joco", "jccm"), "occlude_jitter": 14.0},
     "multiaugs, K = 2, two networks": {"paths": ("joco", "jccm"), "networks": 2},
     "multiaugs, K = 2, own weights teach": {"paths": ("joco", "jccm"), "ema_decay": 0.0},
 }

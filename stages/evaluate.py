@@ -52,7 +52,7 @@ from pose.common.skeleton import oks_sigmas
 from pose.crop_table import CropTable
 from pose.data import build
 from pose.data.samples import TestSamples
-from pose.evaluation.coco_metrics import coco_eval, to_results
+from pose.evaluation.coco_metrics import coco_eval, keypoint_areas, to_results
 from pose.evaluation.predict import Ensemble, Predictions, PredictionsByView
 from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model
@@ -162,7 +162,11 @@ def _predict(
 
 
 def _results(params: Params, val: Val, predictions: Predictions) -> list[dict[str, Any]]:
-    areas, settings = val.samples.padded_areas(predictions.rows), params.evaluate
+    settings = params.evaluate
+    if settings.nms_area == "keypoints":
+        areas = keypoint_areas(predictions.keypoints)
+    else:
+        areas = val.samples.padded_areas(predictions.rows)
     thresholds = settings.keypoint_score_thr, settings.oks_nms_thr
     category_id = val.truth["categories"][0]["id"]
     return to_results(val.samples.table, predictions, areas, *thresholds, val.sigmas, category_id)

@@ -16,7 +16,7 @@ def encode_person(
     codec: UdpCodec, keypoints_input: Array, visibility: Array
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Maps (K or 3 K, H, W) and loss weights (K,) of one person, in NumPy; visibility is COCO's."""
-    targets = codec.encode(keypoints_input, np.minimum(visibility, 1.0))
+    targets = codec.encode(keypoints_input, codec.keypoint_weights(visibility))
     return codec.render(torch.from_numpy(targets)[None])[0].numpy(), targets[:, 2]
 
 

@@ -17,7 +17,7 @@ from pose.codecs import gaussian, geometry
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.engine import losses
-from pose.engine.optim import parameter_groups
+from pose.engine.optim import Schedule, parameter_groups
 from pose.evaluation import coco_metrics
 from pose.models.pose_model import PoseModel, build_on_meta
 from pose.models.spec import ModelSpec
@@ -175,6 +175,85 @@ def test_layer_decay_groups_of_sapiens_03b() -> None:
             lr_scale, weight_decay = found[our_name(name)]
             assert lr_scale == pytest.approx(group["lr_scale"], rel=1e-12)
             assert weight_decay == group["weight_decay"]
+
+
+class NamedParameters(torch.nn.Module):
+    """Stands for a model with parameters of these names and numbers of axes."""
+
+    def __init__(self, axes: dict[str, int], depth: int) -> None:
+        super().__init__()
+        self.named = {name: torch.nn.Parameter(torch.zeros([1] * n)) for name, n in axes.items()}
+        self.backbone = torch.nn.Module()
+        self.backbone.blocks = [None] * depth
+
+    def named_parameters(self):
+        return iter(self.named.items())
+
+
+def our_sapiens2_name(name: str) -> str:
+    pairs = [
+        ("patch_embed.projection.", "patch_embed.proj."),
+        (".ln1.", ".norm1." if ".blocks." in name else ".norm."),
+        (".ln2.", ".norm2."),
+        ("decode_head.conv_pose.", "head.final_layer."),
+        ("decode_head.", "head."),
+    ]
+    for official, ours in pairs:
+        name = name.replace(official, ours)
+    return name
+
+
+def test_layer_decay_groups_of_sapiens2_04b() -> None:
+    case = json.loads((DATA / "sapiens2_layer_decay.json").read_text())
+    expected = {our_sapiens2_name(name): values for name, values in case["params"].items()}
+    model = NamedParameters({name: axes for name, (*_, axes) in expected.items()}, case["depth"])
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = parameter_groups(model, case["weight_decay"], case["layer_decay_rate"])
+    assert len(groups) == 2 * 5  # embeddings, three blocks, the rest
+    found = {
+        names[id(p)]: (group["lr_scale"], group["weight_decay"])
+        for group in groups
+        for p in group["params"]
+    }
+    assert found.keys() == expected.keys()
+    for name, (lr_scale, weight_decay, _) in expected.items():
+        assert found[name] == (pytest.approx(lr_scale, rel=1e-12), weight_decay), name
+
+
+def test_schedule_of_sapiens2() -> None:
+    case = json.loads((DATA / "sapiens2_schedule.json").read_text())
+    law = Schedule("linear", 5e-4, case["iterations"], 3121, case["warmup"], 5e-6, (1, 2), 0.1)
+    for step, factor in zip(case["step"], case["factor"], strict=True):
+        assert law.at(step) == pytest.approx(5e-4 * factor, rel=1e-9), step
+
+
+AFFINE = np.load(DATA / "sapiens2_affine.npz")
+
+
+@pytest.mark.parametrize("i", sorted({name.split("/")[0] for name in AFFINE.files} - {"img"}))
+def test_input_and_keypoints_of_sapiens2(i: str) -> None:
+    """Equal to the bit: cubic where the box is enlarged, and nothing of keypoints outside."""
+    case = {name.split("/")[1]: AFFINE[name] for name in AFFINE.files if name.startswith(f"{i}/")}
+    x1, y1, x2, y2 = case["bbox_xyxy"].astype(float)
+    input_wh = tuple(case["out_wh"].tolist())
+    bbox = np.array([x1, y1, x2 - x1, y2 - y1])
+    center, scale = geometry.bbox_to_center_scale(bbox, 1.25, input_wh)
+    np.testing.assert_allclose(np.stack([center, scale]), [case["center"], case["scale"]], 1e-6)
+    affine = geometry.udp_affine(center, scale, float(case["rot_deg"]), input_wh)
+    codec = sapiens2_codec(input_wh)
+    np.testing.assert_array_equal(codec.warp(AFFINE["img"], affine), case["img_out"])
+    assert geometry.enlarges(affine) == (str(case["interpolation"]) == "cubic")
+    points = geometry.apply_affine(affine, case["kpts"].astype(float))
+    targets = codec.encode(points, np.ones(17))
+    np.testing.assert_array_equal(targets[:, 2], case["visible_out"])
+    np.testing.assert_allclose(targets[:, :2], case["kpts_out"], atol=1e-4)
+
+
+def sapiens2_codec(input_wh: tuple[int, int]) -> UdpCodec:
+    """With as many cells as pixels, so that targets are in input pixels."""
+    return UdpCodec(
+        "gaussian", input_wh, input_wh, 6.0, 0.0546875, COCO_17.flip_indices, "cubic", "ignore"
+    )
 
 
 def test_pos_embed_resize_drops_the_class_row() -> None:

@@ -16,6 +16,17 @@ COMBINED = {
     "model.conv_channels": [],
     "phase1.epochs": 0,
 }
+SAPIENS2 = {  # besides the model's
+    "codec.interpolation": "cubic",
+    "codec.outside": "ignore",
+    "codec.occluded_weight": 0.5,
+    "augment.photometric_prob": 0.8,
+    "augment.official_quirks": False,
+    "train.loss_weight": 10.0,
+    "train.schedule": "linear",
+    "evaluate.nms_area": "keypoints",
+    "ssl.occlude_jitter": 14.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +70,16 @@ def test_a_pose_checkpoint_goes_on_as_it_is(project: Project) -> None:
         provenance = json.loads(stream.metadata()["provenance"])
     assert provenance["source"] == "pose.safetensors"
     assert len(provenance["sha256"]) == 64
+
+
+def test_the_chain_runs_by_sapiens2s_rules(project: Project) -> None:
+    project.set(**SAPIENS2)
+    project.must("dvc", "repro")
+    curves = (project.root / "metrics/train_phase2/curves.csv").read_text()
+    rows = list(csv.DictReader(curves.splitlines()))
+    assert float(rows[-1]["lr"]) < 0.5 * max(float(row["lr"]) for row in rows)
+    pose = project.json("metrics/evaluate/metrics.json")
+    assert 0 <= pose["AP"] <= 1
 
 
 def tensors(project: Project, name: str) -> dict[str, list]:

@@ -27,11 +27,10 @@ def encode_targets(
 ) -> NDArray[np.float32]:
     """(K, 3) targets: gaussian centre x, y in cells, and the loss weight in [0, 1].
 
-    keypoint_weights (K,) is min(1, COCO visibility): occluded keypoints count as much as visible
-    ones. The weight becomes 0 if the 3-sigma window is outside the map. A keypoint outside the map
-    whose window overlaps it keeps its weight and has a partial gaussian, as in the official code.
-    Where the weight is below 0.5 the map is empty and the centre becomes 0, so that NaN coordinates
-    have no effect.
+    keypoint_weights (K,) are those of UdpCodec.keypoint_weights. The weight becomes 0 if the
+    3-sigma window is outside the map. A keypoint outside the map whose window overlaps it keeps its
+    weight and has a partial gaussian, as in the official code. Where the weight is below 0.5 the
+    map is empty and the centre becomes 0, so that NaN coordinates have no effect.
     """
     labelled = keypoint_weights[:, None] >= 0.5
     centers = np.where(labelled, keypoints_heatmap, 0.0)

@@ -99,14 +99,31 @@ def apply_affine(affine: Array, points: Array) -> Array:
     return points @ affine[:, :2].T + affine[:, 2]
 
 
-def warp(crop: Image, affine: Array, input_wh: tuple[int, int]) -> Image:
-    """Warp a crop to the input image (h, w, 3): bilinear, black outside the crop.
+def warp(
+    crop: Image, affine: Array, input_wh: tuple[int, int], interpolation: str = "linear"
+) -> Image:
+    """Warp a crop to the input image (h, w, 3), black outside the crop.
 
-    Done with four channels, for which OpenCV is faster and gives the same bits.
+    interpolation: linear | cubic; cubic is linear where the image shrinks, as in Sapiens2. Done
+    with four channels, for which OpenCV is faster and gives the same bits.
     """
+    flags = cv2.INTER_CUBIC if interpolation == "cubic" and enlarges(affine) else cv2.INTER_LINEAR
     four = cv2.cvtColor(crop, cv2.COLOR_BGR2BGRA)
-    four = cv2.warpAffine(four, affine, input_wh, flags=cv2.INTER_LINEAR)
+    four = cv2.warpAffine(four, affine, input_wh, flags=flags)
     return cv2.cvtColor(four, cv2.COLOR_BGRA2BGR).astype(np.uint8, copy=False)
+
+
+def enlarges(affine: Array) -> bool:
+    """Whether an affine (2, 3) makes a pixel at least as large along both axes of the output.
+
+    Source: Sapiens2 pose/src/datasets/transforms/pose_transforms.py.
+
+    >>> enlarges(np.array([[0.0, -1.0, 7.0], [1.5, 0.0, 7.0]]))
+    True
+    >>> enlarges(np.array([[2.0, 0.0, 7.0], [0.0, 0.9, 7.0]]))
+    False
+    """
+    return bool(np.linalg.norm(affine[:, :2], axis=1).min() >= 1)
 
 
 def input_to_heatmap_factor(input_wh: tuple[int, int], heatmap_wh: tuple[int, int]) -> Array:

@@ -194,6 +194,15 @@ class Codec(Section):
             raise ValueError(f"blur_kernel_size must be odd, got {self.blur_kernel_size}")
         return self
 
+    @model_validator(mode="after")
+    def _occluded_is_labelled_or_not(self) -> Codec:
+        if 0 < self.occluded_weight < 0.5:
+            raise ValueError(
+                f"occluded_weight = {self.occluded_weight:g}, expected 0 or 0.5..1: below 0.5 a "
+                "keypoint counts as unlabelled, as in the official codec"
+            )
+        return self
+
 
 class Model(Section):
     family: Literal["vit", "sapiens2"]
@@ -349,6 +358,7 @@ class Ssl(Section):
     affine_prob: Probability
     joint_cutout: Natural
     joint_occlude: Natural
+    occlude_jitter: NonNegative
     cutout: Natural
     cutmix: Natural
     randaugment_ops: Natural

@@ -108,13 +108,14 @@ def crop_error(row: dict[str, Any], image: NDArray[np.uint8], settings: CropSett
 
     Compares the unaugmented network input cut from the crop with that cut from the image.
     """
-    wh, bbox = settings.codec.input_size, row["bbox_xywh"]
+    codec, bbox = settings.codec, row["bbox_xywh"]
+    wh = codec.input_size
     affine = geometry.udp_affine(
         *geometry.bbox_to_center_scale(bbox, settings.augment.bbox_padding, wh), 0.0, wh
     )
     from_crop = geometry.compose(affine, geometry.translate(np.array(row["crop_xy"])))
     crop = decode_crop(np.frombuffer(row["crop_jpeg"], np.uint8))
-    difference = geometry.warp(crop, from_crop, wh).astype(float) - geometry.warp(image, affine, wh)
+    difference = codec.warp(crop, from_crop).astype(float) - codec.warp(image, affine)
     return float((difference**2).mean())
 
 
@@ -188,7 +189,7 @@ def canonical_target(
     )
     affine = geometry.udp_affine(center, scale, 0.0, settings.codec.input_size)
     keypoints_input = geometry.apply_affine(affine, keypoints[:, :2].astype(np.float64))
-    weights = np.minimum(keypoints[:, 2], 1).astype(np.float64)
+    weights = settings.codec.keypoint_weights(keypoints[:, 2].astype(np.float64))
     return settings.codec.encode(keypoints_input, weights)
 
 

@@ -126,28 +126,31 @@ NO_JITTER = ColourJitter(IDENTITY, False, IDENTITY, IDENTITY, IDENTITY, (0, 1, 2
 
 
 def draw_colour_jitter(rng: np.random.Generator, augment: Augment) -> ColourJitter:
-    """A random photometric distortion, with or without two quirks of the official code.
+    """A random photometric distortion, with or without the quirks of Sapiens' official code.
 
-    As documented, contrast is applied with probability 1/2, before or after saturation and hue
-    with equal odds. With augment.official_quirks it is applied twice with probability 1/4, else
-    not at all (both places in the official code test the same draw), and hue is added without
-    modulo 180: it wraps at 256, so that reds become green. Every step clips to uint8.
+    augment.photometric_prob is the probability that there is one. As documented, and as in
+    Sapiens2, contrast is applied with probability 1/2, before or after saturation and hue with
+    equal odds. With augment.official_quirks it is applied twice with probability 1/4, else not at
+    all (both places in the official code test the same draw), hue is never raised by all of
+    hue_delta, and it is added without modulo 180: it wraps at 256, so that reds become green. Every
+    step clips to uint8.
     """
+    if augment.photometric_prob < 1 and rng.random() >= augment.photometric_prob:
+        return NO_JITTER
     brightness = rng.uniform(-augment.brightness_delta, augment.brightness_delta) * rng.integers(2)
     contrast = _lookup_table(rng.uniform(*augment.contrast_range))
     contrast_before, contrast_after = _draw_contrast(rng, augment.official_quirks)
     brighter = _lookup_table(1.0, brightness)
     mode = rng.integers(4)  # 0 none, 1 saturation, 2 hue, 3 both
     saturation = _lookup_table(rng.uniform(*augment.saturation_range))
-    delta = int(rng.integers(-augment.hue_delta, augment.hue_delta)) if augment.hue_delta else 0
-    hue = (np.arange(256) + delta) % (256 if augment.official_quirks else 180)
+    hue = _draw_hue(rng, augment)
     swapped = rng.random() < augment.channel_swap_prob
     a, b, c = (int(k) for k in rng.permutation(3)) if swapped else range(3)
     return ColourJitter(
         before=contrast[brighter] if contrast_before else brighter,
         use_hsv=bool(mode),
         saturation=saturation if mode in (1, 3) else IDENTITY,
-        hue=hue.astype(np.uint8) if mode in (2, 3) and augment.hue_delta else IDENTITY,
+        hue=hue if mode in (2, 3) and augment.hue_delta else IDENTITY,
         after=contrast if contrast_after else IDENTITY,
         channels=(a, b, c),
     )
@@ -160,6 +163,13 @@ def _draw_contrast(rng: np.random.Generator, official_quirks: bool) -> tuple[boo
         return twice, twice
     early, applied = rng.integers(2, size=2) == 1
     return bool(early and applied), bool(applied and not early)
+
+
+def _draw_hue(rng: np.random.Generator, augment: Augment) -> Image:
+    """(256,) hues after a shift of up to hue_delta; nothing is drawn if that is 0."""
+    quirks, largest = augment.official_quirks, augment.hue_delta
+    delta = int(rng.integers(-largest, largest, endpoint=not quirks)) if largest else 0
+    return ((np.arange(256) + delta) % (256 if quirks else 180)).astype(np.uint8)
 
 
 def _lookup_table(factor: float, offset: float = 0.0) -> Image:

@@ -76,7 +76,7 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
             if attempt:
                 row = int(self.rows[rng.integers(len(self.rows))])  # Sapiens: another random person
             affine, target = self._affine_and_target(rng, row)
-            if target[:, 2].sum() >= self.min_keypoints:
+            if np.count_nonzero(target[:, 2]) >= self.min_keypoints:
                 break
         image, parameters = self._image_and_parameters(rng, row, affine)
         return (image, target, parameters) if self.deferred else (image, target)
@@ -99,7 +99,7 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
         points, visibility = transform_keypoints(
             affine, keypoints, flipped, self.codec.flip_indices
         )
-        return affine, self.codec.encode(points, np.minimum(visibility, 1.0))
+        return affine, self.codec.encode(points, self.codec.keypoint_weights(visibility))
 
     def _image_and_parameters(
         self, rng: np.random.Generator, row: int, affine: NDArray[np.float64]
@@ -107,7 +107,7 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
         """Image, and the parameters (1032,) of the augmentation that the device is to do."""
         input_wh = self.codec.input_size
         from_crop = geometry.compose(affine, geometry.translate(self.table.crop_xy[row]))
-        image = geometry.warp(self.table.crop(row), from_crop, input_wh)
+        image = self.codec.warp(self.table.crop(row), from_crop)
         jitter = draw_colour_jitter(rng, self.augment)
         blurs, hole = self.blur_dropout.draw(rng, input_wh)
         if self.deferred and not blurs:
@@ -165,7 +165,7 @@ class TestSamples(Dataset[dict[str, Any]]):
         scale: NDArray[np.float64],
     ) -> NDArray[np.uint8]:
         affine = geometry.udp_affine(center, scale, 0.0, self.codec.input_size)
-        return geometry.warp(crop, geometry.compose(affine, corner), self.codec.input_size)
+        return self.codec.warp(crop, geometry.compose(affine, corner))
 
     def box(self, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Center (2,) and scale (2,) of a row's padded box in the input's aspect, image pixels."""

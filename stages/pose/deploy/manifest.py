@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ class Manifest:
     keypoint_score_thr: float
     oks_nms_thr: float
     pixels: PixelSettings = AS_STORED
+    nms_area: Literal["box", "keypoints"] = "box"
 
     @property
     def sigmas(self) -> NDArray[np.float64]:
@@ -75,6 +76,7 @@ def build_manifest(params: Params) -> Manifest:
         keypoint_score_thr=params.evaluate.keypoint_score_thr,
         oks_nms_thr=params.evaluate.oks_nms_thr,
         pixels=PixelSettings(params.data.orientation == "apply", params.data.bit_depth),
+        nms_area=params.evaluate.nms_area,
     )
 
 

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from pose.coco.decode import PixelSettings
 from pose.coco.images import BadImageError
 from pose.codecs import geometry
+from pose.codecs.udp import UdpCodec
 from pose.common.errors import PoseError
 from pose.deploy.manifest import FILE, Manifest, read_manifest
 from pose.deploy.media import read_picture
-from pose.evaluation.coco_metrics import oks_nms, rescore
+from pose.evaluation.coco_metrics import keypoint_areas, oks_nms, rescore
 from pose.evaluation.predict import concat_predictions, empty_predictions, predict_batches
 from pose.models.checkpoint import load_state
 from pose.models.pose_model import PoseModel
@@ -98,7 +99,7 @@ class Predictor:
         """Input batches of predict_batches; the channels are BGR, as in training."""
         for start in range(0, len(boxes), self.batch_size):
             regions = [self.box(box) for box in boxes[start : start + self.batch_size]]
-            crops = [warp_box(image, *region, self.manifest.codec.input_size) for region in regions]
+            crops = [warp_box(image, *region, self.manifest.codec) for region in regions]
             center, scale = (np.stack(column) for column in zip(*regions, strict=True))
             yield {
                 "image": torch.from_numpy(np.stack(crops)[..., ::-1].copy()),
@@ -121,8 +122,11 @@ class Predictor:
         """
         manifest = self.manifest
         totals = rescore(scores, box_scores, manifest.keypoint_score_thr)
-        input_wh = manifest.codec.input_size
-        areas = geometry.padded_areas(boxes_xywh, manifest.bbox_padding, input_wh)
+        if manifest.nms_area == "keypoints":
+            areas = keypoint_areas(keypoints)
+        else:
+            input_wh = manifest.codec.input_size
+            areas = geometry.padded_areas(boxes_xywh, manifest.bbox_padding, input_wh)
         kept = oks_nms(keypoints, totals, areas, manifest.oks_nms_thr, manifest.sigmas)
         return kept, totals
 
@@ -176,17 +180,17 @@ def _checked_boxes(boxes_xywh: Any) -> Array:
     return boxes
 
 
-def warp_box(image: Image, center: Array, scale: Array, input_wh: tuple[int, int]) -> Image:
+def warp_box(image: Image, center: Array, scale: Array, codec: UdpCodec) -> Image:
     """Warp the box to the network's input size (h, w, 3); black outside the image.
 
     Only the part of the image under the box is warped, so the cost does not grow with the image.
     """
-    affine = geometry.udp_affine(center, scale, 0.0, input_wh)
+    affine = geometry.udp_affine(center, scale, 0.0, codec.input_size)
     image_wh = np.array(image.shape[1::-1])
     first = np.clip(np.floor(center - scale / 2) - 1, 0, image_wh - 1).astype(int)
     last = np.clip(np.ceil(center + scale / 2) + 2, first + 1, image_wh).astype(int)
     part = np.ascontiguousarray(image[first[1] : last[1], first[0] : last[0]])
-    return geometry.warp(part, geometry.compose(affine, geometry.translate(first)), input_wh)
+    return codec.warp(part, geometry.compose(affine, geometry.translate(first)))
 
 
 def to_results(

@@ -277,14 +277,15 @@ def _row(state: TrainState, on_bad_step: str) -> Row:
 
 @dataclass(frozen=True)
 class Gradients:
-    """How the gradients of a step are accumulated over micro-batches, and scaled for fp16.
+    """How the gradients of a step are accumulated over micro-batches and scaled.
 
     The losses are means over B x K x H x W, so the mean over equal micro-batches has the gradient
     of the whole batch. Only batch norms differ: their statistics are a micro-batch's.
     """
 
     accumulate: int  # micro-batches per step
-    scaler: GradScaler
+    scaler: GradScaler  # of fp16
+    loss_weight: float = 1.0  # factor of every loss
 
     def split(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Micro-batches of a process's share of the step."""
@@ -293,7 +294,8 @@ class Gradients:
         return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
     def backward(self, loss: Tensor) -> Tensor:
-        """Run the loss's backward; returns it detached."""
+        """Run the backward of the loss times loss_weight; returns that product, detached."""
+        loss = self.loss_weight * loss
         self.scaler.scale(loss / self.accumulate).backward()
         return loss.detach()
 

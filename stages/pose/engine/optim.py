@@ -1,6 +1,7 @@
 """AdamW parameter groups with layer-wise lr decay, and the learning-rate schedule.
 
-Source: Sapiens pose/mmpose/engine/optim_wrappers/layer_decay_optim_wrapper.py and the COCO configs.
+Source: Sapiens pose/mmpose/engine/optim_wrappers/layer_decay_optim_wrapper.py and the COCO configs;
+Sapiens2 engine/runners/base_runner.py and the pose configs for its tokens and linear schedule.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from torch import nn
 from pose.models.pose_model import PoseModel
 
 WARMUP_START = 0.001  # of the peak lr
+EMBEDDINGS = tuple(
+    f"backbone.{name}" for name in ("pos_embed", "patch_embed", "cls_token", "storage_tokens")
+)
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Learning rate over `steps` steps; names and units as in params.yaml's `train`."""
 
-    kind: str  # cosine | multistep
+    kind: str  # cosine | multistep | linear
     lr: float
     steps: int
     steps_per_epoch: int
@@ -31,13 +35,21 @@ class Schedule:
     gamma: float
 
     def at(self, step: int) -> float:
-        """lr of step 0 .. steps - 1: linear warm-up, times cosine or steps at milestones."""
+        """lr of step 0 .. steps - 1: linear warm-up, times the decay of `kind`.
+
+        The warm-up ends at the lr of its last step, or for linear at that of the step after it, as
+        in the official code of Sapiens and of Sapiens2.
+        """
         warmup = 1.0
         if step < self.warmup_iters:
-            warmup = WARMUP_START + (1 - WARMUP_START) * step / max(1, self.warmup_iters - 1)
+            rise = self.warmup_iters if self.kind == "linear" else max(1, self.warmup_iters - 1)
+            warmup = WARMUP_START + (1 - WARMUP_START) * step / rise
         return warmup * self._decayed(step)
 
     def _decayed(self, step: int) -> float:
+        if self.kind == "linear":
+            after_warmup = max(0, step - self.warmup_iters)
+            return self.lr * (1 - after_warmup / max(1, self.steps - self.warmup_iters))
         if self.kind == "multistep":
             epoch = step // self.steps_per_epoch
             return self.lr * self.gamma ** bisect.bisect_right(self.milestones, epoch)
@@ -51,7 +63,7 @@ def layer_id(name: str, depth: int) -> int:
     >>> layer_id("backbone.blocks.3.attn.qkv.weight", depth=12)
     4
     """
-    if name.startswith(("backbone.pos_embed", "backbone.patch_embed")):
+    if name.startswith(EMBEDDINGS):
         return 0
     if name.startswith("backbone.blocks."):
         return int(name.split(".")[2]) + 1
@@ -59,7 +71,10 @@ def layer_id(name: str, depth: int) -> int:
 
 
 def has_no_decay(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Whether weight decay skips a parameter: vectors, biases and the position embedding."""
+    """Whether weight decay skips a parameter: vectors, biases and the position embedding.
+
+    It does not skip Sapiens2's class and storage tokens, as in the official code.
+    """
     return parameter.ndim == 1 or name.endswith(".bias") or "pos_embed" in name
 
 

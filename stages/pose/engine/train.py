@@ -96,8 +96,9 @@ def wrap_model(params: Params, model: PoseModel, device: torch.device) -> nn.Mod
 
 
 def step_gradients(params: Params, device: torch.device) -> Gradients:
-    """Gradient accumulation and loss scale of params."""
-    return Gradients(params.train.accumulate, loss_scaler(device, params.train.amp))
+    """Gradient accumulation, loss scale and loss weight of params."""
+    train = params.train
+    return Gradients(train.accumulate, loss_scaler(device, train.amp), train.loss_weight)
 
 
 def train_supervised(

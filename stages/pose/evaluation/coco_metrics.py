@@ -58,6 +58,18 @@ def oks_nms(
     return np.array(keep, dtype=np.intp)
 
 
+def keypoint_areas(keypoints: Array) -> Array:
+    """Areas (N,) of the extents of poses (N, K, 2), in square pixels.
+
+    Source: Sapiens2's OKS-NMS, which takes them instead of the areas of the padded boxes.
+
+    >>> keypoint_areas(np.array([[[1.0, 2.0], [4.0, 2.0], [2.0, 7.0]]]))
+    array([15.])
+    """
+    areas: Array = np.ptp(keypoints, axis=1).prod(axis=1)
+    return areas
+
+
 def rescore(keypoint_scores: Array, bbox_scores: Array, threshold: float) -> Array:
     """Pose scores (N,): bbox score times the mean keypoint score above threshold (0 if none).
 
@@ -81,8 +93,9 @@ def to_results(
 ) -> list[dict[str, Any]]:
     """COCO results after rescoring, and OKS-NMS per image.
 
-    areas (N,), in square pixels, are those of the padded boxes with the input's aspect ratio. If a
-    row of the table was predicted more than once, its first prediction is used.
+    areas (N,), in square pixels, are geometry.padded_areas or keypoint_areas, by
+    evaluate.nms_area. If a row of the table was predicted more than once, its first prediction is
+    used.
     """
     bbox_scores = table.bbox_score[predictions.rows].astype(np.float64)
     scores = rescore(predictions.scores, bbox_scores, score_thr)

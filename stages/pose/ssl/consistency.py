@@ -174,7 +174,7 @@ class Consistency:
                 heatmaps = self.codec.heatmaps(student(warp_maps(images, theta)))
             loss = path_loss(heatmaps, Target(maps, weights, confidence), self.ssl)
             self.gradients.backward(weight * loss)
-            losses.append(loss.detach())
+            losses.append(self.gradients.loss_weight * loss.detach())
             peaks.append(heatmaps.detach().float().amax((2, 3)).mean())
         return torch.stack(losses).mean(), torch.stack(peaks).mean()
 

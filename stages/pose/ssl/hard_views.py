@@ -126,7 +126,10 @@ class HardViews:
         return out
 
     def joint_occlude(self, images: Tensor) -> Tensor:
-        """JO: patches around another sample's keypoints cover this sample's keypoints."""
+        """JO: patches around another sample's keypoints cover this sample's keypoints.
+
+        The other keypoint comes to lie on this one, or ssl.occlude_jitter away from it.
+        """
         out = images.clone()
         for i in range(len(out)):
             other = int(self.rng.integers(len(out)))
@@ -134,9 +137,12 @@ class HardViews:
             targets = self._choose_keypoints(i, self.ssl.joint_occlude)
             for source, target in zip(sources, targets, strict=False):
                 rows, columns = self._keypoint_box(i, target)
-                shift = np.rint(self.keypoints[other, source] - self.keypoints[i, target])
+                shift = self.keypoints[other, source] - self.keypoints[i, target]
                 out[i, :, rows, columns] = self._patch(
-                    images[other], rows, columns, shift.astype(int)
+                    images[other],
+                    rows,
+                    columns,
+                    np.rint(shift + self._occlude_offset()).astype(int),
                 )
         return out
 
@@ -189,6 +195,11 @@ class HardViews:
     def _keypoint_box(self, i: int, k: int) -> tuple[slice, slice]:
         jitter = self.rng.normal(0, JITTER * self.size_wh[0] / REFERENCE_WIDTH, 2)
         return draw_box(self.rng, self.keypoints[i, k] + jitter, self.size_wh)
+
+    def _occlude_offset(self) -> NDArray[np.float64]:
+        """(2,) pixels by which joint occlusion misses; without jitter nothing is drawn."""
+        spread = self.ssl.occlude_jitter * self.size_wh[0] / REFERENCE_WIDTH
+        return self.rng.normal(0, spread, 2) if spread else np.zeros(2)
 
     def _random_box(self) -> tuple[slice, slice]:
         return draw_box(self.rng, self.rng.random(2) * self.size_wh, self.size_wh)

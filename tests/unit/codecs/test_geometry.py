@@ -123,3 +123,31 @@ def test_zoom_room_is_what_every_context_holds() -> None:
     size = geometry.context_size(np.array([72.0, 96.0]), 0.2, 0.1, 20.0)
     assert turned == pytest.approx(min(size / [72, 96]))
     assert turned > 1.4
+
+
+@pytest.mark.parametrize(
+    ("scale_xy", "cubic"), [((0.9, 2.0), False), ((2.0, 0.9), False), ((1.0, 1.0), True)]
+)
+def test_cubic_is_for_crops_that_grow_along_both_axes(scale_xy, cubic: bool) -> None:
+    """At scale 1 a half pixel's shift tells the two apart."""
+    crop = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    sx, sy = scale_xy
+    affine = np.array([[sx, 0.0, 0.5], [0.0, sy, 0.5]])
+    linear, found = (geometry.warp(crop, affine, (24, 32), kind) for kind in ("linear", "cubic"))
+    assert (np.abs(found.astype(int) - linear).max() > 10) == cubic
+    np.testing.assert_array_equal(geometry.warp(crop, affine, (24, 32)), linear)
+    assert geometry.enlarges(affine) == cubic
+
+
+def test_the_size_of_a_pixel_is_measured_along_the_outputs_axes() -> None:
+    half = math.sqrt(0.5)
+    turned = np.array([[2 * half, -2 * half, 0.0], [0.9 * half, 0.9 * half, 0.0]])
+    assert not geometry.enlarges(turned)
+
+
+@pytest.mark.parametrize("angle", [30.0, -75.0])
+def test_a_rotation_is_no_change_of_size(angle: float) -> None:
+    center = np.array([50.0, 40.0])
+    for factor, larger in ((0.99, True), (1.01, False)):
+        scale = np.array([47.0, 63.0]) * factor
+        assert geometry.enlarges(geometry.udp_affine(center, scale, angle, INPUT_WH)) == larger

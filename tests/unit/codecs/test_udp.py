@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import torch
 
 from one_person import decode_person, encode_person
 from pose.codecs.gaussian import Blur
-from pose.codecs.udp import UdpCodec
+from pose.codecs.udp import UdpCodec, build_codec
 from pose.common.skeleton import COCO_17
+from sections import DEFAULT, changed
 
 GAUSSIAN = UdpCodec("gaussian", (96, 128), (24, 32), 2.0, 0.0546875, COCO_17.flip_indices)
 COMBINED = UdpCodec("combined", (96, 128), (24, 32), 2.0, 0.1, COCO_17.flip_indices)
@@ -123,3 +126,47 @@ def test_offsets_grow_with_the_box(keypoints, zoom: float) -> None:
     for plane in (1, 2):
         expected = torch.from_numpy(own[plane::3]) * covered
         torch.testing.assert_close(found[0, plane::3], expected, atol=1e-3, rtol=0)
+
+
+@BOTH
+def test_an_occluded_keypoint_has_a_weight_of_its_own(codec: UdpCodec, keypoints) -> None:
+    visibility = np.arange(17) % 3.0
+    half = replace(codec, occluded_weight=0.5)
+    assert codec.keypoint_weights(visibility)[:3].tolist() == [0, 1, 1]
+    assert half.keypoint_weights(visibility)[:3].tolist() == [0, 0.5, 1]
+    (maps, weights), (full, _) = (encode_person(c, keypoints, visibility) for c in (half, codec))
+    assert weights.tolist() == (visibility / 2).tolist()
+    np.testing.assert_array_equal(maps, full)  # the weight is the loss's alone
+    hidden = replace(codec, occluded_weight=0.0)
+    assert encode_person(hidden, keypoints, visibility)[1].tolist() == (visibility // 2).tolist()
+
+
+def test_a_codec_has_every_value_of_params() -> None:
+    section = changed(
+        DEFAULT.codec,
+        type="combined",
+        sigma=3.0,
+        radius_factor=0.25,
+        interpolation="cubic",
+        outside="ignore",
+        occluded_weight=0.5,
+    )
+    found = build_codec(section, COCO_17.flip_indices)
+    for name in {field.name for field in fields(found)} - {"flip_indices"}:
+        assert getattr(found, name) == getattr(section, name), name
+    assert found.flip_indices == COCO_17.flip_indices
+
+
+EDGES = np.array([[0, 0], [-0.01, 50], [50, -0.01], [95.99, 127.99], [96, 50], [50, 128]], float)
+
+
+@BOTH
+def test_keypoints_outside_of_the_input(codec: UdpCodec) -> None:
+    """The last pixel's centre is at 95, so sapiens2's bound at 96 is beyond the last cell."""
+    weights = np.ones(len(EDGES))
+    assert (codec.encode(EDGES, weights)[:, 2] == 1).all()  # within the window of the gaussian
+    targets = replace(codec, outside="ignore").encode(EDGES, weights)
+    assert targets[:, 2].tolist() == [1, 0, 0, 1, 0, 0]
+    assert (targets[[1, 2, 4, 5]] == 0).all()
+    nowhere = replace(codec, outside="ignore").encode(np.full((1, 2), np.nan), np.zeros(1))
+    assert nowhere.tolist() == [[0, 0, 0]]

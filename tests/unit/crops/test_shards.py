@@ -17,9 +17,16 @@ from pose.codecs import gaussian, geometry
 from pose.common.params import Augment
 from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSettings, context_box, plan_shards, psnr_db, write_shard
+from pose.crops.shards import (
+    CropSettings,
+    canonical_target,
+    context_box,
+    plan_shards,
+    psnr_db,
+    write_shard,
+)
 from pose.data.augment import draw_affine
-from sections import DEFAULT, changed
+from sections import DEFAULT, NO_AUGMENT, changed
 from tiny_coco import SPLIT, TinyCoco
 
 NO_KEYPOINTS = np.zeros((17, 3), np.float32)
@@ -88,6 +95,34 @@ def test_rows_agree_with_geometry_and_codec(
             cells, np.minimum(person.keypoints[:, 2], 1), (24, 32), crop_settings.codec.sigma
         )
         np.testing.assert_allclose(crop_table.target[row], expected, atol=1e-4)
+
+
+def test_cached_targets_follow_the_codecs_weights(crop_settings: CropSettings) -> None:
+    """Three visible keypoints, an occluded one, and one just outside of the input."""
+    codec = replace(crop_settings.codec, occluded_weight=0.5, outside="ignore")
+    keypoints = np.zeros((17, 3), np.float32)
+    keypoints[:5] = [[20, 30, 2], [30, 40, 2], [40, 50, 2], [30, 50, 1], [-1, 40, 2]]
+    bbox = np.array([10.0, 20, 48, 64])
+    found = [
+        canonical_target(bbox, keypoints, replace(crop_settings, codec=c))[:5, 2].tolist()
+        for c in (crop_settings.codec, codec)
+    ]
+    assert found == [[1, 1, 1, 1, 1], [1, 1, 1, 0.5, 0]]
+
+
+def test_a_cubic_crop_holds_what_its_warp_reads(crop_settings: CropSettings) -> None:
+    """Without augmentation the crop is only the box and its rim, which cubic taps need whole."""
+    image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    codec = replace(crop_settings.codec, interpolation="cubic")
+    settings = replace(crop_settings, codec=codec, augment=NO_AUGMENT)
+    bbox = np.array([90.0, 90.0, 24.0, 32.0])
+    left, top, right, bottom = context_box(bbox, NO_KEYPOINTS, (200, 200), settings)
+    center, scale = geometry.bbox_to_center_scale(bbox, 1.25, codec.input_size)
+    affine = geometry.udp_affine(center, scale, 0.0, codec.input_size)
+    corner = geometry.translate(np.array([left, top]))
+    crop = np.ascontiguousarray(image[top:bottom, left:right])
+    found = codec.warp(crop, geometry.compose(affine, corner)).astype(int)
+    assert np.abs(found - codec.warp(image, affine)).max() <= 1
 
 
 def test_persons_without_keypoints_are_in_the_unlabelled_shard(

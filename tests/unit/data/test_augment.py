@@ -287,6 +287,44 @@ def test_hue_without_quirks_wraps_at_180(rng) -> None:
     assert all(r == 200 for *_, r in outs)
 
 
+@pytest.mark.parametrize(("official_quirks", "highest"), [(True, 2), (False, 3)])
+def test_largest_hue_changes(rng, official_quirks: bool, highest: int) -> None:
+    """Python's randint has both ends, NumPy's has not; all changes are equally likely."""
+    settings = changed(NO_AUGMENT, hue_delta=3, official_quirks=official_quirks)
+    hues = [int(augment.draw_colour_jitter(rng, settings).hue[100]) - 100 for _ in range(4000)]
+    values, counts = np.unique(hues, return_counts=True)
+    assert values.tolist() == list(range(-3, highest + 1))
+    assert np.delete(counts, 3) / 4000 == pytest.approx(0.5 / len(values), abs=0.02)  # 3 is 0
+
+
+@pytest.mark.parametrize("official_quirks", [True, False])
+def test_photometric_prob_is_of_all_colours_together(rng, official_quirks: bool) -> None:
+    settings = changed(
+        NO_AUGMENT,
+        channel_swap_prob=1.0,
+        brightness_delta=32,
+        photometric_prob=0.8,
+        official_quirks=official_quirks,
+    )
+    jitters = [augment.draw_colour_jitter(rng, settings) for _ in range(2000)]
+    untouched = np.array([jitter is augment.NO_JITTER for jitter in jitters])
+    assert untouched.mean() == pytest.approx(0.2, abs=0.03)
+    brighter = [(j.before != augment.IDENTITY).any() for j in jitters if j is not augment.NO_JITTER]
+    assert np.mean(brighter) == pytest.approx(0.5, abs=0.04)
+    never = changed(settings, photometric_prob=0.0)
+    assert augment.draw_colour_jitter(rng, never) is augment.NO_JITTER
+
+
+def test_a_certain_distortion_takes_no_draw() -> None:
+    """So that the default's draws are those from before photometric_prob."""
+    settings = changed(NO_AUGMENT, brightness_delta=32, photometric_prob=1.0)
+    for seed in range(20):
+        first = np.random.default_rng(seed).uniform(-32, 32)  # of the brightness
+        jitter = augment.draw_colour_jitter(np.random.default_rng(seed), settings)
+        change = int(jitter.before[100]) - 100
+        assert change in (0, int(np.floor(100 + first)) - 100)
+
+
 def test_saturation(rng) -> None:
     settings = changed(NO_AUGMENT, saturation_range=(0.0, 0.0))
     image = grey(0) + np.array([40, 80, 160], np.uint8)

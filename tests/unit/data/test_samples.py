@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -28,16 +29,20 @@ from pose.data.samples import (
     steps_per_epoch,
     test_batches,
 )
-from sections import BOX_AUGMENT, FULL_AUGMENT, changed
+from sections import BOX_AUGMENT, FULL_AUGMENT, NO_AUGMENT, changed
 
 CODEC = UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875, COCO_17.flip_indices)
 
 
 def samples_of(
-    table: CropTable, min_keypoints: int = 0, seed: int = 7, augment: Augment = FULL_AUGMENT
+    table: CropTable,
+    min_keypoints: int = 0,
+    seed: int = 7,
+    augment: Augment = FULL_AUGMENT,
+    codec: UdpCodec = CODEC,
 ) -> TrainingSamples:
     rows = table.labelled()
-    return TrainingSamples(table, rows, augment, COCO_17, CODEC, min_keypoints, (seed,))
+    return TrainingSamples(table, rows, augment, COCO_17, codec, min_keypoints, (seed,))
 
 
 def equal(a, b) -> bool:
@@ -180,6 +185,29 @@ def test_samples_with_few_keypoints_are_redrawn(crop_table: CropTable) -> None:
     at_least_9 = [samples_of(crop_table, 9)[e, 2][1][:, 2].sum() for e in range(20)]
     assert max(any_count) <= 8
     assert min(at_least_9) >= 9
+
+
+def test_an_occluded_keypoint_counts_as_one_whatever_its_weight(crop_table: CropTable) -> None:
+    """The person of row 2 has 8 keypoints, of which 2 are occluded."""
+    half = replace(CODEC, occluded_weight=0.5)
+    samples = samples_of(crop_table, 8, augment=NO_AUGMENT, codec=half)
+    assert samples[0, 2][1][:, 2].sum() == 7.0
+    none = samples_of(crop_table, 7, augment=NO_AUGMENT, codec=replace(CODEC, occluded_weight=0.0))
+    assert none[0, 2][1][:, 2].sum() > 7  # 6 keypoints are left, so another person was drawn
+
+
+def test_crops_are_warped_as_the_codec_says(crop_table: CropTable) -> None:
+    """In training and in evaluation; at this input every box of the tiny set is enlarged."""
+    large, plain = replace(CODEC, input_size=(240, 320)), changed(NO_AUGMENT, photometric_prob=0.0)
+    found = {}
+    for kind in ("linear", "cubic"):
+        codec = replace(large, interpolation=kind)
+        image = samples_of(crop_table, augment=plain, codec=codec)[0, 0][0]
+        test_image = TestSamples(crop_table, crop_table.labelled(), 1.25, codec)[0]["image"]
+        np.testing.assert_array_equal(image, test_image)
+        found[kind] = image.astype(int)
+    difference = np.abs(found["cubic"] - found["linear"])
+    assert 0 < difference.max() < 30
 
 
 def test_redrawn_image_and_target_are_of_one_person(dotted: CropTable) -> None:

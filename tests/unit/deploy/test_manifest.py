@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from loopback import failure
 from pose.common import stage
-from pose.deploy.manifest import describe, project_params, read_manifest
+from pose.common.files import write_json
+from pose.common.params import load_params
+from pose.common.skeleton import COCO_17, Skeleton
+from pose.deploy.manifest import build_manifest, describe, project_params, read_manifest
 from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD
 from tiny_model import tiny_manifest
 
@@ -25,6 +29,19 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert read_manifest(written(tmp_path, versions={"torch": "0"})) == tiny_manifest()
 
 
+def test_a_manifest_of_the_project(monkeypatch, tmp_path: Path, bent_params) -> None:
+    """Keypoints and category are those of data/cache; test settings those of params."""
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
+    write_json(tmp_path / stage.SKELETON, TypeAdapter(Skeleton).dump_python(COCO_17, mode="json"))
+    truth = {"categories": [{"id": 7, "name": "person"}]}
+    write_json(tmp_path / stage.CACHE / "ground_truth.json", truth)
+    changes = {"evaluate.nms_area": "keypoints", "codec.interpolation": "cubic"}
+    params = load_params(bent_params(changes))
+    found = build_manifest(params)
+    assert (found.nms_area, found.codec.interpolation) == ("keypoints", "cubic")
+    assert (found.category_id, found.oks_nms_thr) == (7, params.evaluate.oks_nms_thr)
+
+
 def test_it_holds_what_other_programs_need() -> None:
     found = describe(tiny_manifest())
     assert found["input"]["size"] == [24, 32]
@@ -35,9 +52,23 @@ def test_it_holds_what_other_programs_need() -> None:
     assert found["codec"]["heatmap_size"] == [12, 16]
 
 
+def test_a_file_of_before_means_what_was_done_then(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("interpolation", "outside", "occluded_weight"):
+        del content["codec"][key]
+    del content["nms_area"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    found = read_manifest(path)
+    assert (found.codec.interpolation, found.codec.outside) == ("linear", "window")
+    assert (found.codec.occluded_weight, found.nms_area) == (1.0, "box")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({"codec": {"type": "gaussian"}}, "pose.json: codec.input_size: field required"),
+        ({"nms_area": "disc"}, "pose.json: nms_area: input should be 'box' or 'keypoints'"),
         ({"bbox_padding": "wide"}, "pose.json: bbox_padding: input should be a valid number"),
         ({"skeleton": {"names": ["a"]}}, "pose.json: skeleton.flip_pairs: field required"),
         ({"oks_sigmas": [0.1]}, "have [1, 17] keypoints; export the model again"),

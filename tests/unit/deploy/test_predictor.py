@@ -13,7 +13,7 @@ import torch
 from loopback import failure
 from pose.coco.boxes import clip_bbox
 from pose.coco.decode import PixelSettings
-from pose.codecs.geometry import bbox_to_center_scale
+from pose.codecs.geometry import bbox_to_center_scale, udp_affine, warp
 from pose.codecs.udp import UdpCodec
 from pose.common.files import write_json
 from pose.crop_table import CropTable
@@ -62,7 +62,7 @@ def test_a_cut_of_the_picture_is_the_loaders_image(
     assert len(samples) == 6
     for sample in samples:
         image = lossless.images[int(lossless.image_id[sample["row"]])]
-        mine = warp_box(image, sample["center"], sample["scale"], crop_settings.codec.input_size)
+        mine = warp_box(image, sample["center"], sample["scale"], crop_settings.codec)
         assert mine.std() > 10
         difference = np.abs(mine[..., ::-1].astype(int) - sample["image"])
         assert difference.max() <= 1
@@ -90,12 +90,24 @@ def test_the_flip_test_shows(predictor: Predictor) -> None:
     assert np.abs(predictor(image, box)[1] - plain(image, box)[1]).max() > 1e-2
 
 
-def test_a_picture_of_black_where_the_box_is_outside() -> None:
+@pytest.mark.parametrize("kind", ["linear", "cubic"])
+def test_a_cut_is_enlarged_as_the_codec_says(crop_settings: CropSettings, kind: str) -> None:
+    """Pixels at the rim of the box need neighbours that are outside of it."""
+    image, codec = _noise(200, 200), replace(crop_settings.codec, interpolation=kind)
+    center, scale = np.array([100.25, 90.5]), np.array([30.0, 40.0])
+    affine = udp_affine(center, scale, 0.0, codec.input_size)
+    found = warp_box(image, center, scale, codec).astype(int)
+    assert np.abs(found - warp(image, affine, codec.input_size, kind)).max() <= 1
+
+
+def test_a_picture_of_black_where_the_box_is_outside(predictor: Predictor) -> None:
+    codec = predictor.manifest.codec
+    assert codec.input_size == (24, 32)
     image = np.full((40, 30, 3), 200, np.uint8)
     center, scale = bbox_to_center_scale(np.array([500.0, 500, 30, 40]), 1.25, (24, 32))
-    assert not warp_box(image, center, scale, (24, 32)).any()
+    assert not warp_box(image, center, scale, codec).any()
     center, scale = bbox_to_center_scale(np.array([-15.0, 0, 30, 40]), 1.0, (24, 32))
-    half = warp_box(image, center, scale, (24, 32))
+    half = warp_box(image, center, scale, codec)
     assert not half[:, :11].any()
     assert (half[1:-1, 13:] == 200).all()
 
@@ -206,6 +218,19 @@ def test_poses_a_pixel_apart_are_one_by_the_padded_boxs_area(
     keypoints[1, :, 0] += pixels
     found, totals = predictor.rank(boxes, np.array([0.5, 0.75]), keypoints, scores)
     assert (found.tolist(), totals.tolist()) == (kept, [0.5, 0.75])
+
+
+def test_poses_a_pixel_apart_by_their_own_extent(predictor: Predictor) -> None:
+    """Small poses in large boxes: two by nms_area keypoints, one by nms_area box."""
+    boxes, scores = np.array([[0.0, 0, 30, 40]] * 2), np.ones((2, 17))
+    keypoints = np.random.default_rng(0).uniform(0, 8, (1, 17, 2)).repeat(2, axis=0)
+    keypoints[1, :, 0] += 1
+    by_extent = replace(predictor, manifest=replace(predictor.manifest, nms_area="keypoints"))
+    kept = [
+        one.rank(boxes, np.array([0.5, 0.75]), keypoints, scores)[0].tolist()
+        for one in (predictor, by_extent)
+    ]
+    assert kept == [[1], [1, 0]]
 
 
 def test_weights_beside_their_manifest_are_enough(tmp_path: Path, predictor: Predictor) -> None:

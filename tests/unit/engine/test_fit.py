@@ -357,6 +357,33 @@ def gradients_of(spec: ModelSpec, accumulate: int, amp: str = "none") -> dict[st
     return {name: p.grad for name, p in model.named_parameters()}
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_weight_scales_loss_and_gradients(
+    tiny_model_spec: ModelSpec, accumulate: int
+) -> None:
+    found = []
+    for weight in (1.0, 8.0):  # powers of two are exact
+        state, rows = fresh(tiny_model_spec), []
+        gradients = Gradients(accumulate, loss_scaler(CPU, "none"), weight)
+        step_loss = supervised_step(state.model, CODEC, CPU, "none", gradients)
+        train(state, 1, step_loss=step_loss, rows=rows, log_steps=1, clip_grad_norm=1e9)
+        found.append((rows[0]["loss"], rows[0]["grad_norm"]))
+    assert found[1] == pytest.approx([8 * value for value in found[0]], rel=1e-6)
+
+
+def test_a_loss_weight_scales_what_is_clipped(tiny_model_spec: ModelSpec) -> None:
+    """A limit that is scaled as well clips the same share of the gradients."""
+    moments = []
+    for weight, clip in ((1.0, 1e-3), (16.0, 16e-3), (16.0, 1e-3)):
+        state = fresh(tiny_model_spec)
+        gradients = Gradients(1, loss_scaler(CPU, "none"), weight)
+        step_loss = supervised_step(state.model, CODEC, CPU, "none", gradients)
+        train(state, 1, step_loss=step_loss, clip_grad_norm=clip)
+        moments.append(state.optimizer.state[state.model.head.final_layer.weight]["exp_avg"])
+    torch.testing.assert_close(moments[1], 16 * moments[0], rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(moments[2], moments[0], rtol=1e-3, atol=1e-9)
+
+
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_micro_batches_add_up_to_the_batch(tiny_model_spec: ModelSpec, accumulate: int) -> None:
     whole = gradients_of(tiny_model_spec, 1)

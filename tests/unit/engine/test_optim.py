@@ -33,6 +33,8 @@ DEPTH = 24
         ("backbone.pos_embed", 0),
         ("backbone.patch_embed.proj.weight", 0),
         ("backbone.patch_embed.proj.bias", 0),
+        ("backbone.cls_token", 0),
+        ("backbone.storage_tokens", 0),
         ("backbone.blocks.0.attn.qkv.weight", 1),
         ("backbone.blocks.10.mlp.fc1.bias", 11),
         ("backbone.blocks.23.norm2.weight", 24),
@@ -50,6 +52,9 @@ def test_layer_ids(name: str, layer: int) -> None:
     [
         ("backbone.pos_embed", (1, 12, 16), True),
         ("backbone.norm.weight", (16,), True),
+        ("backbone.cls_token", (1, 1, 16), False),
+        ("backbone.storage_tokens", (1, 8, 16), False),
+        ("backbone.blocks.0.attn.gamma", (16,), True),
         ("head.conv_layers.0.bias", (8,), True),
         ("backbone.blocks.0.attn.qkv.weight", (48, 16), False),
         ("head.final_layer.weight", (17, 8, 1, 1), False),
@@ -143,8 +148,24 @@ def test_cosine_rises_then_falls(warmup: int) -> None:
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
-def test_a_single_step() -> None:
-    assert schedule(kind="cosine", steps=1, warmup_iters=0).at(0) == 5e-4
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 0.001), (1, 0.001 + 0.999 / 10), (10, 1.0), (55, 0.5), (99, 1 / 90)]
+)
+def test_linear_rises_for_one_step_more_then_falls_towards_0(step: int, factor: float) -> None:
+    found = schedule(kind="linear", steps=100, warmup_iters=10).at(step)
+    assert found == pytest.approx(5e-4 * factor, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_a_single_step(kind: str) -> None:
+    assert schedule(kind=kind, steps=1, warmup_iters=0).at(0) == 5e-4
+
+
+def test_linear_with_nothing_but_warmup() -> None:
+    law = schedule(kind="linear", steps=4, warmup_iters=4)
+    assert [law.at(step) / 5e-4 for step in range(4)] == pytest.approx(
+        [0.001 + 0.999 * step / 4 for step in range(4)]
+    )
 
 
 def test_the_scaled_peak_is_logged(

@@ -49,6 +49,12 @@ def test_the_head_has_the_maps_of_the_keypoints(bent_params, kind: str, maps: in
     assert models_build.build_model(params, MOUSE).head.final_layer.out_channels == maps
 
 
+def test_the_loss_weight_is_that_of_params(bent_params) -> None:
+    params = load_params(bent_params({"train.loss_weight": "10", "train.accumulate": "2"}))
+    found = train.step_gradients(params, torch.device("cpu"))
+    assert (found.loss_weight, found.accumulate) == (10.0, 2)
+
+
 # memory
 
 

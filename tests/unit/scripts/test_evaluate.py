@@ -89,6 +89,19 @@ def test_perfect_poses(at_home: Path, params, val) -> None:
     assert {(one["oks"], one["score"]) for one in persons} == {(1.0, 0.9)}
 
 
+def test_nms_by_the_area_of_the_box_or_of_the_pose(bent_params, val) -> None:
+    """Two small poses, a few pixels apart, in the two large boxes of image 2."""
+    rows = np.flatnonzero(val.persons.image_id == 2)
+    keypoints = np.random.default_rng(0).uniform(40, 70, (1, 17, 2)).repeat(2, axis=0)
+    keypoints[1] += 3
+    found = Predictions(keypoints, np.full((2, 17), 0.9), rows)
+    counts = [
+        len(evaluate._results(load_params(bent_params({"evaluate.nms_area": kind})), val, found))
+        for kind in ("box", "keypoints")
+    ]
+    assert counts == [1, 2]
+
+
 def test_people_by_oks_with_their_images(at_home: Path, params, val) -> None:
     poses = perfect(val)
     poses.keypoints[2] += 10

@@ -104,6 +104,21 @@ def test_micro_batches_add_up(tiny_model_spec: ModelSpec, loss: str) -> None:
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("loss", [MULTIAUGS, ENSEMBLE])
+def test_a_loss_weight_scales_both_losses(tiny_model_spec: ModelSpec, loss: str) -> None:
+    runs = []
+    for weight in (1.0, 4.0):
+        model, batch = setup(tiny_model_spec)
+        scaled = Gradients(1, GradScaler(enabled=False), weight)
+        row = step_of(model, paths(2, 2, 1, 2, -1e9), 2.0, loss, scaled)(batch, 2)
+        runs.append(([float(row[name]) for name in ("loss", "loss_u")], gradients(model)))
+    (plain, gradient), (weighted, found) = runs
+    assert weighted == pytest.approx([4 * value for value in plain], rel=1e-6)
+    assert plain[1] > 0
+    for name in gradient:
+        torch.testing.assert_close(found[name], 4 * gradient[name], atol=1e-6, rtol=1e-4)
+
+
 def gradients(model: PoseModel) -> dict[str, torch.Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 

@@ -186,6 +186,23 @@ def test_joint_occlude_pastes_patches_around_another_samples_keypoints() -> None
     assert 40 < pasted < 80
 
 
+def test_occlusion_misses_by_the_jitter() -> None:
+    """14 pixels at width 192 are 5.25 at this width."""
+    joints = [[(36.0, 48.0)], [(36.0, 48.0)]]  # so that nothing is shifted but by the jitter
+    images, misses = indexed_images(2), []
+    jittered = changed(SSL, occlude_jitter=14.0)
+    for seed in range(200):
+        out = views(seed, joints, ssl=jittered).joint_occlude(images)
+        for i in (0, 1):
+            y, x = (out[i, 0] // 10000 != i).nonzero(as_tuple=True)
+            if len(y):
+                value = int(out[i, 0, y[0], x[0]]) % 10000
+                misses.append((value % 100 - int(x[0]), value // 100 - int(y[0])))
+    assert len(misses) > 100
+    assert np.std(misses, axis=0) == pytest.approx(5.25, abs=0.8)
+    assert np.abs(np.mean(misses, axis=0)).max() < 1.2
+
+
 def test_cutout_and_cutmix() -> None:
     images = indexed_images(3) + 1
     blank = views(0, np.zeros((3, 1, 2))).cutout(images)
