@@ -62,7 +62,7 @@ def test_flat_sapiens_file(tmp_path: Path, spec: ModelSpec, fetch: Fetch, caplog
     assert checkpoint.read_provenance(stage.WEIGHTS) == {
         "source": "sapiens_clean.pth",
         "sha256": digest(tmp_path / "sapiens_clean.pth"),
-        "licence": "that of the file",
+        "licence": "CC BY-NC 4.0",
     }
     lines = caplog.text
     for line in ("loaded      29  ", "resized      1  ", "dropped      1  ", "missing      8  "):
@@ -283,6 +283,6 @@ def test_a_model_of_an_earlier_run(
     provenance = checkpoint.read_provenance(stage.WEIGHTS)
     assert provenance["source"] == "models/ssl.safetensors of slow"
     assert provenance["revision"] == "c0ffee"
-    assert provenance["start licence"] == "CC BY-NC 4.0"
+    assert provenance["start licence"] == provenance["licence"] == "CC BY-NC 4.0"
     with pytest.raises(PoseError, match=r"correct weights\.revision or weights\.sha256"):
         fetch(source="experiment", revision="slow", sha256="a" * 64)
