@@ -23,6 +23,7 @@ from pose.common.licence import APACHE, CC_BY_NC, NONE, SAPIENS2, UNKNOWN, Licen
         ),
         ("sapiens2_0.4b_pose.safetensors", "sapiens2", SAPIENS2),
         ("mine.pth", "sapiens2", SAPIENS2),
+        ("https://example.org/sapiens2_0.4b_pose.safetensors", "vit", SAPIENS2),
         ("usyd-community/vitpose-plus-base/model.safetensors", "vit", APACHE),
         ("https://huggingface.co/usyd-community/vitpose-base/resolve/main/a.bin", "vit", APACHE),
         ("vitpose-b.pth", "vit", UNKNOWN),

@@ -17,6 +17,7 @@ from layouts import backbone_of, prefixed, random_state, sapiens_clean, sapiens_
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import digest
+from pose.common.licence import SAPIENS2, UNKNOWN
 from pose.common.params import Params, load_params
 from pose.models import checkpoint
 from pose.models.vit import ModelSpec
@@ -49,6 +50,20 @@ def params(bent_params, spec: ModelSpec, weights: dict[str, str]) -> Params:
     return load_params(
         bent_params({**model, **sizes, **{f"weights.{key}": v for key, v in weights.items()}})
     )
+
+
+def test_the_licence_depends_on_the_family(
+    tmp_path: Path, spec: ModelSpec, bent_params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(sapiens_clean(random_state(spec)), tmp_path / "mine.pth")
+    given = params(bent_params, spec, {"source": "file", "file": "mine.pth"})
+    _, provenance = fetch_weights.converted(given)
+    assert provenance["licence"] == UNKNOWN.name
+    monkeypatch.setattr(fetch_weights, "convert", lambda *_: ({}, ""))
+    model = given.model.model_copy(update={"family": "sapiens2"})
+    _, provenance = fetch_weights.converted(given.model_copy(update={"model": model}))
+    assert provenance["licence"] == SAPIENS2.name
 
 
 def test_flat_sapiens_file(tmp_path: Path, spec: ModelSpec, fetch: Fetch, caplog) -> None:
