@@ -5,9 +5,10 @@
     python recipes/apply.py NAME --args     # print flags for dvc exp run, write nothing:
     args=$(python recipes/apply.py NAME --args) && eval "dvc exp run $args"
 
-Each recipe sets every key that any recipe sets, so that one can be applied after another; `git
-checkout params.yaml` restores the embedded default. The result is validated before it is written.
-Takes seconds.
+Each recipe sets every key that any recipe sets, so that one can be applied after another. Keys of
+`weights`, data.detections and data.detections_sha256 that a recipe does not name return to their
+defaults: they belong to the files of other settings. `git checkout params.yaml` restores the
+embedded default. The result is validated before it is written. Takes seconds.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
-from pose.common.params import Params, load_params
+from pose.common.params import Params, Weights, load_params
 from pose.common.script import exit_codes
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
 PARAMS = ROOT / "params.yaml"
 Change = tuple[str, Any, Any]  # section.key, old, new
+RESET: dict[str, dict[str, Any]] = {  # values of the keys that a recipe does not name
+    "data": {"detections": None, "detections_sha256": None},
+    "weights": dict.fromkeys(Weights.model_fields) | {"source": "embedded", "head": "fresh"},
+}
 UNQUOTED = re.compile(r"[A-Za-z/][\w./-]*")  # strings that need no quotes in Hydra's grammar
 HYDRA_KEYWORDS = {"null", "true", "false", "nan", "inf"}  # strings that need quotes, too
 
@@ -53,12 +58,19 @@ def summary(name: str) -> str:
 
 
 def read_recipe(name: str) -> CommentedMap:
-    """{section: {key: value}}. Raises PoseError for an unknown name or another structure."""
+    """{section: {key: value}}, completed by RESET.
+
+    Raises PoseError for an unknown name or another structure.
+    """
     if name not in recipe_names():
         raise PoseError(f"no recipe {name!r}; choose one of {', '.join(recipe_names())}")
     recipe = _parse((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
     if not all(isinstance(section, dict) for section in recipe.values()):
         raise PoseError(f"{name}.yaml: expected sections with keys")
+    for section, keys in RESET.items():
+        named = recipe.setdefault(section, CommentedMap())
+        for key, value in keys.items():
+            named.setdefault(key, value)
     return recipe
 
 

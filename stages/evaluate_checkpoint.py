@@ -5,9 +5,9 @@
 
 --weights takes what fetch_weights reads: a file of Sapiens, ViTPose, mmpose, Hugging Face or this
 project (models/ssl.safetensors), an https address with --sha256, or a file of the Hugging Face Hub
-as hf://OWNER/NAME@REVISION/PATH. The file needs a head. Model and codec are those of --recipe, or
-of params.yaml. --data is a folder in COCO's layout (zips or folders; data/coco after a run). Boxes
-are the ground truth's unless --detections names a file of COCO results.
+as hf://OWNER/NAME@REVISION/PATH. The file needs a head. Model, codec and weights.expert are those
+of --recipe, or of params.yaml. --data is a folder in COCO's layout (zips or folders; data/coco
+after a run). Boxes are the ground truth's unless --detections names a file of COCO results.
 
 Crops are cut, and poses predicted and scored, by the code of fetch_weights, build_cache and
 evaluate, in a temporary folder ($TMPDIR; about 1 GB for COCO's val): data/, models/, metrics/ and
@@ -102,13 +102,15 @@ def _params(arguments: argparse.Namespace) -> Params:
     chosen = {"models": (MODEL,), "ablation": tuple(VIEWS), "scales": (1.0,), "ensemble": ()}
     sections = {
         "data": params.data.model_copy(update=data),
-        "weights": _weights(arguments.weights, arguments.sha256, arguments.key),
+        "weights": _weights(
+            arguments.weights, arguments.sha256, arguments.key, params.weights.expert
+        ),
         "evaluate": params.evaluate.model_copy(update=chosen),
     }
     return params.model_copy(update=sections)
 
 
-def _weights(text: str, sha256: str | None, key: str | None) -> Weights:
+def _weights(text: str, sha256: str | None, key: str | None, expert: int | None) -> Weights:
     """The weights section for --weights, with the head kept."""
     source: dict[str, Any] = {"file": None, "repo": None, "revision": None, "url": None}
     if text.startswith("hf://"):
@@ -129,7 +131,7 @@ def _weights(text: str, sha256: str | None, key: str | None) -> Weights:
             raise PoseError(f"--weights {text}: no such file; correct the path")
         source |= {"source": "file", "file": str(path)}
     try:
-        return Weights(**source, sha256=sha256, key=key, head="keep")
+        return Weights(**source, sha256=sha256, key=key, expert=expert, head="keep")
     except ValidationError as error:
         (wrong,) = error.errors()
         option, value = f"--{wrong['loc'][0]}", wrong["input"]
@@ -246,12 +248,13 @@ def _table(params: Params, names: list[str], out: Path) -> str:
 def _published(params: Params, names: list[str]) -> dict[str, str] | None:
     """The row of published.csv of this architecture and input size, for COCO's 17 keypoints."""
     model, input_wh = params.model, params.codec.input_size
-    shape = [str(model.embed_dim), str(model.depth), model.head, *map(str, input_wh)]
-    if names != [*COCO_17.names]:
+    experts = "no" if params.weights.expert is None else "yes"
+    shape = [str(model.embed_dim), str(model.depth), model.head, *map(str, input_wh), experts]
+    if names != [*COCO_17.names] or model.family != "vit":
         return None
     with PUBLISHED.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            keys = ("embed_dim", "depth", "head", "input_w", "input_h")
+            keys = ("embed_dim", "depth", "head", "input_w", "input_h", "experts")
             if [row[key] for key in keys] == shape:
                 return row
     return None

@@ -5,9 +5,9 @@
 
 Writes these files; the folder is replaced as a whole, after everything is verified:
 model.onnx (opset 18, any batch size), model.pt2 (torch.export), model.safetensors (the weights as
-trained), pose.json (input size, normalisation, codec, keypoints, test settings, versions) and
-README.md (a model card). Both graphs take normalised images and return heatmaps. They are run and
-compared with torch: a difference above 1e-4 is an error. Reads params.yaml, models/, data/cache
+trained), pose.json (input size, normalisation, codec, keypoints, test settings, licence, versions)
+and README.md (a model card). Both graphs take normalised images and return heatmaps. They are run
+and compared with torch: a difference above 1e-4 is an error. Reads params.yaml, models/, data/cache
 and, for the card, metrics/evaluate. Not a stage of the pipeline. Takes half a minute with the
 embedded default.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import torch
 
 from pose.common import stage
 from pose.common.files import digest, read_json, write_atomic, write_json
+from pose.common.licence import Licence, licence_of
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.script import exit_codes
@@ -35,7 +37,6 @@ from pose.deploy.export import (
     DATASETS,
     OPSET,
     front_matter,
-    licence,
     replacing_folder,
     trace,
     verify,
@@ -74,7 +75,7 @@ def main(name: str, out: Path) -> None:
         for file, difference in differences.items():
             log(f"{NAME}: {file} differs from torch by {difference:.1e} at most")
         shutil.copyfile(path, folder / SAFETENSORS)
-        info = _export_info(name, path, differences)
+        info = _export_info(name, path, differences, params.model.family)
         write_json(folder / FILE, describe(manifest) | info)
         write_atomic(
             folder / "README.md", _card(out.resolve().name, params, manifest, info).encode()
@@ -82,10 +83,14 @@ def main(name: str, out: Path) -> None:
     log(f"{NAME}: wrote {name} to {out}")
 
 
-def _export_info(name: str, path: Path, differences: dict[str, float]) -> dict[str, Any]:
+def _export_info(
+    name: str, path: Path, differences: dict[str, float], family: str
+) -> dict[str, Any]:
     """Entries of pose.json beside the manifest."""
+    start = read_provenance(path)
     return {
-        "trained": {"model": name, "sha256": digest(path), "start": read_provenance(path)},
+        "trained": {"model": name, "sha256": digest(path), "start": start},
+        "licence": asdict(licence_of(start, family)),
         "onnx": {"opset": OPSET, "input": INPUT, "output": OUTPUT},
         "largest_difference_to_torch": differences,
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
@@ -93,7 +98,7 @@ def _export_info(name: str, path: Path, differences: dict[str, float]) -> dict[s
 
 
 def _card(title: str, params: Params, manifest: Manifest, info: dict[str, Any]) -> str:
-    licence_id, terms = licence(info["trained"]["start"])
+    licence = Licence(**info["licence"])
     dataset = DATASETS[params.data.source]
     scores = _scores(info["trained"]["model"], params.evaluate.asked_models[-1])
     environment = jinja2.Environment(
@@ -101,13 +106,13 @@ def _card(title: str, params: Params, manifest: Manifest, info: dict[str, Any]) 
         keep_trailing_newline=True,
     )
     return environment.get_template(TEMPLATE).render(
-        front_matter=front_matter(title, licence_id, params.data.source, scores),
+        front_matter=front_matter(title, licence, params.data.source, scores),
         title=title,
         manifest=manifest,
         dataset=dataset,
         source=params.data.source,
         scores=scores,
-        terms=terms,
+        family=params.model.family,
         files=(ONNX, PROGRAM, SAFETENSORS),
         **info,
     )

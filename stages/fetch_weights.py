@@ -44,6 +44,7 @@ import torch
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import digest, existing_path
+from pose.common.licence import NONE, licence_of
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.skeleton import COCO_17
@@ -58,7 +59,6 @@ from pose.pretrained.read import index_of, shards_of
 from pose.pretrained.select import read_model
 
 NAME = "fetch_weights"
-LICENCE = "that of the file"  # of converted weights
 BRANCH = "main"  # of the Hub, if weights.revision is null
 
 
@@ -88,7 +88,7 @@ def _embedded(params: Params) -> tuple[State, dict[str, Any]]:
     state = build_backbone(_spec(params)).state_dict()
     provenance = {
         "source": f"random initialisation, seed {params.run.seed}",
-        "licence": "none needed",
+        "licence": NONE.name,
     }
     return {f"backbone.{name}": tensor for name, tensor in state.items()}, provenance
 
@@ -110,7 +110,8 @@ def converted(params: Params) -> tuple[State, dict[str, Any]]:
     except PoseError as error:
         raise PoseError(f"{path}: {error}") from None
     log(f"{NAME}: {path}: {where}\n{report}")
-    return state, {**provenance, **_digests(path), "licence": LICENCE}
+    licence = licence_of(provenance, params.model.family).name
+    return state, {**provenance, **_digests(path), "licence": licence}
 
 
 def _digests(path: Path) -> dict[str, Any]:

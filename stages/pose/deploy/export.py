@@ -9,7 +9,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import EvalResult, ModelCardData
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pose.common.errors import PoseError
+from pose.common.licence import Licence
 from pose.deploy.predictor import INPUT, OUTPUT, OnnxNetwork
 
 OPSET = 18  # ONNX Runtime 1.14 and later
 TOLERANCE = 1e-4  # largest absolute difference of a heatmap value; peaks are about 1
 EXTERNAL_BYTES = 1 << 30  # larger weights are in a separate file: an .onnx holds 2 GB at most
 BATCH = {"images": {0: torch.export.Dim("batch")}}
-SAPIENS_LICENCE = "cc-by-nc-4.0"
 DATASETS = {
     "synthetic": "rendered people of this project",
     "coco": "COCO 2017",
@@ -113,24 +112,7 @@ def replacing_folder(out: Path, marker: str) -> Iterator[Path]:
             shutil.rmtree(workspace, ignore_errors=True)
 
 
-def licence(provenance: dict[str, Any]) -> tuple[str | None, str]:
-    """Licence id of the Hugging Face Hub and a sentence for the card.
-
-    The id is None for weights trained from random numbers, which no other licence binds.
-    provenance: record of the starting weights that fetch_weights.py wrote.
-    """
-    source = str(provenance.get("source", "unknown"))
-    if "sapiens" in source.lower():
-        return (
-            SAPIENS_LICENCE,
-            "Sapiens' weights are CC BY-NC 4.0, and so is what is trained from them.",
-        )
-    if source.startswith("random initialisation"):
-        return None, "The weights started from random numbers: no other model's licence binds them."
-    return "other", "The licence of the starting weights binds these as well; see their source."
-
-
-def front_matter(name: str, licence_id: str | None, source: str, scores: dict[str, float]) -> str:
+def front_matter(name: str, licence: Licence, source: str, scores: dict[str, float]) -> str:
     """YAML header of the model card.
 
     source: value of data.source. scores: by COCO metric name; empty if not measured.
@@ -146,8 +128,9 @@ def front_matter(name: str, licence_id: str | None, source: str, scores: dict[st
         for metric, value in scores.items()
     ]
     card = ModelCardData(
-        license=licence_id,
-        license_name="as-the-starting-weights" if licence_id == "other" else None,
+        license=licence.hub_id,
+        license_name=licence.hub_name,
+        license_link=licence.link,
         pipeline_tag="keypoint-detection",
         tags=["pose-estimation", "top-down", "vit", "onnx"],
         model_name=name,

@@ -11,24 +11,9 @@ import torch
 from ruamel.yaml import YAML
 
 from loopback import failure
+from pose.common.licence import CC_BY_NC, NONE, SAPIENS2, UNKNOWN
 from pose.deploy import export as deploy_export
-from pose.deploy.export import front_matter, licence, replacing_folder
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("random initialisation, seed 0", None),
-        ("facebook/sapiens/sapiens_host/pretrain/x.pth", "cc-by-nc-4.0"),
-        ("Sapiens_1b_coco.pth", "cc-by-nc-4.0"),
-        ("vitpose-b.pth", "other"),
-        (None, "other"),
-    ],
-)
-def test_licence_of_the_starting_weights(source: str | None, expected: str | None) -> None:
-    found, sentence = licence({"source": source} if source else {})
-    assert found == expected
-    assert sentence.endswith(".")
+from pose.deploy.export import front_matter, replacing_folder
 
 
 def read(text: str) -> dict:
@@ -36,7 +21,7 @@ def read(text: str) -> dict:
 
 
 def test_scores_are_the_hubs_results() -> None:
-    head = read(front_matter("mine", "cc-by-nc-4.0", "coco", {"AP": 0.71234, "AR": 0.8}))
+    head = read(front_matter("mine", CC_BY_NC, "coco", {"AP": 0.71234, "AR": 0.8}))
     assert head["license"] == "cc-by-nc-4.0"
     assert head["pipeline_tag"] == "keypoint-detection"
     (model,) = head["model-index"]
@@ -47,12 +32,16 @@ def test_scores_are_the_hubs_results() -> None:
 
 
 def test_without_scores_and_licence_nothing_is_claimed() -> None:
-    head = read(front_matter("mine", None, "coco", {}))
-    assert not {"license", "license_name", "model-index"} & set(head)
-    assert (
-        read(front_matter("mine", "other", "local", {}))["license_name"]
-        == "as-the-starting-weights"
-    )
+    head = read(front_matter("mine", NONE, "coco", {}))
+    assert not {"license", "license_name", "license_link", "model-index"} & set(head)
+
+
+def test_licences_that_the_hub_does_not_know_have_a_name() -> None:
+    head = read(front_matter("mine", UNKNOWN, "local", {}))
+    assert (head["license"], head["license_name"]) == ("other", "as-the-starting-weights")
+    head = read(front_matter("mine", SAPIENS2, "local", {}))
+    assert (head["license"], head["license_name"]) == ("other", "sapiens2-license")
+    assert head["license_link"].startswith("https://github.com/facebookresearch/sapiens2/")
 
 
 def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:

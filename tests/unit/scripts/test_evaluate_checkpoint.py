@@ -19,18 +19,25 @@ COCO = [*COCO_17.names]
 
 
 def test_weights_of_the_hub() -> None:
-    found = _weights("hf://owner/name@abc/dir/a.pth", None, "teacher")
+    found = _weights("hf://owner/name@abc/dir/a.pth", None, "teacher", 0)
     assert (found.source, found.repo, found.revision) == ("huggingface", "owner/name", "abc")
     assert (found.file, found.key, found.head) == ("dir/a.pth", "teacher", "keep")
-    assert _weights("hf://owner/name/a.pth", None, None).revision == "main"
-    assert "expected hf://OWNER/NAME@REVISION/PATH" in failure(_weights, "hf://owner", None, None)
+    assert found.expert == 0
+    assert _weights("hf://owner/name/a.pth", None, None, None).revision == "main"
+    assert "expected hf://OWNER/NAME@REVISION/PATH" in failure(
+        _weights, "hf://owner", None, None, None
+    )
 
 
 def test_other_addresses_and_a_wrong_digest_are_one_line(tmp_path: Path) -> None:
-    assert "expected a path, https:// or hf://" in failure(_weights, "ftp://x/a.pth", None, None)
-    assert failure(_weights, "https://x.org/a.pth", "abc", None).startswith("--sha256 'abc', exp")
+    assert "expected a path, https:// or hf://" in failure(
+        _weights, "ftp://x/a.pth", None, None, None
+    )
+    assert failure(_weights, "https://x.org/a.pth", "abc", None, None).startswith(
+        "--sha256 'abc', exp"
+    )
     (tmp_path / "a.pth").touch()
-    assert "--sha256 'abc'" in failure(_weights, str(tmp_path / "a.pth"), "abc", None)
+    assert "--sha256 'abc'" in failure(_weights, str(tmp_path / "a.pth"), "abc", None, None)
 
 
 def test_options_are_checked_before_the_work(tmp_path: Path) -> None:
@@ -46,7 +53,7 @@ def test_options_are_checked_before_the_work(tmp_path: Path) -> None:
 
 
 def test_weights_of_an_address() -> None:
-    found = _weights("https://example.org/a.pth", "0" * 64, None)
+    found = _weights("https://example.org/a.pth", "0" * 64, None, None)
     assert (found.source, found.url, found.sha256) == (
         "url",
         "https://example.org/a.pth",
@@ -61,6 +68,10 @@ def test_weights_of_an_address() -> None:
         ("vitpose_b_coco_256x192", "75.8", "81.1", "AP_H_56"),
         ("vitpose_l_coco_256x192", "78.3", "83.5", "AP_H_56"),
         ("vitpose_h_coco_256x192", "79.1", "84.1", "AP_H_56"),
+        ("vitposepp_s_coco_256x192", "75.8", "82.6", "AP_H_56"),
+        ("vitposepp_b_coco_256x192", "77.0", "82.6", "AP_H_56"),
+        ("vitposepp_l_coco_256x192", "78.6", "84.1", "AP_H_56"),
+        ("vitposepp_h_coco_256x192", "79.4", "84.8", "AP_H_56"),
         ("sapiens_0.3b_coco_1024x768", "79.6", "83.6", "AP_H_70"),
         ("sapiens_0.6b_coco_1024x768", "81.2", "84.9", "AP_H_70"),
         ("sapiens_1b_coco_1024x768", "82.1", "85.9", "AP_H_70"),
@@ -82,6 +93,15 @@ def test_nothing_is_published_for_the_default_or_other_keypoints() -> None:
     params = apply.parse_params(apply.PARAMS.read_text())
     assert _published(params, COCO) is None
     assert _published(apply.resolve("vitpose_b_coco_256x192"), ["nose", "tail"]) is None
+
+
+@pytest.mark.parametrize("size", ["0.4b", "0.8b", "1b"])
+def test_nothing_is_published_for_sapiens2(size: str) -> None:
+    """Its sizes are those of Sapiens."""
+    params = apply.resolve(f"sapiens2_{size}_coco_1024x768")
+    assert _published(params, COCO) is None
+    sapiens = params.model.model_copy(update={"family": "vit"})
+    assert _published(params.model_copy(update={"model": sapiens}), COCO) is not None
 
 
 def test_the_table(tmp_path) -> None:

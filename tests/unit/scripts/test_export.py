@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +16,9 @@ from huggingface_hub import ModelCard
 import export
 from loopback import failure
 from pose.common import stage
+from pose.common.licence import CC_BY_NC, SAPIENS2
 from pose.deploy.export import verify
-from pose.deploy.manifest import read_manifest
+from pose.deploy.manifest import project_params, read_manifest
 from pose.deploy.predictor import Predictor
 from pose.models.checkpoint import read_weights, save_weights
 from tiny_model import random_model, tiny_manifest
@@ -132,6 +134,24 @@ def test_the_card_is_one_that_the_hub_reads(exported: Path) -> None:
     ):
         assert part in card.text
     assert "{" not in card.text.split("```")[2]
+
+
+def test_pose_json_has_the_licence_of_the_card(exported: Path) -> None:
+    licence = json.loads((exported / "pose.json").read_text())["licence"]
+    assert licence == asdict(CC_BY_NC)
+    assert CC_BY_NC.terms in (exported / "README.md").read_text()
+
+
+def test_the_card_of_a_sapiens2_model_links_its_licence(exported: Path) -> None:
+    params = project_params()
+    family = params.model.model_copy(update={"family": "sapiens2"})
+    info = json.loads((exported / "pose.json").read_text()) | {"licence": asdict(SAPIENS2)}
+    named = params.model_copy(update={"model": family})
+    card = ModelCard(export._card("mine", named, MANIFEST, info))
+    assert (card.data.license, card.data.license_name) == ("other", "sapiens2-license")
+    assert card.data.license_link == SAPIENS2.link
+    assert f"{SAPIENS2.terms} The licence: {SAPIENS2.link}\n\n- Starting" in card.text
+    assert "A Sapiens2 vision transformer" in card.text
 
 
 def test_a_models_numbers_are_its_own(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

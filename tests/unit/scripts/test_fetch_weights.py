@@ -17,6 +17,7 @@ from layouts import backbone_of, prefixed, random_state, sapiens_clean, sapiens_
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import digest
+from pose.common.licence import SAPIENS2, UNKNOWN
 from pose.common.params import Params, load_params
 from pose.models import checkpoint
 from pose.models.spec import ModelSpec
@@ -51,6 +52,20 @@ def params(bent_params, spec: ModelSpec, weights: dict[str, str]) -> Params:
     )
 
 
+def test_the_licence_depends_on_the_family(
+    tmp_path: Path, spec: ModelSpec, bent_params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(sapiens_clean(random_state(spec)), tmp_path / "mine.pth")
+    given = params(bent_params, spec, {"source": "file", "file": "mine.pth"})
+    _, provenance = fetch_weights.converted(given)
+    assert provenance["licence"] == UNKNOWN.name
+    monkeypatch.setattr(fetch_weights, "convert", lambda *_: ({}, ""))
+    model = given.model.model_copy(update={"family": "sapiens2"})
+    _, provenance = fetch_weights.converted(given.model_copy(update={"model": model}))
+    assert provenance["licence"] == SAPIENS2.name
+
+
 def test_flat_sapiens_file(tmp_path: Path, spec: ModelSpec, fetch: Fetch, caplog) -> None:
     state = random_state(spec)
     torch.save(sapiens_clean(state), tmp_path / "sapiens_clean.pth")
@@ -62,7 +77,7 @@ def test_flat_sapiens_file(tmp_path: Path, spec: ModelSpec, fetch: Fetch, caplog
     assert checkpoint.read_provenance(stage.WEIGHTS) == {
         "source": "sapiens_clean.pth",
         "sha256": digest(tmp_path / "sapiens_clean.pth"),
-        "licence": "that of the file",
+        "licence": "CC BY-NC 4.0",
     }
     lines = caplog.text
     for line in ("loaded      29  ", "resized      1  ", "dropped      1  ", "missing      8  "):
@@ -283,6 +298,6 @@ def test_a_model_of_an_earlier_run(
     provenance = checkpoint.read_provenance(stage.WEIGHTS)
     assert provenance["source"] == "models/ssl.safetensors of slow"
     assert provenance["revision"] == "c0ffee"
-    assert provenance["start licence"] == "CC BY-NC 4.0"
+    assert provenance["start licence"] == provenance["licence"] == "CC BY-NC 4.0"
     with pytest.raises(PoseError, match=r"correct weights\.revision or weights\.sha256"):
         fetch(source="experiment", revision="slow", sha256="a" * 64)
