@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from pose.coco.annotations import Annotations, Person
 from pose.coco.bad_records import BadRecord, reason_lines, report_bad
@@ -38,7 +37,7 @@ from pose.codecs.udp import build_codec
 from pose.common import stage
 from pose.common.errors import PoseError, shorten
 from pose.common.files import read_json, write_atomic, write_json
-from pose.common.log import log
+from pose.common.log import log, progress
 from pose.common.params import Params
 from pose.common.processes import worker_pool
 from pose.common.skeleton import (
@@ -199,7 +198,8 @@ def orientations_of(params: Params, split: Split) -> dict[int, int]:
         return {}
     entries = split.annotations.images
     with Images(split.files) as images:
-        orientations = stored_orientations(images, entries)
+        name = f"{NAME}: orientation of {split.files.split}"
+        orientations = stored_orientations(images, progress(entries, name))
     if orientations:
         log(
             f"{NAME}: {split.files.split}: {len(orientations):,} of {len(entries):,} images have "
@@ -261,7 +261,7 @@ def write_split(
     with worker_pool(stage.workers()) as pool:
         files = [group.files] * count
         done = pool.map(_shard_job, paths, files, shards, [settings] * count)
-        return list(tqdm(done, f"crops of {group.prefix.split('/')[0]}", count, disable=None))
+        return list(progress(done, f"{NAME}: crops of {group.prefix.split('/')[0]}", count))
 
 
 def _shard_job(

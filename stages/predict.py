@@ -29,14 +29,13 @@ import pose  # noqa: F401  # before torch, which reads OpenMP's variables
 
 # isort: split
 import torch
-from tqdm import tqdm
 
 from pose.coco.decode import ImageNote
 from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import BadImageError
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
-from pose.common.log import log
+from pose.common.log import log, progress
 from pose.common.script import exit_codes
 from pose.deploy.boxes import BoxFile, whole_image
 from pose.deploy.detector import DETECTORS, Detector, weights_path, weights_url
@@ -70,7 +69,7 @@ def _predict(arguments: argparse.Namespace, paths: list[Path]) -> int:
         settings = replace(settings, upright=True)
     notes: list[ImageNote] = []
     overlays, ids, failed = overlay_paths(paths, out / "overlays"), numeric_ids(paths), 0
-    for path in tqdm(paths, NAME, disable=None):
+    for path in progress(paths, NAME):
         try:
             if is_video(path):
                 _add_video_(writer, path, overlays[path])
@@ -133,7 +132,7 @@ def _box_source(
 def _add_video_(writer: ResultsWriter, path: Path, overlay: Path) -> None:
     """Add all frames of a video; the overlay video has the same frames and frame rate."""
     video = Video(path)
-    frames = iter(tqdm(video, path.name, video.count or None, leave=False, disable=None))
+    frames = progress(video, f"{NAME}: {path.name}", video.count, leave=False)
     first = next(frames, None)
     if first is not None:
         with video_writer(overlay, video.fps, first.shape[1::-1]) as write:
