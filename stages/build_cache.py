@@ -16,6 +16,11 @@ Takes seconds with the embedded default. An interrupted build resumes at the nex
 
 from __future__ import annotations
 
+from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 import shutil
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -34,7 +39,6 @@ from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
 from pose.coco.splits import Split, read_splits, read_unlabelled
 from pose.codecs.udp import build_codec
-from pose.common import stage
 from pose.common.errors import PoseError, shorten
 from pose.common.files import read_json, write_atomic, write_json
 from pose.common.log import log, progress
@@ -387,4 +391,4 @@ def _publish(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

@@ -24,6 +24,11 @@ copied. Published results use one of two files. We downloaded neither and do not
 
 from __future__ import annotations
 
+from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 import hashlib
 import json
 import os
@@ -40,7 +45,6 @@ from pose.coco.files import Kind, SplitFiles, local_root
 from pose.coco.images import ABSENT, Images
 from pose.coco.overlap import Checksums, image_checksums, shared_images
 from pose.coco.splits import Split, read_splits, read_unlabelled
-from pose.common import stage
 from pose.common.errors import PoseError, shorten
 from pose.common.files import digest, existing_path, locked, replacing, write_atomic, write_json
 from pose.common.log import Progress, log, progress
@@ -250,4 +254,4 @@ def _digests(split: Split, checksums: Checksums) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

@@ -15,14 +15,16 @@ cores with the embedded default.
 
 from __future__ import annotations
 
+from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import pose  # noqa: F401  # before torch, which reads OpenMP's variables
-
-# isort: split
 import numpy as np
 import pandas as pd
 import torch
@@ -43,7 +45,6 @@ from pose.analysis.tables import (
 )
 from pose.codecs import geometry
 from pose.codecs.gaussian import Blur
-from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import digest, existing_path, read_json, write_atomic, write_json
 from pose.common.log import log
@@ -219,4 +220,4 @@ def _write(
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)
