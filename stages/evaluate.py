@@ -53,7 +53,7 @@ from pose.common.skeleton import oks_sigmas
 from pose.crop_table import CropTable
 from pose.data import build
 from pose.data.samples import TestSamples
-from pose.evaluation.coco_metrics import coco_eval, to_results
+from pose.evaluation.coco_metrics import coco_eval, pycocotools_eval, to_results
 from pose.evaluation.predict import Ensemble, Predictions, PredictionsByView
 from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model
@@ -175,9 +175,12 @@ def _scores(
     """Rows of the ablation, one per (tta, decoder); none without annotations."""
     rows = []
     for (tta, decoder), poses in predictions.items() if val.scored else ():
-        stats = coco_eval(val.truth, _results(params, val, poses), val.sigmas)
+        is_final = (tta, decoder) == _final(params, val)
+        is_main = is_final and name == params.evaluate.asked_models[-1]
+        evaluate = pycocotools_eval if is_main else coco_eval
+        stats = evaluate(val.truth, _results(params, val, poses), val.sigmas)
         rows.append({"model": name, "flip": tta != "none", "decoder": decoder, "tta": tta, **stats})
-        if (tta, decoder) == _final(params, val):
+        if is_final:
             log(f"{NAME}: {name} AP {stats['AP']:.3f} AP50 {stats['AP50']:.3f}")
     return rows
 
