@@ -16,6 +16,11 @@ Takes seconds with the embedded default. An interrupted build resumes at the nex
 
 from __future__ import annotations
 
+from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 import shutil
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -23,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from pose.coco.annotations import Annotations, Person
 from pose.coco.bad_records import BadRecord, reason_lines, report_bad
@@ -35,10 +39,9 @@ from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
 from pose.coco.splits import Split, read_splits, read_unlabelled
 from pose.codecs.udp import build_codec
-from pose.common import stage
 from pose.common.errors import PoseError, shorten
 from pose.common.files import read_json, write_atomic, write_json
-from pose.common.log import log
+from pose.common.log import log, progress
 from pose.common.params import Params
 from pose.common.processes import worker_pool
 from pose.common.skeleton import (
@@ -199,7 +202,8 @@ def orientations_of(params: Params, split: Split) -> dict[int, int]:
         return {}
     entries = split.annotations.images
     with Images(split.files) as images:
-        orientations = stored_orientations(images, entries)
+        name = f"{NAME}: orientation of {split.files.split}"
+        orientations = stored_orientations(images, progress(entries, name))
     if orientations:
         log(
             f"{NAME}: {split.files.split}: {len(orientations):,} of {len(entries):,} images have "
@@ -261,7 +265,7 @@ def write_split(
     with worker_pool(stage.workers()) as pool:
         files = [group.files] * count
         done = pool.map(_shard_job, paths, files, shards, [settings] * count)
-        return list(tqdm(done, f"crops of {group.prefix.split('/')[0]}", count, disable=None))
+        return list(progress(done, f"{NAME}: crops of {group.prefix.split('/')[0]}", count))
 
 
 def _shard_job(
@@ -387,4 +391,4 @@ def _publish(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

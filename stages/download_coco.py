@@ -24,6 +24,11 @@ copied. Published results use one of two files. We downloaded neither and do not
 
 from __future__ import annotations
 
+from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 import hashlib
 import json
 import os
@@ -33,8 +38,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pose.coco.annotations import Annotations
 from pose.coco.bad_records import BadRecord, report_bad
 from pose.coco.detections import parse_detections
@@ -42,10 +45,9 @@ from pose.coco.files import Kind, SplitFiles, local_root
 from pose.coco.images import ABSENT, Images
 from pose.coco.overlap import Checksums, image_checksums, shared_images
 from pose.coco.splits import Split, read_splits, read_unlabelled
-from pose.common import stage
 from pose.common.errors import PoseError, shorten
 from pose.common.files import digest, existing_path, locked, replacing, write_atomic, write_json
-from pose.common.log import log
+from pose.common.log import Progress, log, progress
 from pose.common.params import Data, Params
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED, Checksum, ZipChecksums
 from pose.fetch.errors import require_disk_space
@@ -142,7 +144,7 @@ def _link_from_cache(cache: Path, md5: str | None, target: Path) -> None:
 def _synthetic(params: Params, folder: Path) -> dict[str, int]:
     synthetic = params.synthetic
     total = synthetic.train_images + synthetic.val_images
-    with tqdm(total=total, desc="rendering images", disable=None) as bar:
+    with Progress(f"{NAME}: rendering images", total) as bar:
         return write_coco_zips(folder, synthetic, stage.workers(), bar.update)
 
 
@@ -222,7 +224,7 @@ def _checksums(kind: str, split: Split) -> Checksums:
     """Size and CRC-32 of the split's images; raises PoseError if there is no folder or zip."""
     entries = split.annotations.images
     with Images(split.files) as images:
-        return image_checksums(images, tqdm(entries, f"checksums of {kind}", disable=None))
+        return image_checksums(images, progress(entries, f"{NAME}: checksums of {kind}"))
 
 
 def _absent(split: Split, checksums: Checksums) -> list[BadRecord]:
@@ -252,4 +254,4 @@ def _digests(split: Split, checksums: Checksums) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

@@ -15,14 +15,16 @@ cores with the embedded default.
 
 from __future__ import annotations
 
+from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import pose  # noqa: F401  # before torch, which reads OpenMP's variables
-
-# isort: split
 import numpy as np
 import pandas as pd
 import torch
@@ -43,7 +45,6 @@ from pose.analysis.tables import (
 )
 from pose.codecs import geometry
 from pose.codecs.gaussian import Blur
-from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import digest, existing_path, read_json, write_atomic, write_json
 from pose.common.log import log
@@ -52,7 +53,12 @@ from pose.common.skeleton import oks_sigmas
 from pose.crop_table import CropTable
 from pose.data import build
 from pose.data.samples import TestSamples
-from pose.evaluation.coco_metrics import coco_eval, keypoint_areas, to_results
+from pose.evaluation.coco_metrics import (
+    coco_eval,
+    keypoint_areas,
+    pycocotools_eval,
+    to_results,
+)
 from pose.evaluation.predict import Ensemble, Predictions, PredictionsByView
 from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model
@@ -178,9 +184,12 @@ def _scores(
     """Rows of the ablation, one per (tta, decoder); none without annotations."""
     rows = []
     for (tta, decoder), poses in predictions.items() if val.scored else ():
-        stats = coco_eval(val.truth, _results(params, val, poses), val.sigmas)
+        is_final = (tta, decoder) == _final(params, val)
+        is_main = is_final and name == params.evaluate.asked_models[-1]
+        evaluate = pycocotools_eval if is_main else coco_eval
+        stats = evaluate(val.truth, _results(params, val, poses), val.sigmas)
         rows.append({"model": name, "flip": tta != "none", "decoder": decoder, "tta": tta, **stats})
-        if (tta, decoder) == _final(params, val):
+        if is_final:
             log(f"{NAME}: {name} AP {stats['AP']:.3f} AP50 {stats['AP50']:.3f}")
     return rows
 
@@ -223,4 +232,4 @@ def _write(
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

@@ -20,6 +20,27 @@ metrics.json and the tables of metrics/evaluate. Not a stage of the pipeline.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", required=True, help="path, https address or hf://")
+    parser.add_argument("--data", required=True, type=Path, help="folder in COCO's layout")
+    parser.add_argument("--recipe", metavar="NAME", help="model and codec; default: params.yaml")
+    parser.add_argument("--detections", type=Path, metavar="FILE", help="boxes, COCO results")
+    parser.add_argument("--val-split", metavar="NAME", help="default: data.val_split")
+    parser.add_argument("--key", help="as weights.key, for a file with several models")
+    parser.add_argument("--sha256", help="of the file of --weights")
+    parser.add_argument("--out", type=Path, default=Path("evaluated"), help="folder (evaluated)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()  # --help does not wait for the imports below
+
 import csv
 import os
 import re
@@ -27,7 +48,6 @@ import shutil
 import sys
 import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -260,22 +280,6 @@ def _published(params: Params, names: list[str]) -> dict[str, str] | None:
     return None
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--weights", required=True, help="path, https address or hf://")
-    parser.add_argument("--data", required=True, type=Path, help="folder in COCO's layout")
-    parser.add_argument("--recipe", metavar="NAME", help="model and codec; default: params.yaml")
-    parser.add_argument("--detections", type=Path, metavar="FILE", help="boxes, COCO results")
-    parser.add_argument("--val-split", metavar="NAME", help="default: data.val_split")
-    parser.add_argument("--key", help="as weights.key, for a file with several models")
-    parser.add_argument("--sha256", help="of the file of --weights")
-    parser.add_argument("--out", type=Path, default=Path("evaluated"), help="folder (evaluated)")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    arguments = _arguments()
     with exit_codes(NAME):
         main(arguments)

@@ -15,15 +15,30 @@ embedded default.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import shutil
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pose  # noqa: F401  # before torch, which reads OpenMP's variables
 
-# isort: split
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", choices=("phase1", "phase2", "ssl"), default="ssl", help="trained stage (ssl)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()  # --help does not wait for the imports below
+
+import importlib.metadata
+import shutil
+from dataclasses import asdict
+from typing import Any
+
 import jinja2
 import torch
 
@@ -55,7 +70,6 @@ from pose.models.checkpoint import read_provenance
 
 NAME = "export"
 PROGRAM = "model.pt2"
-FINAL = "ssl"
 TEMPLATE = "card.md.j2"
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
 EXAMPLES = 3  # images on which the graphs are compared with torch
@@ -128,18 +142,6 @@ def _scores(name: str, main_model: str) -> dict[str, float]:
     return {key: metrics[key] for key in ("AP", "AP50", "AP75", "AR") if key in metrics}
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--model", choices=("phase1", "phase2", "ssl"), default=FINAL, help="trained stage (ssl)"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="output folder")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    arguments = _arguments()
     with exit_codes(NAME):
         main(arguments.model, arguments.out)

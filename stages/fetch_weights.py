@@ -33,15 +33,16 @@ and weights.sha256 that pin the file.
 
 from __future__ import annotations
 
+from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pose  # noqa: F401  # before torch, which reads OpenMP's variables
-
-# isort: split
 import torch
 
-from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import digest, existing_path
 from pose.common.licence import NONE, licence_of
@@ -185,4 +186,4 @@ def _huggingface(params: Params) -> tuple[Path, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

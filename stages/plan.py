@@ -16,6 +16,19 @@ waits for data.
 from __future__ import annotations
 
 import argparse
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()  # --help does not wait for the imports below
+
 import sys
 
 from pose.common import stage
@@ -28,12 +41,7 @@ sys.path.insert(0, str(stage.ROOT / "recipes"))
 import apply
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
-    recipe = parser.parse_args().name
+def main(recipe: str | None) -> None:
     params = apply.resolve(recipe) if recipe else load_params(apply.PARAMS)
     cache = built_cache(params, stage.ROOT)
     throughputs = read_throughputs(ACHIEVED)
@@ -42,4 +50,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     with exit_codes("plan"):
-        main()
+        main(arguments.name)

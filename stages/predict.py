@@ -20,26 +20,67 @@ not, 2 the command line is wrong. Not a stage of the pipeline.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from pose.deploy.detectors import DETECTORS
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a positive integer")
+    return int(text)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="IMAGES",
+        help="pictures, videos and folders of them",
+    )
+    boxes = parser.add_mutually_exclusive_group()
+    boxes.add_argument("--boxes", type=Path, metavar="FILE", help="JSON file of boxes")
+    listed = "; ".join(f"{name} ({what})" for name, what in DETECTORS.items())
+    boxes.add_argument("--detector", choices=DETECTORS, default=next(iter(DETECTORS)), help=listed)
+    boxes.add_argument("--whole-image", action="store_true", help="one box: the whole picture")
+    parser.add_argument(
+        "--min-score", type=float, default=0.5, help="minimum score of detected boxes (0.5)"
+    )
+    parser.add_argument("--model", type=Path, help="folder of export.py or .safetensors file")
+    parser.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, help="flip test (as in evaluate.flip_test)"
+    )
+    parser.add_argument(
+        "--batch-size", type=_count, default=32, help="people per forward pass (32)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("predicted"), help="output folder (predicted)"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()  # --help does not wait for the imports below
+
 import sys
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
-import pose  # noqa: F401  # before torch, which reads OpenMP's variables
-
-# isort: split
 import torch
-from tqdm import tqdm
 
 from pose.coco.decode import ImageNote
 from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import BadImageError
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
-from pose.common.log import log
+from pose.common.log import log, progress
 from pose.common.script import exit_codes
 from pose.deploy.boxes import BoxFile, whole_image
-from pose.deploy.detector import DETECTORS, Detector, weights_path, weights_url
+from pose.deploy.detector import Detector, weights_path, weights_url
 from pose.deploy.manifest import FILE, build_manifest, project_params, project_weights
 from pose.deploy.media import Video, is_video, list_inputs, read_picture, video_writer
 from pose.deploy.predictor import Predictor, torch_network
@@ -70,7 +111,7 @@ def _predict(arguments: argparse.Namespace, paths: list[Path]) -> int:
         settings = replace(settings, upright=True)
     notes: list[ImageNote] = []
     overlays, ids, failed = overlay_paths(paths, out / "overlays"), numeric_ids(paths), 0
-    for path in tqdm(paths, NAME, disable=None):
+    for path in progress(paths, NAME):
         try:
             if is_video(path):
                 _add_video_(writer, path, overlays[path])
@@ -133,7 +174,7 @@ def _box_source(
 def _add_video_(writer: ResultsWriter, path: Path, overlay: Path) -> None:
     """Add all frames of a video; the overlay video has the same frames and frame rate."""
     video = Video(path)
-    frames = iter(tqdm(video, path.name, video.count or None, leave=False, disable=None))
+    frames = progress(video, f"{NAME}: {path.name}", video.count, leave=False)
     first = next(frames, None)
     if first is not None:
         with video_writer(overlay, video.fps, first.shape[1::-1]) as write:
@@ -144,45 +185,6 @@ def _add_video_(writer: ResultsWriter, path: Path, overlay: Path) -> None:
         raise BadImageError(error)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a positive integer")
-    return int(text)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        type=Path,
-        metavar="IMAGES",
-        help="pictures, videos and folders of them",
-    )
-    boxes = parser.add_mutually_exclusive_group()
-    boxes.add_argument("--boxes", type=Path, metavar="FILE", help="JSON file of boxes")
-    listed = "; ".join(f"{name} ({what})" for name, what in DETECTORS.items())
-    boxes.add_argument("--detector", choices=DETECTORS, default=next(iter(DETECTORS)), help=listed)
-    boxes.add_argument("--whole-image", action="store_true", help="one box: the whole picture")
-    parser.add_argument(
-        "--min-score", type=float, default=0.5, help="minimum score of detected boxes (0.5)"
-    )
-    parser.add_argument("--model", type=Path, help="folder of export.py or .safetensors file")
-    parser.add_argument(
-        "--flip", action=argparse.BooleanOptionalAction, help="flip test (as in evaluate.flip_test)"
-    )
-    parser.add_argument(
-        "--batch-size", type=_count, default=32, help="people per forward pass (32)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("predicted"), help="output folder (predicted)"
-    )
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    arguments = _arguments()
     with exit_codes(NAME):
         sys.exit(main(arguments))

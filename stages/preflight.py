@@ -13,6 +13,19 @@ fails. Takes seconds, more for a large checkpoint or annotation file.
 from __future__ import annotations
 
 import argparse
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()  # --help does not wait for the imports below
+
 import os
 import shutil
 import subprocess
@@ -232,11 +245,6 @@ PLANNED: dict[str, Callable[[Params, Plan], str]] = {
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe")
-    recipe = parser.parse_args().name
     os.chdir(stage.ROOT)
     with exit_codes("preflight"):
-        main(recipe)
+        main(arguments.name)

@@ -10,12 +10,16 @@ Takes about 10 s on two cores with the embedded default.
 
 from __future__ import annotations
 
+from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 from collections.abc import Container
 from pathlib import Path
 
 import pandas as pd
 
-from pose.common import stage
 from pose.common.files import read_json, write_atomic
 from pose.common.log import log
 from pose.common.params import Params
@@ -199,4 +203,4 @@ def _provenance() -> Section:
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

@@ -9,6 +9,10 @@ a minute on two cores with the embedded default.
 from __future__ import annotations
 
 from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 from pose.common.log import log
 from pose.common.params import Params
 from pose.engine.fit import freeze_backbone_
@@ -31,4 +35,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

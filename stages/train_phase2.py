@@ -9,6 +9,10 @@ metrics/train_phase2. About 4 minutes on two cores with the embedded default.
 from __future__ import annotations
 
 from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 from pose.common.params import Params
 from pose.engine.train import model_path, train_supervised
 from pose.models.build import build_model, setup_torch
@@ -30,4 +34,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

@@ -9,22 +9,22 @@ metrics/train_ssl. About 2 minutes on two cores with the embedded default. See d
 
 from __future__ import annotations
 
+from pose.common import stage
+
+if __name__ == "__main__":
+    stage.parse_arguments(__doc__)  # --help does not wait for the imports below
+
 import shutil
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pose  # noqa: F401  # before torch, which reads OpenMP's variables
-
-# isort: split
 import numpy as np
 import torch
-from dvclive import Live
 from torch import nn
 from torch.utils.data import default_collate
 
 from pose import distributed
-from pose.common import stage
 from pose.common.files import replacing, write_atomic
 from pose.common.log import log
 from pose.common.params import Params
@@ -49,6 +49,9 @@ from pose.models.pose_model import PoseModel
 from pose.ssl.consistency import Consistency
 from pose.ssl.pictures import picture_views
 from pose.ssl.students import network_teacher
+
+if TYPE_CHECKING:
+    from dvclive import Live
 
 NAME = "train_ssl"
 STREAM, STREAM_UNLABELLED = 3, 4  # part of the seed; other phases have other streams
@@ -234,4 +237,4 @@ def write_skipped_outputs() -> None:
 
 
 if __name__ == "__main__":
-    stage.run(NAME, __doc__, main)
+    stage.run(NAME, main)

@@ -152,10 +152,22 @@ def test_a_script_tells_its_purpose_and_command(name: str) -> None:
     path = STAGES / f"{name}.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert f"    python stages/{name}.py" in (ast.get_docstring(tree) or "")
-    assert ast.unparse(tree.body[-1]) == (
-        "if __name__ == '__main__':\n    stage.run(NAME, __doc__, main)"
-    )
+    assert ast.unparse(tree.body[-1]) == ("if __name__ == '__main__':\n    stage.run(NAME, main)")
     assert f'NAME = "{name}"' in path.read_text(encoding="utf-8").splitlines()
+
+
+SLOW = {"torch", "timm", "torchvision", "albumentations", "pandas", "dvclive", "scipy", "sympy"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_help_does_not_wait_for_slow_imports(path: Path) -> None:
+    """Each script imports some of them, which takes seconds."""
+    command = [sys.executable, "-X", "importtime", str(path), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not SLOW & imported
 
 
 def test_help_needs_neither_params_nor_data(tmp_path: Path) -> None:

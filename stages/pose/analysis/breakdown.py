@@ -16,7 +16,14 @@ from pycocotools import mask
 
 from pose.analysis.matching import Match, average_precision, keypoint_similarity
 from pose.crop_table import CropTable
-from pose.evaluation.coco_metrics import ALL_AREAS, coco_run
+from pose.evaluation.keypoint_eval import (
+    ALL_AREAS,
+    RECALLS,
+    match_poses,
+    precision_recall,
+    read_people,
+    read_poses,
+)
 from pose.evaluation.predict import Predictions
 
 Array = NDArray[np.float64]
@@ -78,19 +85,11 @@ def correct_keypoints(
 
 def keypoint_ap(truth: Json, results: list[Json], sigmas: Array) -> list[float]:
     """COCO's AP per keypoint, as if it were the only one; NaN where it is never labelled."""
+    people, poses = read_people(truth, len(sigmas)), read_poses(truth, results, len(sigmas))
     return [
-        average_precision(
-            {**truth, "annotations": [_single_keypoint(a, k) for a in truth["annotations"]]},
-            [{**r, "keypoints": r["keypoints"][3 * k : 3 * k + 3]} for r in results],
-            sigmas[[k]],
-        )[0]
+        average_precision(people.keypoint(k), poses.keypoint(k), sigmas[[k]])[0]
         for k in range(len(sigmas))
     ]
-
-
-def _single_keypoint(annotation: Json, k: int) -> Json:
-    keypoint = annotation["keypoints"][3 * k : 3 * k + 3]
-    return {**annotation, "keypoints": keypoint, "num_keypoints": int(keypoint[2] > 0)}
 
 
 def group_table(
@@ -106,10 +105,11 @@ def group_table(
     persons of a bin and the results matched to them, no other results: the poses matched to other
     persons or to none would outnumber those of a small bin.
     """
+    people, poses = read_people(truth, len(sigmas)), read_poses(truth, results, len(sigmas))
     persons = labelled_persons(truth)
     size_ends = {label: end for label, (_, end) in SIZE_RANGES.items()}
     sizes = {person["id"]: _bin_label(size_ends, person["area"]) for person in persons}
-    size_aps = average_precision(truth, results, sigmas, [*SIZE_RANGES.values()])
+    size_aps = average_precision(people, poses, sigmas, [*SIZE_RANGES.values()])
     rows = _group_rows("size", sizes, dict(zip(SIZE_RANGES, size_aps, strict=True)), oks_by_id)
     for group, bins, labels in (
         ("occlusion", OCCLUSION_BINS, occlusion(persons)),
@@ -118,10 +118,10 @@ def group_table(
         aps = {}
         for label in bins:
             ids = {id_ for id_, person_label in labels.items() if person_label == label}
-            annotations = [a for a in truth["annotations"] if a["id"] in ids]
-            matched = [results[match.result] for match in matches if match.annotation in ids]
-            subset = {**truth, "annotations": annotations}
-            aps[label] = average_precision(subset, matched, sigmas)[0]
+            members = np.array([a["id"] in ids for a in truth["annotations"]], dtype=bool)
+            matched = [match.result for match in matches if match.annotation in ids]
+            subset = people[members], poses[np.array(matched, dtype=np.intp)]
+            aps[label] = average_precision(*subset, sigmas)[0]
         rows += _group_rows(group, labels, aps, oks_by_id)
     return pd.DataFrame(rows)
 
@@ -184,13 +184,13 @@ def pr_table(truth: Json, results: list[Json], sigmas: Array) -> pd.DataFrame:
     """COCOeval's precision at its 101 recalls, for the OKS thresholds PR_THRS."""
     if not results:
         return pd.DataFrame(columns=["oks_thr", "recall", "precision"])
-    run = coco_run(truth, results, sigmas, [ALL_AREAS], PR_THRS)
-    recall = run.params.recThrs
+    people, poses = read_people(truth, len(sigmas)), read_poses(truth, results, len(sigmas))
+    found = match_poses(people, poses, sigmas, [ALL_AREAS], np.array(PR_THRS))
     return pd.DataFrame(
         {
-            "oks_thr": np.repeat(PR_THRS, len(recall)),
-            "recall": np.tile(recall, len(PR_THRS)),
-            "precision": run.eval["precision"][:, :, 0, 0, 0].reshape(-1),
+            "oks_thr": np.repeat(PR_THRS, len(RECALLS)),
+            "recall": np.tile(RECALLS, len(PR_THRS)),
+            "precision": precision_recall(found, poses).precision.reshape(-1),
         }
     )
 

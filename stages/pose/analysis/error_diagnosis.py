@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pose.analysis.matching import Match, average_precision
+from pose.evaluation.keypoint_eval import read_people, read_poses
 
 Array = NDArray[np.float64]
 Json = dict[str, Any]
@@ -132,17 +133,13 @@ def _distance(similarity: Array, area: float, sigmas: Array) -> Array:
 def _ap_gains(
     truth: Json, results: list[Json], errors: list[KeypointErrors], sigmas: Array
 ) -> dict[str, float]:
-    poses = [np.array(result["keypoints"], float).reshape(-1, 3) for result in results]
-    before = average_precision(truth, results, sigmas)[0]
+    people, poses = read_people(truth, len(sigmas)), read_poses(truth, results, len(sigmas))
+    before = average_precision(people, poses, sigmas)[0]
     gains = {}
     for kind in CORRECTED:
         for error in errors:
             of_kind = error.kinds == kind
-            poses[error.result][of_kind, :2] = error.corrected[of_kind]
-        corrected = [
-            {**result, "keypoints": pose.reshape(-1).tolist()}
-            for result, pose in zip(results, poses, strict=True)
-        ]
-        after = average_precision(truth, corrected, sigmas)[0]
+            poses.keypoints[error.result, of_kind] = error.corrected[of_kind]
+        after = average_precision(people, poses, sigmas)[0]
         gains[kind], before = after - before, after
     return gains

@@ -1,6 +1,6 @@
 """Similarity of predictions to people, and which result or box belongs to which person.
 
-Two kinds of match: COCOeval's own, of results with people by OKS (match_results), and of boxes with
+Two kinds of match: COCOeval's, of results with people by OKS (match_results), and of boxes with
 people by IoU (match_boxes), which gives each labelled person the pose predicted in its box.
 """
 
@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from pycocotools import mask
 
 from pose.crop_table import CropTable
-from pose.evaluation.coco_metrics import ALL_AREAS, coco_run
+from pose.evaluation.keypoint_eval import (
+    ALL_AREAS,
+    People,
+    Poses,
+    Range,
+    match_poses,
+    mean_or_missing,
+    precision_recall,
+    read_people,
+    read_poses,
+)
 from pose.evaluation.predict import Predictions
 
 Array = NDArray[np.float64]
@@ -41,18 +51,14 @@ def person_oks(similarity: Array) -> Array:
 
 
 def average_precision(
-    ground_truth: Json,
-    results: list[Json],
-    sigmas: Array,
-    areas: Sequence[tuple[float, float]] = (ALL_AREAS,),
+    people: People, poses: Poses, sigmas: Array, areas: Sequence[Range] = (ALL_AREAS,)
 ) -> list[float]:
-    """COCO's AP in each range of areas; 0 without results, NaN where no person is annotated."""
-    if not results:
+    """COCO's AP in each range of areas; 0 without poses, NaN where no person is annotated."""
+    if not len(poses.score):
         return [0.0] * len(areas)
-    precision = coco_run(ground_truth, results, sigmas, areas).eval["precision"]  # (T, R, 1, A, 1)
-    by_area = [precision[:, :, 0, a, 0] for a in range(len(areas))]
-    # COCOeval writes -1 where no person is annotated.
-    return [float(p[p > -1].mean()) if (p > -1).any() else np.nan for p in by_area]
+    precision = precision_recall(match_poses(people, poses, sigmas, areas), poses).precision
+    means = [mean_or_missing(part) for part in precision]
+    return [np.nan if mean == -1 else mean for mean in means]
 
 
 class Match(NamedTuple):
@@ -72,22 +78,16 @@ def match_results(
     """
     if not results:
         return []
-    run = coco_run(ground_truth, results, sigmas, [ALL_AREAS], [oks_thr])
-    annotation_ids = [annotation["id"] for annotation in ground_truth["annotations"]]
-    matches = []
-    for image in filter(None, run.evalImgs):
-        key = (image["image_id"], image["category_id"])
-        columns = {truth["id"]: column for column, truth in enumerate(run._gts[key])}
-        for row, (result_number, matched) in enumerate(
-            zip(image["dtIds"], image["dtMatches"][0], strict=True)
-        ):
-            if image["dtIgnore"][0][row]:
-                continue
-            number = int(matched)  # of the annotation; like results counted from 1, 0: unmatched
-            oks = float(run.ious[key][row, columns[number]]) if number else 0.0
-            annotation_id = annotation_ids[number - 1] if number else None
-            matches.append(Match(result_number - 1, annotation_id, oks))
-    return matches
+    people = read_people(ground_truth, len(sigmas))
+    poses = read_poses(ground_truth, results, len(sigmas))
+    found = match_poses(people, poses, sigmas, [ALL_AREAS], np.array([oks_thr]))
+    columns = (found.pose, found.person[0, 0], found.oks[0, 0], found.pose_ignored[0, 0])
+    ids = [annotation["id"] for annotation in ground_truth["annotations"]]
+    return [
+        Match(result, None if person < 0 else ids[person], oks)
+        for result, person, oks, ignored in zip(*(c.tolist() for c in columns), strict=True)
+        if not ignored
+    ]
 
 
 def assign_predictions(

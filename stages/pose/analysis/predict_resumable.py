@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from pose import distributed
 from pose.codecs.gaussian import Blur
 from pose.common.errors import PoseError
 from pose.common.files import replacing
-from pose.common.log import log
+from pose.common.log import log, progress
 from pose.data.samples import TestSamples, batch_loader, test_batches
 from pose.evaluation.predict import (
     Predictions,
@@ -57,7 +56,7 @@ def predict_resumable(
     codec, decoders = samples.codec, codec_decoders(samples.codec, blur)
     if missing:
         loader = batch_loader(samples, list(missing.values()), workers)
-        bar = tqdm(loader, name, disable=None if distributed.is_main_process() else True)
+        bar = progress(loader, name, quiet=not distributed.is_main_process())
         predicted = predict_batches(
             network(), codec, bar, device, amp, decoders, ttas, samples.zooms
         )

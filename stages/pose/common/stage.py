@@ -13,10 +13,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-from dvclive import Live
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
@@ -26,6 +25,9 @@ from pose.common.params import Params, load_params
 from pose.common.processes import die_with
 from pose.common.script import exit_codes
 from pose.common.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from dvclive import Live
 
 ROOT = Path(__file__).resolve().parents[3]
 COCO = Path("data/coco")
@@ -45,12 +47,16 @@ REPORT = Path("report")
 GRACE = 30.0  # seconds a trainer has to end its step and save once dvc is gone; torchrun's too
 
 
-def run(name: str, description: str | None, main: Callable[[Params], None]) -> None:
-    """Run stage `name` as DVC would: from the project's root, on what dvc.yaml declares for it."""
+def parse_arguments(description: str | None) -> None:
+    """Answer --help and refuse any other argument: a stage takes its numbers from params.yaml."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
+
+
+def run(name: str, main: Callable[[Params], None]) -> None:
+    """Run stage `name` as DVC would: from the project's root, on what dvc.yaml declares for it."""
     os.chdir(ROOT)
     _die_with_dvc()
     with exit_codes(name):
@@ -71,6 +77,8 @@ def definitions(folder: Path) -> dict[str, dict[str, Any]]:
 
 def live(name: str) -> Live:
     """A dvclive logger for metrics/<name> that leaves dvc.yaml alone and starts no experiment."""
+    from dvclive import Live  # imports pandas
+
     return Live(dir=str(METRICS / name), dvcyaml=None, save_dvc_exp=False, report=None)
 
 

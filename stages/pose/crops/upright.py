@@ -7,6 +7,7 @@ EXIF orientations 2, 3 and 4), annotations are taken as those of the rotated ima
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from pose.coco.images import BadImageError, Images
 from pose.coco.orientation import exchanges_sides, upright_bbox, upright_points
 
 
-def stored_orientations(images: Images, entries: list[dict[str, Any]]) -> dict[int, int]:
+def stored_orientations(images: Images, entries: Iterable[dict[str, Any]]) -> dict[int, int]:
     """EXIF orientation by image id, of the images whose annotations are in pixels as stored.
 
     entries: COCO's `images`. Reads each file; unreadable ones are reported where they are decoded.

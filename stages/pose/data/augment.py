@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from pose.codecs import geometry
 from pose.common.params import Augment
 from pose.common.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    import albumentations as A
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -212,6 +215,8 @@ class BlurDropout:
     """
 
     def __init__(self, augment: Augment) -> None:
+        import albumentations as A  # only training needs it
+
         self.augment = augment
         self._blur = A.Compose([A.Blur(blur_limit=(3, 7), p=1.0)])
         self._median = A.Compose([A.MedianBlur(blur_limit=(3, 7), p=1.0)])

@@ -1,15 +1,14 @@
-"""A model over several processes (DDP or FSDP2), and its full state dict, to save and restore."""
+"""A model over several processes (DDP or FSDP2), and its full state dict, to save and restore.
+
+torch.distributed's checkpoint and FSDP, which import sympy, are imported where they are used.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint.state_dict as dcp
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pose import distributed
@@ -41,6 +40,9 @@ def _shard_(model: PoseModel, device: torch.device) -> PoseModel:
     The root unit is resharded after its forward too: by default torch keeps it gathered until the
     backward, which a teacher's forward does not have, and the next step would use old weights.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for part in (*model.backbone.blocks, model.head, model):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
@@ -69,25 +71,33 @@ def sync_gradients_(network: nn.Module, now: bool) -> None:
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """The tensor, gathered if it is sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def full_weights(model: nn.Module) -> dict[str, Any]:
     """The full state_dict. All processes must call it; only the first one gets the tensors."""
     if distributed.world_size() == 1:
         return {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    return dcp.get_model_state_dict(model, options=_gathered())
+    import torch.distributed.checkpoint.state_dict as dcp
+
+    options = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return dcp.get_model_state_dict(model, options=options)
 
 
 def full_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The full optimiser state by parameter name; called and returned as full_weights is."""
-    return dict(dcp.get_optimizer_state_dict(model, optimizer, options=_gathered()))
+    import torch.distributed.checkpoint.state_dict as dcp
+
+    options = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return dict(dcp.get_optimizer_state_dict(model, optimizer, options=options))
 
 
 def restore_(
     model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any] | None
 ) -> None:
     """Load "model" and "optimizer" of `saved`, which only the first process needs to have."""
+    import torch.distributed.checkpoint.state_dict as dcp
+
     weights, moments = (saved["model"], saved["optimizer"]) if saved else ({}, {})
     many = distributed.world_size() > 1
     options = dcp.StateDictOptions(full_state_dict=many, broadcast_from_rank0=many)
@@ -102,7 +112,3 @@ def _match_strides_(optimizer: torch.optim.Optimizer) -> None:
         for name, value in moments.items():
             if value.shape == parameter.shape and value.stride() != parameter.stride():
                 moments[name] = torch.empty_like(parameter).copy_(value)
-
-
-def _gathered() -> dcp.StateDictOptions:
-    return dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,21 +14,19 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Retry
 
 from pose.common.errors import PoseError
 from pose.common.files import move_into_place, size_of
-from pose.common.log import log
+from pose.common.log import Progress, log
 from pose.fetch.checksums import Checksum, ZipChecksums
 from pose.fetch.errors import describe_error, one_line, require_disk_space
 
 CONNECTIONS = 4  # downloads at the same time
 JOIN_SECONDS = 2.0  # for all other downloads to end after one has failed
 BLOCK = 1 << 16  # bytes; the most that a closed connection may lose
-LOG_SECONDS = 60.0
-BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "disable": None, "leave": False}
+BAR: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": False}
 TIMEOUT = (10.0, 60.0)  # seconds: to connect, between bytes
 
 # Waits 0, 2, 4, 8, 16 s; a server's Retry-After is followed up to a minute. An unknown host or a
@@ -256,18 +253,13 @@ class _Download:
     def _blocks(
         self, response: requests.Response, start: int, total: int | None
     ) -> Iterator[bytes]:
-        """Blocks of the body, with a progress bar and one log line per minute."""
-        due, received, name = time.monotonic() + LOG_SECONDS, start, file_name(self.url)
-        with tqdm(desc=name, total=total, initial=start, **BAR) as bar:
+        """Blocks of the body, with their progress."""
+        with Progress(file_name(self.url), total, start, **BAR) as bar:
             for block in response.raw.stream(BLOCK, decode_content=False):
                 if self.stop.is_set():
                     raise _StopError
                 yield block
-                received += len(block)
                 bar.update(len(block))
-                if time.monotonic() > due:
-                    due += LOG_SECONDS
-                    log(f"{name}: {received:,} of {f'{total:,}' if total else '?'} bytes")
 
 
 def _start_and_total(response: requests.Response) -> tuple[int, int | None]:

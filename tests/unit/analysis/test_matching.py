@@ -16,6 +16,7 @@ from pose.analysis import matching
 from pose.common.skeleton import COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
 from pose.evaluation import coco_metrics
+from pose.evaluation.keypoint_eval import read_people, read_poses
 from pose.evaluation.predict import Predictions
 from predictions import areas_of, numbered_predictions, perfect_predictions
 
@@ -91,11 +92,14 @@ def test_ap_by_area_is_cocos(crop_table: CropTable, truth) -> None:
     moved = Predictions(moved, predictions.scores, predictions.rows)
     results = to_results(crop_table, moved, areas_of(moved), 0.2, 0.9)
     ranges = [(0.0, 1e10), (32.0**2, 96.0**2), (1e9, 1e10)]
-    aps = matching.average_precision(truth, results, COCO_OKS_SIGMAS, ranges)
+    people = read_people(truth, 17)
+    poses = read_poses(truth, results, 17)
+    aps = matching.average_precision(people, poses, COCO_OKS_SIGMAS, ranges)
     stats = coco_eval(truth, results)
     assert aps[:2] == [stats["AP"], stats["APm"]]
     assert math.isnan(aps[2])
-    assert matching.average_precision(truth, [], COCO_OKS_SIGMAS, ranges) == [0, 0, 0]
+    nothing = read_poses(truth, [], 17)
+    assert matching.average_precision(people, nothing, COCO_OKS_SIGMAS, ranges) == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import torch
 import loopback
 from loopback import CONTENT, SHA, Server, failure
 from pose.deploy import detector
-from pose.deploy.detector import DETECTORS, Detector, fetch_weights, weights_path, weights_url
+from pose.deploy.detector import Detector, fetch_weights, weights_path, weights_url
+from pose.deploy.detectors import DETECTORS
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import tqdm
 
 from loopback import CONTENT, OTHER, SHA, Handler, Server, failure, little_disk, serve, sha256, stop
+from pose.common import log as log_module
 from pose.common.errors import PoseError
 from pose.fetch import url as url_module
 from pose.fetch.checksums import Checksum, ZipChecksums
@@ -285,10 +287,12 @@ def test_a_long_download_logs_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(url_module, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(log_module, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(log_module, "LOG_SECONDS", 0.0)
     with caplog.at_level("INFO", "pose"):
         fetch(server, tmp_path)
-    assert "x.pth: 700,000 of 700,000 bytes" in caplog.messages
+    line = r"x\.pth: 100% \(700kB of 700kB\), [\d.]+[kM]B/s, eta 0m00s"
+    assert any(re.fullmatch(line, message) for message in caplog.messages), caplog.messages
     assert caplog.messages[-1] == "x.pth: verified"
 
 
@@ -624,7 +628,7 @@ def test_each_file_has_its_own_progress_bar(
     tmp_path: Path, mirror: Server, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """Name, bytes, rate, time left; each bar stays on its own line and is closed."""
-    monkeypatch.setitem(url_module.BAR, "disable", False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setitem(url_module.BAR, "mininterval", 0.0)
     monkeypatch.setitem(url_module.BAR, "ncols", 80)
     download_all(urls_and_checksums(mirror, "abc"), tmp_path)

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,14 +30,7 @@ from pose.planner.count import (
 
 SAPIENS_2B = "sapiens_2b_coco_1024x768"
 ZERO_SHOT = "sapiens2_0.4b_coco_zero_shot"
-needs_sapiens2 = pytest.mark.skipif(
-    find_spec("pose.models.sapiens2") is None, reason="there is no such backbone yet"
-)
-PLANNED = [
-    pytest.param(name, marks=needs_sapiens2) if name.startswith("sapiens2_") else name
-    for name in apply.recipe_names()
-    if not name.startswith("ssl_")
-]
+PLANNED = [name for name in apply.recipe_names() if not name.startswith("ssl_")]
 
 IMAGES = {"unlabelled": ["boxes"], "unlabelled_images": True, "unlabelled_detections": "a.json"}
 

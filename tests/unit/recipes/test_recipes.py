@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +69,6 @@ READY = [*VITPOSEPP_NAMES.values(), ZERO_SHOT]  # evaluated without training
 NAMES = ["coco_512x384", *OFFICIAL, *SSL_NAMES.values(), *SAPIENS2_NAMES.values(), *READY]
 PERSONS = 149_813  # of COCO's train2017, with keypoints
 PER_EPOCH = PERSONS // 64  # steps
-needs_sapiens2 = pytest.mark.skipif(
-    find_spec("pose.models.sapiens2") is None, reason="there is no such backbone yet"
-)
 
 
 @cache
@@ -421,13 +417,11 @@ def test_sapiens2_is_the_official_model(size: str) -> None:
     )
 
 
-@needs_sapiens2
 @pytest.mark.parametrize("size", SAPIENS2)
 def test_sapiens2_has_the_official_number_of_parameters(size: str) -> None:
     assert count(on_meta(SAPIENS2_NAMES[size]).backbone) == SAPIENS2[size][1]
 
 
-@needs_sapiens2
 def test_the_official_layer_decay_groups_of_sapiens2() -> None:
     settings = resolved(SAPIENS2_NAMES["0.4b"]).train
     model = on_meta(SAPIENS2_NAMES["0.4b"])
@@ -659,4 +653,4 @@ def test_a_step_of_the_shrunken_recipe(name: str) -> None:
             assert not torch.equal(after[key], start[key]), key
     dropped = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
     assert max(dropped, default=0.0) == pytest.approx(params.model.drop_path)
-    assert model.backbone.grad_checkpointing == params.model.grad_checkpointing
+    assert model.grad_checkpointing == params.model.grad_checkpointing

@@ -47,7 +47,7 @@ def stage_ended(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> str:
     monkeypatch.setattr(sys, "argv", ["report.py"])
     monkeypatch.setattr(stage, "_die_with_dvc", lambda: None)
     with pytest.raises(SystemExit) as caught:
-        stage.run("report", None, main)
+        stage.run("report", main)
     assert "\n" not in str(caught.value.code)
     return str(caught.value.code)
 
