@@ -31,6 +31,7 @@ TARGETS = {  # module in stages/pose: its tests in tests/
     "pretrained/read.py": ["unit/pretrained/test_read.py"],
     "pretrained/select.py": ["unit/pretrained/test_select.py"],
     "evaluation/coco_metrics.py": ["unit/evaluation/test_coco_metrics.py"],
+    "evaluation/keypoint_eval.py": ["property/test_keypoint_eval.py"],
     "analysis/matching.py": ["unit/analysis/test_matching.py"],
 }
 SECONDS = 300  # limit per mutant; one that runs longer counts as caught
