@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = {  # module in stages/pose: its tests in tests/
+    "codecs/encode.py": ["unit/codecs/test_gaussian.py", "unit/codecs/test_combined.py"],
     "codecs/udp.py": ["unit/codecs/test_udp.py"],
     "codecs/gaussian.py": ["unit/codecs/test_gaussian.py", "unit/codecs/test_udp.py"],
     "codecs/geometry.py": ["unit/codecs/test_geometry.py", "property/test_properties.py"],

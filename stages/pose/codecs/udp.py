@@ -9,32 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pose.codecs import gaussian
-from pose.codecs.combined import decode_maps, encode_targets, render_maps
+from pose.codecs.combined import decode_maps, render_maps
+from pose.codecs.encode import TargetEncoder, build_encoder
 from pose.common.params import Codec
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class UdpCodec:
-    """A codec, with sizes (w, h); named as in params.yaml's `codec`.
-
-    flip_indices (K,) is the order of the keypoints in a mirrored image, see skeleton.Skeleton.
-    """
-
-    type: str  # gaussian: K maps | combined: 3 K maps
-    input_size: tuple[int, int]
-    heatmap_size: tuple[int, int]
-    sigma: float
-    radius_factor: float
-    flip_indices: tuple[int, ...]
+class UdpCodec(TargetEncoder):
+    """A codec that also renders and decodes maps."""
 
     @property
     def refinement(self) -> str:
@@ -45,18 +32,6 @@ class UdpCodec:
     def radius(self) -> float:
         """Radius of the combined disc in cells."""
         return self.radius_factor * max(self.heatmap_size)
-
-    def encode(self, keypoints_input: Array, keypoint_weights: Array) -> NDArray[np.float32]:
-        """(K, 3) targets, centre x, y in cells and loss weight, from input pixels (K, 2).
-
-        The conversion to cells is in float32, as in the official code, so that the maps agree with
-        its maps up to rounding.
-        """
-        step = (np.array(self.input_size) - 1) / (np.array(self.heatmap_size) - 1)
-        cells = (keypoints_input.astype(np.float32) / step.astype(np.float32)).astype(np.float64)
-        if self.type == "combined":
-            return encode_targets(cells, keypoint_weights)
-        return gaussian.encode_targets(cells, keypoint_weights, self.heatmap_size, self.sigma)
 
     def render(self, targets: Tensor) -> Tensor:
         """Maps (B, K or 3 K, H, W) from targets (B, K, 3), on the targets' device."""
@@ -107,11 +82,4 @@ class UdpCodec:
 
 def build_codec(codec: Codec, flip_indices: tuple[int, ...]) -> UdpCodec:
     """The codec of params.yaml's section `codec`; flip_indices as in UdpCodec."""
-    return UdpCodec(
-        type=codec.type,
-        input_size=codec.input_size,
-        heatmap_size=codec.heatmap_size,
-        sigma=codec.sigma,
-        radius_factor=codec.radius_factor,
-        flip_indices=flip_indices,
-    )
+    return UdpCodec(**vars(build_encoder(codec, flip_indices)))
