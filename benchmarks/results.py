@@ -16,7 +16,7 @@ import torch
 
 from contenders import Setting
 from pose.common.files import write_atomic
-from pose.models import vit
+from pose.models.spec import model_spec
 from pose.planner import plan
 from pose.planner.count import count_activation_bytes, count_flops
 from timing import Result, Seconds
@@ -41,7 +41,7 @@ def median_range(values: list[float], digits: int = 2) -> str:
 
 def achieved(result: Result) -> list[float]:
     """FLOP/s of our step, one per pair. Excludes what gradient checkpointing recomputes."""
-    flops = count_flops(vit.model_spec(result.case.params, 17)).training * result.case.batch
+    flops = count_flops(model_spec(result.case.params, 17)).training * result.case.batch
     return [flops / seconds for seconds in result.train.ours]
 
 
@@ -80,7 +80,7 @@ def _memory(result: Result) -> str:
     A step starts with the gradients of the step before in memory, so they are not included.
     """
     case = result.case
-    spec = vit.model_spec(case.params, 17)
+    spec = model_spec(case.params, 17)
     activations = count_activation_bytes(spec, case.setting.amp)
     counted = (activations.per_step + activations.per_sample * case.batch) / 1e9
     measured = [

@@ -43,8 +43,8 @@ from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.params import Params
 from pose.common.script import exit_codes
-from pose.models import vit
 from pose.models.pose_model import build_on_meta
+from pose.models.spec import model_spec
 from pose.planner import plan
 from pose.planner.count import count_activation_bytes, count_flops, count_parameters
 from timing import Result, measure
@@ -67,7 +67,7 @@ def chosen_batch(params: Params, setting: Setting) -> int:
         return setting.batch
     if setting.device.type == "cpu":
         return 8
-    spec = vit.model_spec(params, 17)
+    spec = model_spec(params, 17)
     activations = count_activation_bytes(spec, setting.amp)
     state = sum(plan.STATE_BYTES.values()) * count_parameters(build_on_meta(spec))
     free = MEMORY_SHARE * torch.cuda.mem_get_info(setting.device)[0] - state - activations.per_step
@@ -87,7 +87,7 @@ def run_case(name: str, setting: Setting) -> Result:
 
 def flops_of(result: Result) -> int:
     """Of the forward pass of one image."""
-    return count_flops(vit.model_spec(result.case.params, 17)).forward
+    return count_flops(model_spec(result.case.params, 17)).forward
 
 
 def options() -> argparse.Namespace:

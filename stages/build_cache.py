@@ -38,7 +38,7 @@ from pose.coco.files import SplitFiles, local_root
 from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
 from pose.coco.splits import Split, read_splits, read_unlabelled
-from pose.codecs.udp import build_codec
+from pose.codecs.encode import build_encoder
 from pose.common.errors import PoseError, shorten
 from pose.common.files import read_json, write_atomic, write_json
 from pose.common.log import log, progress
@@ -188,7 +188,7 @@ def find_skeleton(params: Params, train: Annotations, val: Annotations) -> Skele
 def crop_settings(params: Params, skeleton: Skeleton) -> CropSettings:
     """What the crops depend on."""
     return CropSettings(
-        codec=build_codec(params.codec, skeleton.flip_indices),
+        codec=build_encoder(params.codec, skeleton.flip_indices),
         skeleton=skeleton,
         augment=params.augment,
         jpeg_quality=params.data.jpeg_quality,

@@ -4,17 +4,19 @@
 
 `weights.source: embedded` writes a randomly initialised backbone from run.seed. It needs no
 download, but it is not a pretrained model. `file`, `url` and `huggingface` convert a checkpoint of
-Sapiens, ViTPose (its own, mmpose's, Hugging Face's), timm, MAE, or this project. With
-`weights.head: keep` the head of a pose checkpoint is converted too (for keypoints other than COCO's
-17 list `keypoints.names`). `experiment` goes on from a model of an earlier run: weights.revision is
+Sapiens, Sapiens2, ViTPose and ViTPose++ (their own, mmpose's, Hugging Face's), timm, MAE, or this
+project. With `weights.head: keep` the head of a pose checkpoint is converted too (for keypoints
+other than COCO's 17 list `keypoints.names`). Of a head for Sapiens' 308 keypoints, the maps of the
+model's keypoints are read. Of a ViTPose++ file, `weights.expert` names the data set: 0 COCO, 1 AIC,
+2 MPII, 3 AP-10K, 4 APT-36K, 5 COCO-WholeBody. `experiment` goes on from a model of an earlier run: weights.revision is
 the name of the experiment, or a commit. Of a file with several models, such as student and teacher,
 `weights.key` names the one to read. Writes data/weights/start.safetensors and
 metrics/fetch_weights. Takes seconds, plus the download. A download from a URL stays in
 data/resume/fetch_weights, so that a conversion for another model does not download it again.
 
-Files of Sapiens on the Hugging Face Hub (CC BY-NC 4.0). Their names are from the projects'
-documentation; we did not download them, and they may have moved. The log shows the weights.revision
-and weights.sha256 that pin the file.
+Files on the Hugging Face Hub. Their names are from the projects' documentation; we did not download
+them, and they may have moved. The log shows the weights.revision and weights.sha256 that pin the
+file. Sapiens is under CC BY-NC 4.0, Sapiens2 under the Sapiens2 License, ViTPose++ under Apache-2.0.
 
     weights.repo: facebook/sapiens            pretrained backbones, weights.head: fresh
     weights.file: sapiens_host/pretrain/checkpoints/
@@ -29,6 +31,23 @@ and weights.sha256 that pin the file.
         sapiens_0.6b/sapiens_0.6b_coco_best_coco_AP_812.pth
         sapiens_1b/sapiens_1b_coco_best_coco_AP_821.pth
         sapiens_2b/sapiens_2b_coco_best_coco_AP_822.pth
+
+    weights.repo and weights.file of Sapiens2, model.family: sapiens2
+        facebook/sapiens2-pretrain-0.1b   sapiens2_0.1b_pretrain.safetensors
+        facebook/sapiens2-pretrain-0.4b   sapiens2_0.4b_pretrain.safetensors
+        facebook/sapiens2-pretrain-0.8b   sapiens2_0.8b_pretrain.safetensors
+        facebook/sapiens2-pretrain-1b     sapiens2_1b_pretrain.safetensors
+        facebook/sapiens2-pretrain-5b     sapiens2_5b_pretrain.safetensors
+        facebook/sapiens2-pose-0.4b       sapiens2_0.4b_pose.safetensors    308 keypoints
+        facebook/sapiens2-pose-0.8b       sapiens2_0.8b_pose.safetensors
+        facebook/sapiens2-pose-1b         sapiens2_1b_pose.safetensors
+        facebook/sapiens2-pose-5b         sapiens2_5b_pose.safetensors
+
+    weights.repo of ViTPose++, weights.file: model.safetensors, weights.expert: 0
+        usyd-community/vitpose-plus-small
+        usyd-community/vitpose-plus-base
+        usyd-community/vitpose-plus-large
+        usyd-community/vitpose-plus-huge
 """
 
 from __future__ import annotations

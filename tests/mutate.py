@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = {  # module in stages/pose: its tests in tests/
+    "codecs/encode.py": ["unit/codecs/test_gaussian.py", "unit/codecs/test_combined.py"],
     "codecs/udp.py": ["unit/codecs/test_udp.py"],
     "codecs/gaussian.py": ["unit/codecs/test_gaussian.py", "unit/codecs/test_udp.py"],
     "codecs/geometry.py": ["unit/codecs/test_geometry.py", "property/test_properties.py"],
@@ -31,6 +32,7 @@ TARGETS = {  # module in stages/pose: its tests in tests/
     "pretrained/read.py": ["unit/pretrained/test_read.py"],
     "pretrained/select.py": ["unit/pretrained/test_select.py"],
     "evaluation/coco_metrics.py": ["unit/evaluation/test_coco_metrics.py"],
+    "evaluation/keypoint_eval.py": ["property/test_keypoint_eval.py"],
     "analysis/matching.py": ["unit/analysis/test_matching.py"],
 }
 SECONDS = 300  # limit per mutant; one that runs longer counts as caught

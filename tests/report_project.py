@@ -27,9 +27,9 @@ from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, plan_shards, write_shard
 from pose.data import build as data_build
 from pose.engine.curves import write_curves
-from pose.models import vit
 from pose.models.checkpoint import save_weights
 from pose.models.pose_model import PoseModel
+from pose.models.spec import model_spec
 from sections import changed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,7 +123,7 @@ def _with_keypoints(person: Person, count: int) -> Person:
 
 def _write_weights(folder: Path, num_keypoints: int) -> None:
     torch.manual_seed(0)
-    model = PoseModel(vit.model_spec(load_params(folder / "params.yaml"), num_keypoints))
+    model = PoseModel(model_spec(load_params(folder / "params.yaml"), num_keypoints))
     provenance = {"source": HOSTILE, "licence": "that of the file"}
     save_weights(folder / "models/ssl.safetensors", model.state_dict(), provenance)
     save_weights(folder / "data/weights/start.safetensors", model.state_dict(), provenance)

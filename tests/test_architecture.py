@@ -159,15 +159,37 @@ def test_a_script_tells_its_purpose_and_command(name: str) -> None:
 SLOW = {"torch", "timm", "torchvision", "albumentations", "pandas", "dvclive", "scipy", "sympy"}
 
 
+def slow_imports(*command: str) -> set[str]:
+    """Those of SLOW that a Python with these arguments imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command],
+        cwd=STAGES,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "pose.common" in imported or "argparse" in imported
+    return SLOW & imported
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_help_does_not_wait_for_slow_imports(path: Path) -> None:
     """Each script imports some of them, which takes seconds."""
-    command = [sys.executable, "-X", "importtime", str(path), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "argparse" in imported
-    assert not SLOW & imported
+    assert not slow_imports(str(path), "--help")
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("download_coco", SLOW),
+        ("build_cache", SLOW - {"pandas"}),  # in each helper process too
+        ("evaluate", {"albumentations", "dvclive", "scipy"}),
+    ],
+)
+def test_a_stage_imports_what_it_uses(name: str, left_out: set[str]) -> None:
+    assert not slow_imports("-c", f"import {name}") & left_out
 
 
 def test_help_needs_neither_params_nor_data(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pose.codecs import gaussian, geometry
+from pose.codecs import encode, gaussian, geometry
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.evaluation import coco_metrics
@@ -79,7 +79,7 @@ def interior(draw):
 @given(interior())
 def test_encode_render_decode_returns_the_centre(case) -> None:
     map_wh, sigma, centers = case
-    targets = torch.from_numpy(gaussian.encode_targets(centers, np.ones(7), map_wh, sigma))
+    targets = torch.from_numpy(encode.gaussian_targets(centers, np.ones(7), map_wh, sigma))
     maps = gaussian.render_heatmaps(targets[None], map_wh, sigma)
     found, scores = gaussian.dark_decode(maps, gaussian.Blur(11))
     np.testing.assert_allclose(found[0].numpy(), centers, atol=0.05)
@@ -90,7 +90,7 @@ def any_targets(seed: int, map_wh) -> np.ndarray:
     """Seventeen centres in and around the map, some unlabelled."""
     rng = np.random.default_rng(seed)
     centers = rng.uniform(-0.3, 1.3, (17, 2)) * map_wh
-    return gaussian.encode_targets(centers, rng.integers(0, 2, 17).astype(float), map_wh, 2.0)
+    return encode.gaussian_targets(centers, rng.integers(0, 2, 17).astype(float), map_wh, 2.0)
 
 
 @few
@@ -105,7 +105,7 @@ def test_flip_commutes_with_encode(seed: int) -> None:
     mirrored = (np.array([35, 0]) - inside * (1, -1))[list(COCO_17.flip_indices)]
     maps, back = (
         gaussian.render_heatmaps(
-            torch.from_numpy(gaussian.encode_targets(points, np.ones(17), map_wh, 2.0))[None],
+            torch.from_numpy(encode.gaussian_targets(points, np.ones(17), map_wh, 2.0))[None],
             map_wh,
             2.0,
         )
@@ -122,7 +122,7 @@ def test_weightless_keypoints_are_inert(seed: int, junk: float) -> None:
     rng = np.random.default_rng(seed)
     centers, weights = rng.uniform(0, 30, (17, 2)), rng.integers(0, 2, 17).astype(float)
     junked = np.where(weights[:, None] > 0, centers, junk)
-    clean, dirty = (gaussian.encode_targets(c, weights, map_wh, 2.0) for c in (centers, junked))
+    clean, dirty = (encode.gaussian_targets(c, weights, map_wh, 2.0) for c in (centers, junked))
     np.testing.assert_array_equal(clean, dirty)
     maps = gaussian.render_heatmaps(torch.from_numpy(dirty)[None], map_wh, 2.0)
     assert torch.isfinite(maps).all()

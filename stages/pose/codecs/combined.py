@@ -8,24 +8,10 @@ only those.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pose.codecs.gaussian import argmax_decode, blur_mirrored
-
-
-def encode_targets(
-    keypoints_heatmap: NDArray[np.float64], keypoint_weights: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """(K, 3) targets: disc centre x, y in cells, and the loss weight.
-
-    Unlike in the gaussian codec, a keypoint outside the map keeps its weight. A keypoint with a
-    weight below 0.5 is unlabelled: its centre becomes 0, so that NaN coordinates have no effect.
-    """
-    centers = np.where(keypoint_weights[:, None] >= 0.5, keypoints_heatmap, 0.0)
-    return np.concatenate([centers, keypoint_weights[:, None]], axis=1).astype(np.float32)
 
 
 def render_maps(targets: Tensor, heatmap_wh: tuple[int, int], radius: float) -> Tensor:

@@ -10,15 +10,14 @@ import math
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 LOG_RANGE = (1e-3, 50.0)  # heatmap values are clamped to it before the logarithm
 
 
+<<<<<<< HEAD
 def encode_targets(
     keypoints_heatmap: NDArray[np.float64],
     keypoint_weights: NDArray[np.float64],
@@ -41,6 +40,8 @@ def encode_targets(
     return np.hstack([np.where(inside, centers, 0.0), weights]).astype(np.float32)
 
 
+=======
+>>>>>>> work-e
 def render_heatmaps(targets: Tensor, heatmap_wh: tuple[int, int], sigma: float) -> Tensor:
     """Heatmaps (B, K, H, W) in [0, 1] from targets (B, K, 3), on the targets' device.
 

@@ -10,20 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+<<<<<<< HEAD
 from pose.codecs import gaussian, geometry
 from pose.codecs.combined import decode_maps, encode_targets, render_maps
+=======
+from pose.codecs import gaussian
+from pose.codecs.combined import decode_maps, render_maps
+from pose.codecs.encode import TargetEncoder, build_encoder
+>>>>>>> work-e
 from pose.common.params import Codec
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+<<<<<<< HEAD
 class UdpCodec:
     """A codec, with sizes (w, h); named as in params.yaml's `codec`.
 
@@ -40,6 +43,10 @@ class UdpCodec:
     interpolation: Literal["linear", "cubic"] = "linear"
     outside: Literal["window", "ignore"] = "window"
     occluded_weight: float = 1.0
+=======
+class UdpCodec(TargetEncoder):
+    """A codec that also renders and decodes maps."""
+>>>>>>> work-e
 
     @property
     def refinement(self) -> str:
@@ -51,6 +58,7 @@ class UdpCodec:
         """Radius of the combined disc in cells."""
         return self.radius_factor * max(self.heatmap_size)
 
+<<<<<<< HEAD
     def warp(self, crop: NDArray[np.uint8], affine: Array) -> NDArray[np.uint8]:
         """The input image (h, w, 3) of a crop, see geometry.warp; affine (2, 3): crop -> input."""
         return geometry.warp(crop, affine, self.input_size, self.interpolation)
@@ -75,6 +83,8 @@ class UdpCodec:
             return encode_targets(cells, keypoint_weights)
         return gaussian.encode_targets(cells, keypoint_weights, self.heatmap_size, self.sigma)
 
+=======
+>>>>>>> work-e
     def render(self, targets: Tensor) -> Tensor:
         """Maps (B, K or 3 K, H, W) from targets (B, K, 3), on the targets' device."""
         if self.type == "combined":
@@ -124,6 +134,7 @@ class UdpCodec:
 
 def build_codec(codec: Codec, flip_indices: tuple[int, ...]) -> UdpCodec:
     """The codec of params.yaml's section `codec`; flip_indices as in UdpCodec."""
+<<<<<<< HEAD
     return UdpCodec(
         type=codec.type,
         input_size=codec.input_size,
@@ -135,3 +146,6 @@ def build_codec(codec: Codec, flip_indices: tuple[int, ...]) -> UdpCodec:
         outside=codec.outside,
         occluded_weight=codec.occluded_weight,
     )
+=======
+    return UdpCodec(**vars(build_encoder(codec, flip_indices)))
+>>>>>>> work-e

@@ -23,7 +23,7 @@ from pose.coco.decode import AS_STORED, ImageNote, PixelSettings, decode_image
 from pose.coco.image_notes import is_noted
 from pose.coco.images import BadImageError, Images
 from pose.codecs import geometry
-from pose.codecs.udp import UdpCodec
+from pose.codecs.encode import TargetEncoder
 from pose.common.files import replacing
 from pose.common.params import Augment
 from pose.common.skeleton import Skeleton
@@ -36,7 +36,7 @@ CROP_ERROR_INTERVAL = 16  # crop_error is measured for one person in so many
 class CropSettings:
     """Settings that a cached crop depends on; jpeg_quality is 1..100."""
 
-    codec: UdpCodec
+    codec: TargetEncoder
     skeleton: Skeleton
     augment: Augment
     jpeg_quality: int

@@ -17,7 +17,7 @@ import timing
 import train
 from pose.common.errors import PoseError
 from pose.common.params import Params
-from pose.models import vit
+from pose.models.spec import model_spec
 from pose.planner import count, plan
 
 RESOLVED = apply.resolve("vitpose_b_coco_256x192")
@@ -95,7 +95,7 @@ def test_a_gpu_must_be_there(monkeypatch) -> None:
 def test_a_batch_for_a_gpu_is_what_fits(monkeypatch) -> None:
     """MEMORY_SHARE of the free memory, less the training state, in samples."""
     params = shrunken()
-    spec = vit.model_spec(params, 17)
+    spec = model_spec(params, 17)
     activations = count.count_activation_bytes(spec, "none")
     state = 16 * count.count_parameters(count.build_on_meta(spec)) + activations.per_step
     setting = contenders.Setting(torch.device("cuda"), "none", 1, None)
@@ -184,7 +184,7 @@ def test_a_gpu_is_named_as_torch_does(fake_gpu: list[str]) -> None:
     setting = contenders.Setting(torch.device("cuda"), "bf16", 3, 4)
     assert results.title(setting) == "GPU x, bf16"
     case = contenders.Case("some recipe", shrunken(), 4, setting)
-    flops = 4 * count.count_flops(vit.model_spec(case.params, 17)).training
+    flops = 4 * count.count_flops(model_spec(case.params, 17)).training
     seconds = timing.Seconds([flops / 1e12, flops / 2e12, flops / 9e12], [])
     result = timing.Result(case, seconds, seconds, seconds, [4e12], {"ours": 250}, {"ours": {}})
     expected = plan.Throughput("GPU x", 80, "bf16", 2.0, "measured: some recipe, batch 4")

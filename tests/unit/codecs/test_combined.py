@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pose.codecs import combined
+from pose.codecs import combined, encode
 
 MAP_WH, RADIUS = (24, 32), 3.2
 
@@ -15,7 +15,7 @@ MAP_WH, RADIUS = (24, 32), 3.2
 def test_targets_are_centers_and_weights() -> None:
     """A keypoint outside the map keeps its weight; an unlabelled one has its center at 0."""
     centers = np.array([[3.5, 4.0], [-500.0, 7.0], [np.nan, np.inf], [9.0, 9.0]])
-    targets = combined.encode_targets(centers, np.array([1.0, 1.0, 0.0, 0.4]))
+    targets = encode.combined_targets(centers, np.array([1.0, 1.0, 0.0, 0.4]))
     assert targets.dtype == np.float32
     np.testing.assert_array_equal(
         targets, np.float32([[3.5, 4, 1], [-500, 7, 1], [0, 0, 0], [0, 0, 0.4]])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pose.codecs import gaussian
+from pose.codecs import encode, gaussian
 
 MAP_WH = (24, 32)
 SIGMA = 1.5
@@ -59,7 +59,7 @@ CENTERS = [
 def test_map_and_weight_equal_the_official_loop(center, sigma: float) -> None:
     for weight in (0.0, 0.4, 0.5, 0.51, 1.0):
         expected, expected_weight = official_map(center, weight, MAP_WH, sigma)
-        target = gaussian.encode_targets(np.array([center]), np.array([weight]), MAP_WH, sigma)
+        target = encode.gaussian_targets(np.array([center]), np.array([weight]), MAP_WH, sigma)
         found = gaussian.render_heatmaps(torch.from_numpy(target)[None], MAP_WH, sigma)[0, 0]
         assert target[0, 2] == np.float32(expected_weight)
         np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
@@ -67,7 +67,7 @@ def test_map_and_weight_equal_the_official_loop(center, sigma: float) -> None:
 
 def test_targets_are_centre_and_weight_in_cells() -> None:
     centers = np.array([[3.25, 4.5], [np.nan, np.nan], [-99.0, 4.5]])
-    found = gaussian.encode_targets(centers, np.array([1.0, 0.0, 1.0]), MAP_WH, SIGMA)
+    found = encode.gaussian_targets(centers, np.array([1.0, 0.0, 1.0]), MAP_WH, SIGMA)
     np.testing.assert_array_equal(found, np.float32([[3.25, 4.5, 1], [0, 0, 0], [0, 0, 0]]))
     assert found.dtype == np.float32
 
@@ -119,7 +119,7 @@ def official_dark(heatmap: np.ndarray, kernel_size: int, border: str = "zero") -
 def test_dark_equals_the_official_loop_on_noisy_maps(kernel_size: int, border: str) -> None:
     rng = np.random.default_rng(0)
     centers = np.concatenate([rng.uniform(0, 1, (14, 2)) * (23, 31), [[0, 0], [23, 31], [0, 16]]])
-    targets = gaussian.encode_targets(centers, np.ones(17), MAP_WH, SIGMA)
+    targets = encode.gaussian_targets(centers, np.ones(17), MAP_WH, SIGMA)
     maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, SIGMA)
     maps = maps + torch.from_numpy(rng.normal(0, 0.02, maps.shape)).float()
     found, scores = gaussian.dark_decode(maps, gaussian.Blur(kernel_size, border))
@@ -131,7 +131,7 @@ def test_dark_equals_the_official_loop_on_noisy_maps(kernel_size: int, border: s
 @pytest.mark.parametrize("height", [0.0012, 55.0, 60.0, 400.0])
 def test_dark_clips_as_the_official_loop(height: float) -> None:
     """Below 1e-3 and above 50 the logarithm is flat, which shortens or stops the step."""
-    targets = gaussian.encode_targets(np.array([[11.3, 16.8]]), np.ones(1), MAP_WH, SIGMA)
+    targets = encode.gaussian_targets(np.array([[11.3, 16.8]]), np.ones(1), MAP_WH, SIGMA)
     maps = gaussian.render_heatmaps(torch.from_numpy(targets)[None], MAP_WH, SIGMA) * height
     found, _ = gaussian.dark_decode(maps, gaussian.Blur(11))
     expected = official_dark(maps[0, 0].numpy(), 11)
@@ -142,7 +142,7 @@ def test_dark_clips_as_the_official_loop(height: float) -> None:
 def test_dark_gives_each_map_of_a_batch_its_own_peak() -> None:
     rng = np.random.default_rng(1)
     centers = rng.uniform(8, 15, (6, 2))
-    targets = gaussian.encode_targets(centers, np.ones(6), MAP_WH, SIGMA).reshape(3, 2, 3)
+    targets = encode.gaussian_targets(centers, np.ones(6), MAP_WH, SIGMA).reshape(3, 2, 3)
     maps = gaussian.render_heatmaps(torch.from_numpy(targets), MAP_WH, SIGMA)
     found, _ = gaussian.dark_decode(
         maps * torch.tensor([1.0, 0.5, 3.0])[:, None, None, None], gaussian.Blur(11)

@@ -13,7 +13,7 @@ from pose.coco.annotations import Person, read_annotations
 from pose.coco.decode import decode_image
 from pose.coco.files import coco_files
 from pose.coco.images import Images
-from pose.codecs import gaussian, geometry
+from pose.codecs import encode, geometry
 from pose.common.params import Augment
 from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
@@ -91,7 +91,7 @@ def test_rows_agree_with_geometry_and_codec(
         np.testing.assert_allclose(crop_table.bbox_xywh[row], bbox, rtol=1e-6)
         center, scale = geometry.bbox_to_center_scale(bbox, 1.25, (48, 64))
         cells = (person.keypoints[:, :2] - center + scale / 2) / scale * (23, 31)
-        expected = gaussian.encode_targets(
+        expected = encode.gaussian_targets(
             cells, np.minimum(person.keypoints[:, 2], 1), (24, 32), crop_settings.codec.sigma
         )
         np.testing.assert_allclose(crop_table.target[row], expected, atol=1e-4)

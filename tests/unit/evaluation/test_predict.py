@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pose import distributed
-from pose.codecs import gaussian, geometry
+from pose.codecs import encode, gaussian, geometry
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17
 from pose.data.samples import test_batches
@@ -85,7 +85,7 @@ def oracle_batch(seed: int) -> tuple[np.ndarray, Oracle, dict]:
     for center, scale, points in zip(centers, scales, keypoints, strict=True):
         affine = geometry.udp_affine(center, scale, 0.0, INPUT_WH)
         cells = geometry.apply_affine(affine, points) * factor
-        targets.append(gaussian.encode_targets(cells, np.ones(17), MAP_WH, SIGMA))
+        targets.append(encode.gaussian_targets(cells, np.ones(17), MAP_WH, SIGMA))
     heatmaps = gaussian.render_heatmaps(torch.from_numpy(np.stack(targets)), MAP_WH, SIGMA)
     images = torch.zeros(3, 128, 96, 3, dtype=torch.uint8)
     images[:, :, :10] = 200
@@ -155,7 +155,7 @@ def test_multiscale_is_the_mean_in_the_boxs_own_cells() -> None:
         for center, scale, points in zip(batch["center"], batch["scale"], keypoints, strict=True):
             affine = geometry.udp_affine(center.numpy(), scale.numpy() * zoom, 0.0, INPUT_WH)
             cells = geometry.apply_affine(affine, points) * factor
-            targets.append(gaussian.encode_targets(cells, np.ones(17), MAP_WH, SIGMA))
+            targets.append(encode.gaussian_targets(cells, np.ones(17), MAP_WH, SIGMA))
         targets = torch.from_numpy(np.stack(targets))
         answers.append(gaussian.render_heatmaps(targets, MAP_WH, SIGMA))
     both = iter([view for maps in answers for view in (maps, flip_back(maps))])

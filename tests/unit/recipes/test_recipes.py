@@ -26,8 +26,8 @@ from pose.engine import train
 from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import build_adamw, parameter_groups
 from pose.models import build as models_build
-from pose.models import vit
 from pose.models.pose_model import PoseModel, build_on_meta
+from pose.models.spec import model_spec
 
 SAPIENS = {  # (embed_dim, depth, heads), backbone and head parameters, AP, AR
     "0.3b": ((1024, 24, 16), 306_244_608, 23_214_353, 79.6, 83.6),
@@ -83,7 +83,7 @@ def applied(name: str, params_text: str) -> str:
 
 @cache
 def on_meta(name: str) -> PoseModel:
-    return build_on_meta(vit.model_spec(resolved(name), 17))
+    return build_on_meta(model_spec(resolved(name), 17))
 
 
 def count(module: torch.nn.Module) -> int:
