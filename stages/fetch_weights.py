@@ -8,15 +8,15 @@ Sapiens, Sapiens2, ViTPose and ViTPose++ (their own, mmpose's, Hugging Face's), 
 project. With `weights.head: keep` the head of a pose checkpoint is converted too (for keypoints
 other than COCO's 17 list `keypoints.names`). Of a head for Sapiens' 308 keypoints, the maps of the
 model's keypoints are read. Of a ViTPose++ file, `weights.expert` names the data set: 0 COCO, 1 AIC,
-2 MPII, 3 AP-10K, 4 APT-36K, 5 COCO-WholeBody. `experiment` goes on from a model of an earlier run: weights.revision is
-the name of the experiment, or a commit. Of a file with several models, such as student and teacher,
-`weights.key` names the one to read. Writes data/weights/start.safetensors and
+2 MPII, 3 AP-10K, 4 APT-36K, 5 COCO-WholeBody. `experiment` goes on from a model of an earlier run:
+weights.revision is the name of the experiment, or a commit. Of a file with several models, such as
+student and teacher, `weights.key` names the one to read. Writes data/weights/start.safetensors and
 metrics/fetch_weights. Takes seconds, plus the download. A download from a URL stays in
 data/resume/fetch_weights, so that a conversion for another model does not download it again.
 
 Files on the Hugging Face Hub. Their names are from the projects' documentation; we did not download
 them, and they may have moved. The log shows the weights.revision and weights.sha256 that pin the
-file. Sapiens is under CC BY-NC 4.0, Sapiens2 under the Sapiens2 License, ViTPose++ under Apache-2.0.
+file. Licences: Sapiens CC BY-NC 4.0, Sapiens2 its own Sapiens2 License, ViTPose++ Apache-2.0.
 
     weights.repo: facebook/sapiens            pretrained backbones, weights.head: fresh
     weights.file: sapiens_host/pretrain/checkpoints/

@@ -7,10 +7,12 @@ those of gaussian.py and combined.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pose.codecs import geometry
 from pose.common.params import Codec
 
 Array = NDArray[np.float64]
@@ -20,7 +22,8 @@ Array = NDArray[np.float64]
 class TargetEncoder:
     """A codec, with sizes (w, h); named as in params.yaml's `codec`.
 
-    flip_indices (K,) is the order of the keypoints in a mirrored image, see skeleton.Skeleton.
+    flip_indices (K,) is the order of the keypoints in a mirrored image, see skeleton.Skeleton. The
+    last three have defaults for a pose.json written before they existed.
     """
 
     type: str  # gaussian: K maps | combined: 3 K maps
@@ -29,13 +32,28 @@ class TargetEncoder:
     sigma: float
     radius_factor: float
     flip_indices: tuple[int, ...]
+    interpolation: Literal["linear", "cubic"] = "linear"
+    outside: Literal["window", "ignore"] = "window"
+    occluded_weight: float = 1.0
+
+    def warp(self, crop: NDArray[np.uint8], affine: Array) -> NDArray[np.uint8]:
+        """The input image (h, w, 3) of a crop, see geometry.warp; affine (2, 3): crop -> input."""
+        return geometry.warp(crop, affine, self.input_size, self.interpolation)
+
+    def keypoint_weights(self, visibility: Array) -> Array:
+        """Loss weights (K,) of COCO's visibility (K,): 0, occluded_weight or 1."""
+        return np.where(visibility == 1, self.occluded_weight, np.minimum(visibility, 1.0))
 
     def encode(self, keypoints_input: Array, keypoint_weights: Array) -> NDArray[np.float32]:
         """(K, 3) targets, centre x, y in cells and loss weight, from input pixels (K, 2).
 
-        The conversion to cells is in float32, as in the official code, so that the maps agree with
-        its maps up to rounding.
+        With outside = ignore, keypoints outside of the input get weight 0, as in Sapiens2. The
+        conversion to cells is in float32, as in the official code, so that the maps agree with its
+        maps up to rounding.
         """
+        if self.outside == "ignore":
+            inside = (keypoints_input >= 0) & (keypoints_input < np.array(self.input_size))
+            keypoint_weights = np.where(inside.all(axis=1), keypoint_weights, 0.0)
         step = (np.array(self.input_size) - 1) / (np.array(self.heatmap_size) - 1)
         cells = (keypoints_input.astype(np.float32) / step.astype(np.float32)).astype(np.float64)
         if self.type == "combined":
@@ -52,6 +70,9 @@ def build_encoder(codec: Codec, flip_indices: tuple[int, ...]) -> TargetEncoder:
         sigma=codec.sigma,
         radius_factor=codec.radius_factor,
         flip_indices=flip_indices,
+        interpolation=codec.interpolation,
+        outside=codec.outside,
+        occluded_weight=codec.occluded_weight,
     )
 
 
@@ -63,11 +84,10 @@ def gaussian_targets(
 ) -> NDArray[np.float32]:
     """(K, 3) targets: gaussian centre x, y in cells, and the loss weight in [0, 1].
 
-    keypoint_weights (K,) is min(1, COCO visibility): occluded keypoints count as much as visible
-    ones. The weight becomes 0 if the 3-sigma window is outside the map. A keypoint outside the map
-    whose window overlaps it keeps its weight and has a partial gaussian, as in the official code.
-    Where the weight is below 0.5 the map is empty and the centre becomes 0, so that NaN coordinates
-    have no effect.
+    keypoint_weights (K,) are those of TargetEncoder.keypoint_weights. The weight becomes 0 if the
+    3-sigma window is outside the map. A keypoint outside the map whose window overlaps it keeps its
+    weight and has a partial gaussian, as in the official code. Where the weight is below 0.5 the
+    map is empty and the centre becomes 0, so that NaN coordinates have no effect.
     """
     labelled = keypoint_weights[:, None] >= 0.5
     centers = np.where(labelled, keypoints_heatmap, 0.0)

@@ -17,31 +17,6 @@ from torch.nn import functional as F
 LOG_RANGE = (1e-3, 50.0)  # heatmap values are clamped to it before the logarithm
 
 
-<<<<<<< HEAD
-def encode_targets(
-    keypoints_heatmap: NDArray[np.float64],
-    keypoint_weights: NDArray[np.float64],
-    heatmap_wh: tuple[int, int],
-    sigma: float,
-) -> NDArray[np.float32]:
-    """(K, 3) targets: gaussian centre x, y in cells, and the loss weight in [0, 1].
-
-    keypoint_weights (K,) are those of UdpCodec.keypoint_weights. The weight becomes 0 if the
-    3-sigma window is outside the map. A keypoint outside the map whose window overlaps it keeps its
-    weight and has a partial gaussian, as in the official code. Where the weight is below 0.5 the
-    map is empty and the centre becomes 0, so that NaN coordinates have no effect.
-    """
-    labelled = keypoint_weights[:, None] >= 0.5
-    centers = np.where(labelled, keypoints_heatmap, 0.0)
-    nearest, radius = np.trunc(centers + 0.5), 3 * sigma
-    first, last = np.trunc(nearest - radius), np.trunc(nearest + radius + 1)
-    inside = ((first < np.array(heatmap_wh)) & (last >= 0)).all(1, keepdims=True)
-    weights = np.where(labelled & ~inside, 0.0, keypoint_weights[:, None])
-    return np.hstack([np.where(inside, centers, 0.0), weights]).astype(np.float32)
-
-
-=======
->>>>>>> work-e
 def render_heatmaps(targets: Tensor, heatmap_wh: tuple[int, int], sigma: float) -> Tensor:
     """Heatmaps (B, K, H, W) in [0, 1] from targets (B, K, 3), on the targets' device.
 

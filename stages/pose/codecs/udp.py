@@ -8,45 +8,20 @@ docs/coordinates.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-<<<<<<< HEAD
-from pose.codecs import gaussian, geometry
-from pose.codecs.combined import decode_maps, encode_targets, render_maps
-=======
 from pose.codecs import gaussian
 from pose.codecs.combined import decode_maps, render_maps
 from pose.codecs.encode import TargetEncoder, build_encoder
->>>>>>> work-e
 from pose.common.params import Codec
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
-class UdpCodec:
-    """A codec, with sizes (w, h); named as in params.yaml's `codec`.
-
-    flip_indices (K,) is the order of the keypoints in a mirrored image, see skeleton.Skeleton. The
-    last three have defaults for a pose.json written before they existed.
-    """
-
-    type: str  # gaussian: K maps | combined: 3 K maps
-    input_size: tuple[int, int]
-    heatmap_size: tuple[int, int]
-    sigma: float
-    radius_factor: float
-    flip_indices: tuple[int, ...]
-    interpolation: Literal["linear", "cubic"] = "linear"
-    outside: Literal["window", "ignore"] = "window"
-    occluded_weight: float = 1.0
-=======
 class UdpCodec(TargetEncoder):
     """A codec that also renders and decodes maps."""
->>>>>>> work-e
 
     @property
     def refinement(self) -> str:
@@ -58,33 +33,6 @@ class UdpCodec(TargetEncoder):
         """Radius of the combined disc in cells."""
         return self.radius_factor * max(self.heatmap_size)
 
-<<<<<<< HEAD
-    def warp(self, crop: NDArray[np.uint8], affine: Array) -> NDArray[np.uint8]:
-        """The input image (h, w, 3) of a crop, see geometry.warp; affine (2, 3): crop -> input."""
-        return geometry.warp(crop, affine, self.input_size, self.interpolation)
-
-    def keypoint_weights(self, visibility: Array) -> Array:
-        """Loss weights (K,) of COCO's visibility (K,): 0, occluded_weight or 1."""
-        return np.where(visibility == 1, self.occluded_weight, np.minimum(visibility, 1.0))
-
-    def encode(self, keypoints_input: Array, keypoint_weights: Array) -> NDArray[np.float32]:
-        """(K, 3) targets, centre x, y in cells and loss weight, from input pixels (K, 2).
-
-        With outside = ignore, keypoints outside of the input get weight 0, as in Sapiens2. The
-        conversion to cells is in float32, as in the official code, so that the maps agree with its
-        maps up to rounding.
-        """
-        if self.outside == "ignore":
-            inside = (keypoints_input >= 0) & (keypoints_input < np.array(self.input_size))
-            keypoint_weights = np.where(inside.all(axis=1), keypoint_weights, 0.0)
-        step = (np.array(self.input_size) - 1) / (np.array(self.heatmap_size) - 1)
-        cells = (keypoints_input.astype(np.float32) / step.astype(np.float32)).astype(np.float64)
-        if self.type == "combined":
-            return encode_targets(cells, keypoint_weights)
-        return gaussian.encode_targets(cells, keypoint_weights, self.heatmap_size, self.sigma)
-
-=======
->>>>>>> work-e
     def render(self, targets: Tensor) -> Tensor:
         """Maps (B, K or 3 K, H, W) from targets (B, K, 3), on the targets' device."""
         if self.type == "combined":
@@ -134,18 +82,4 @@ class UdpCodec(TargetEncoder):
 
 def build_codec(codec: Codec, flip_indices: tuple[int, ...]) -> UdpCodec:
     """The codec of params.yaml's section `codec`; flip_indices as in UdpCodec."""
-<<<<<<< HEAD
-    return UdpCodec(
-        type=codec.type,
-        input_size=codec.input_size,
-        heatmap_size=codec.heatmap_size,
-        sigma=codec.sigma,
-        radius_factor=codec.radius_factor,
-        flip_indices=flip_indices,
-        interpolation=codec.interpolation,
-        outside=codec.outside,
-        occluded_weight=codec.occluded_weight,
-    )
-=======
     return UdpCodec(**vars(build_encoder(codec, flip_indices)))
->>>>>>> work-e
