@@ -66,12 +66,12 @@ def _describe(expert: int) -> str:
 def _join(state: State, expert: int) -> State:
     """Every shared fc2 with the expert's rows below; the experts themselves are left out."""
     joined = {name: tensor for name, tensor in state.items() if not EXPERT.match(name)}
-    for mlp, number, kind in {match.groups() for name in state if (match := EXPERT.match(name))}:
+    places = sorted({(m[1], m[3]) for name in state if (m := EXPERT.match(name))})
+    for mlp, kind in places:
         shared, part = f"{mlp}.fc2.{kind}", f"{mlp}.experts.{expert}.{kind}"
         if shared not in state or part not in state:
             raise PoseError(
-                f"has {mlp}.experts.{number}.{kind}, but not both {shared} and {part}; download "
-                "it again"
+                f"has experts in {mlp}, but not both {shared} and {part}; download it again"
             )
         rows = state[shared], state[part]
         if len({(t.shape[1:], t.dtype) for t in rows}) > 1:
