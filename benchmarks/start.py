@@ -1,10 +1,10 @@
 """What the scripts import before they work: --help, and the stages of the chain.
 
-    python benchmarks/start.py --before COMMIT
+    python benchmarks/start.py --before COMMIT [--repeats 3]
 
 Compares COMMIT with the working tree, alternately, and rewrites benchmarks/start.md: CPU seconds
 and peak memory of --help; CPU seconds of importing each stage's script, alone and with what a run
-of the embedded default imports later. Takes about 3 minutes.
+of the embedded default imports later. Takes about 4 minutes for each repeat.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path(__file__).with_suffix(".md")
-REPEATS = 3
 TRAINING = ("dvclive", "albumentations", "torch._dynamo", "torch.distributed.checkpoint.state_dict")
 LATER = {  # by stage: what its run imports after the script; torch's optimizers import _dynamo
     "download_coco": ("dvclive",),
@@ -43,10 +42,10 @@ class Cost(NamedTuple):
     megabytes: float
 
 
-def cost(arguments: list[str], folder: Path) -> Cost:
-    """Median cost of REPEATS runs of Python in stages/ of a copy of the project."""
+def cost(arguments: list[str], folder: Path, repeats: int) -> Cost:
+    """Median cost of so many runs of Python in stages/ of a copy of the project."""
     found = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=folder / "stages", stdout=subprocess.DEVNULL
         )
@@ -62,23 +61,23 @@ def imports(*modules: str) -> list[str]:
     return ["-c", f"import {', '.join(modules)}"]
 
 
-def to_markdown(before: Path, after: Path, command: str) -> str:
+def to_markdown(before: Path, after: Path, repeats: int, command: str) -> str:
     """The page with both tables."""
     helps, starts = [], []
     for name in (*LATER, *OTHERS):
-        old, new = (cost([f"{name}.py", "--help"], folder) for folder in (before, after))
+        old, new = (cost([f"{name}.py", "--help"], folder, repeats) for folder in (before, after))
         numbers = f"{old.seconds:.1f} | {new.seconds:.1f} | {old.megabytes:.0f}"
         helps.append(f"| {name} | {numbers} | {new.megabytes:.0f} |")
     sums = [0.0] * 4
     for name, later in LATER.items():
         pairs = [imports(name), imports(name, *later)]
-        row = [cost(code, folder).seconds for code in pairs for folder in (before, after)]
+        row = [cost(code, folder, repeats).seconds for code in pairs for folder in (before, after)]
         sums = [total + seconds for total, seconds in zip(sums, row, strict=True)]
         starts.append(f"| {name} | {' | '.join(f'{seconds:.1f}' for seconds in row)} |")
     starts.append(f"| all | {' | '.join(f'{seconds:.1f}' for seconds in sums)} |")
     return f"""# Start
 
-`{command}`: before is that commit, after the working tree, each the median of {REPEATS} processes.
+`{command}`: before is that commit, after the working tree, each the median of {repeats} runs.
 
 | --help of | CPU s before | after | MB before | after |
 |---|---|---|---|---|
@@ -90,17 +89,19 @@ imports later (dvclive; training also albumentations, and _dynamo with torch's o
 | stage | script before | after | all of a run before | after |
 |---|---|---|---|---|
 {chr(10).join(starts)}
+
+What is left is torch (1.8 s) and timm, which imports torchvision and with it torch._dynamo (2 s).
 """
 
 
-def main(commit: str) -> None:
+def main(commit: str, repeats: int) -> None:
     command = shlex.join(["python", "benchmarks/start.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(
             ["git", "archive", commit], cwd=ROOT, capture_output=True, check=True
         )
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
-        page = to_markdown(Path(folder), ROOT, command)
+        page = to_markdown(Path(folder), ROOT, repeats, command)
     print(page)
     PAGE.write_text(page, encoding="utf-8")
 
@@ -110,4 +111,6 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--before", required=True, metavar="COMMIT", help="to compare with")
-    main(parser.parse_args().before)
+    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (3)")
+    arguments = parser.parse_args()
+    main(arguments.before, arguments.repeats)
