@@ -1,14 +1,15 @@
 """Merge a recipe into params.yaml and print each value that changed; comments stay.
 
-    python recipes/apply.py                 # list the recipes, one line each
+    python recipes/apply.py                 # list recipes and keypoint sets, one line each
     python recipes/apply.py NAME            # merge the recipe into params.yaml
     python recipes/apply.py NAME --args     # print flags for dvc exp run, write nothing:
     args=$(python recipes/apply.py NAME --args) && eval "dvc exp run $args"
 
 Each recipe sets every key that any recipe sets, so that one can be applied after another. Keys of
 `weights`, data.detections and data.detections_sha256 that a recipe does not name return to their
-defaults: they belong to the files of other settings. `git checkout params.yaml` restores the
-embedded default. The result is validated before it is written. Takes seconds.
+defaults: they belong to the files of other settings. A keypoint set (keypoints/NAME) sets the
+section `keypoints` and resets nothing: apply it after a recipe. `git checkout params.yaml` restores
+the embedded default. The result is validated before it is written. Takes seconds.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
 PARAMS = ROOT / "params.yaml"
 Change = tuple[str, Any, Any]  # section.key, old, new
-RESET: dict[str, dict[str, Any]] = {  # values of the keys that a recipe does not name
+RESET: dict[str, dict[str, Any]] = {  # values of the keys that a file with weights does not name
     "data": {"detections": None, "detections_sha256": None},
     "weights": dict.fromkeys(Weights.model_fields) | {"source": "embedded", "head": "fresh"},
 }
@@ -51,23 +52,29 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def keypoint_sets() -> list[str]:
+    """The names of all keypoint sets, sorted: `keypoints/aic`, ..."""
+    return sorted(f"keypoints/{path.stem}" for path in RECIPES.glob("keypoints/*.yaml"))
+
+
 def summary(name: str) -> str:
-    """The first line of a recipe's header."""
+    """The first line of a recipe's or keypoint set's header."""
     with (RECIPES / f"{name}.yaml").open(encoding="utf-8") as stream:
         return stream.readline().lstrip("# ").rstrip()
 
 
 def read_recipe(name: str) -> CommentedMap:
-    """{section: {key: value}}, completed by RESET.
+    """{section: {key: value}} of a recipe, completed by RESET, or of a keypoint set.
 
     Raises PoseError for an unknown name or another structure.
     """
-    if name not in recipe_names():
-        raise PoseError(f"no recipe {name!r}; choose one of {', '.join(recipe_names())}")
+    names = recipe_names() + keypoint_sets()
+    if name not in names:
+        raise PoseError(f"no recipe {name!r}; choose one of {', '.join(names)}")
     recipe = _parse((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
     if not all(isinstance(section, dict) for section in recipe.values()):
         raise PoseError(f"{name}.yaml: expected sections with keys")
-    for section, keys in RESET.items():
+    for section, keys in RESET.items() if "weights" in recipe else ():
         named = recipe.setdefault(section, CommentedMap())
         for key, value in keys.items():
             named.setdefault(key, value)
@@ -92,6 +99,8 @@ def merge(params_text: str, recipe: CommentedMap) -> tuple[str, list[Change]]:
 def _replace_(target: CommentedMap, key: str, value: Any) -> None:
     """Set target[key] and keep the comments of the old value, which may be a list."""
     old, comments = target.get(key), target.ca.items.get(key)
+    if isinstance(value, list):
+        value = _json_types(value)  # one item a line, as DVC writes lists
     if isinstance(old, CommentedSeq) and isinstance(value, list) and value:
         old[:] = value  # the comment after the last item belongs to the list
         return
@@ -180,12 +189,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe; default: list them")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="default: list them")
     parser.add_argument("--args", action="store_true", help="print -S flags and write nothing")
-    parser.add_argument("--list", action="store_true", help="list the recipes")
+    parser.add_argument("--list", action="store_true", help="list the names")
     options = parser.parse_args()
     if options.list or options.name is None:
-        for name in recipe_names():
+        for name in recipe_names() + keypoint_sets():
             print(f"{name:28} {summary(name)}")
         return
     recipe = read_recipe(options.name)

@@ -192,7 +192,8 @@ def _convert(params: Params) -> None:
     try:
         fetch_weights.main(params)
     except PoseError as error:  # its advice is for training
-        text = str(error).replace("set weights.head: fresh", "only a pose model can be evaluated")
+        text = str(error).replace(", or set weights.head: fresh", "")
+        text = text.replace("set weights.head: fresh", "only a pose model can be evaluated")
         raise PoseError(text) from None
     stage.MODELS.mkdir()
     stage.WEIGHTS.replace(stage.MODELS / f"{MODEL}.safetensors")

@@ -53,7 +53,7 @@ def test_commands_name_scripts_recipes_and_make_targets_that_exist(page: Path) -
     text = page.read_text(encoding="utf-8")
     for script in re.findall(r"python ((?:stages|tools|recipes|benchmarks)/\w+\.py)", text):
         assert (ROOT / script).is_file(), script
-    for recipe in re.findall(r"(?:apply|plan)\.py ([a-z]\w[\w.]+)", text):
+    for recipe in re.findall(r"(?:apply|plan)\.py ([a-z]\w[\w./]+)", text):
         assert (ROOT / "recipes" / f"{recipe}.yaml").is_file(), recipe
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     commands = re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)

@@ -112,7 +112,8 @@ def test_experts_of_vitpose(expert: int) -> None:
     )
     model = PoseModel(spec).eval()
     source, _ = read_model(DATA / "vitpose_experts.safetensors")
-    state, report = convert(source, model, keep_head=True, expert=expert)
+    names = [f"k{k}" for k in range(count)]
+    state, report = convert(source, model, keep_head=True, expert=expert, names=names)
     assert len(report.missing) == 0
     model.load_state_dict(state)
     io = np.load(DATA / "vitpose_experts_io.npz")

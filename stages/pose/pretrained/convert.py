@@ -65,11 +65,12 @@ def convert(
 
     Names of tensors are as those of pose.pretrained.select: without wrappers and prefixes. The
     backbone is always converted, the head only if keep_head. expert: see experts.take_expert.
-    names: of the model's keypoints, which a head of Sapiens' 308 keypoints is reduced to. Raises
-    PoseError if a tensor of these is missing, unexpected or of another shape. A wrong num_heads of
-    a ViT cannot be detected, because no shape depends on it. The model may be on the meta device.
+    names: of the model's keypoints, which a head of Sapiens' 308 keypoints is reduced to, and which
+    an expert's head must be for. Raises PoseError if it is not, or if a tensor is missing,
+    unexpected or of another shape. A wrong num_heads of a ViT cannot be detected, because no shape
+    depends on it. The model may be on the meta device.
     """
-    state, expert_notes = take_expert(state, expert, keep_head)
+    state, expert_notes = take_expert(state, expert, keep_head, names)
     adds_class_row = any(re.search(r"last_norm\.|embeddings\.position_", n) for n in state)
     renamed = our_names(state)
     if not any(name.startswith("backbone.blocks.") for name in renamed):

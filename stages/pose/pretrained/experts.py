@@ -9,13 +9,15 @@ they are the fc2 of a plain ViT: fc2 = [mlp.fc2; mlp.experts.k], weight and bias
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 
 from pose.common.errors import PoseError
+from pose.common.skeleton import COCO_17
 from pose.models.checkpoint import State
 
-# name and number of keypoints of experts 0 to 5
+# name and number of keypoints of experts 0 to 5, and the files of recipes/keypoints for them
 EXPERTS = (
     ("COCO", 17),
     ("AIC", 14),
@@ -24,15 +26,19 @@ EXPERTS = (
     ("APT-36K", 17),
     ("COCO-WholeBody", 133),
 )
+KEYPOINT_SETS = (None, "aic", "mpii", "ap10k", "apt36k", "coco_wholebody")
 EXPERT = re.compile(r"^(.*\.mlp)\.experts\.(\d{1,3})\.(weight|bias)$")
 OTHER_HEAD = re.compile(r"^(?:.*\.)?associate_keypoint_heads\.(\d{1,3})\.")
 
 
-def take_expert(state: State, expert: int | None, keep_head: bool) -> tuple[State, list[str]]:
+def take_expert(
+    state: State, expert: int | None, keep_head: bool, names: Sequence[str]
+) -> tuple[State, list[str]]:
     """A file's tensors with those of one expert in place, and notes on what was done.
 
-    Names are those of the file, without prefixes. A file without experts is returned as it is.
-    expert: weights.expert of params.yaml. Raises PoseError if it does not fit the file.
+    Names of tensors are those of the file, without prefixes. A file without experts is returned as
+    it is. expert: weights.expert of params.yaml. names: of the model's keypoints. Raises PoseError
+    if the expert does not fit the file, or its head not the keypoints.
     """
     numbers = sorted({int(match[2]) for name in state if (match := EXPERT.match(name))})
     if not numbers:
@@ -51,6 +57,8 @@ def take_expert(state: State, expert: int | None, keep_head: bool) -> tuple[Stat
     taken = _join(state, expert)
     notes = [f"expert {expert} of {len(numbers)}: {_describe(expert)}"]
     if expert:
+        if keep_head:
+            _require_keypoints(expert, names)
         taken, head_notes = _take_head(taken, expert, keep_head)
         notes += head_notes
     return taken, notes
@@ -61,6 +69,20 @@ def _describe(expert: int) -> str:
         return "(unknown)"
     name, count = EXPERTS[expert]
     return f"({name}, {count} keypoints)"
+
+
+def _require_keypoints(expert: int, names: Sequence[str]) -> None:
+    """Raise PoseError if the head of an expert other than COCO's is not for these keypoints."""
+    count, given = EXPERTS[expert][1], f"has {len(names)} names"
+    if tuple(names) == COCO_17.names:
+        given = "has COCO's 17"
+    elif len(names) == count:
+        return
+    raise PoseError(
+        f"weights.expert = {expert} {_describe(expert)}, weights.head = keep, but keypoints.names "
+        f"{given}; run `python recipes/apply.py keypoints/{KEYPOINT_SETS[expert]}`, or set "
+        "weights.head: fresh"
+    )
 
 
 def _join(state: State, expert: int) -> State:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -387,15 +386,13 @@ def test_two_billion_parameters_on_a_laptop() -> None:
     assert ", float32, grad_checkpointing)" in text
 
 
-def test_params_as_they_are(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["plan.py"])
-    plan.main()
+def test_params_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    plan.main(None)
     text = capsys.readouterr().out
     assert text.startswith("params.yaml: input 72 x 96 (w x h)\n")
     assert all(rate.device in text for rate in planner_plan.read_throughputs(planner_plan.ACHIEVED))
 
 
-def test_an_unknown_recipe(monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["plan.py", "nosuch"])
+def test_an_unknown_recipe() -> None:
     with pytest.raises(PoseError, match="no recipe 'nosuch'"):
-        plan.main()
+        plan.main("nosuch")
