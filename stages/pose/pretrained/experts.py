@@ -28,7 +28,6 @@ EXPERTS = (
 )
 KEYPOINT_SETS = (None, "aic", "mpii", "ap10k", "apt36k", "coco_wholebody")
 EXPERT = re.compile(r"^(.*\.mlp)\.experts\.(\d{1,3})\.(weight|bias)$")
-OTHER_HEAD = re.compile(r"^(?:.*\.)?associate_keypoint_heads\.(\d{1,3})\.")
 
 
 def take_expert(

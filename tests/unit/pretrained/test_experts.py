@@ -17,6 +17,11 @@ from pose.pretrained.experts import EXPERTS
 PART = 4  # of 16 channels
 
 
+def names(count: int) -> tuple[str, ...]:
+    """Of keypoints; COCO's 17 would be refused for another expert's head."""
+    return tuple(f"point_{k}" for k in range(count))
+
+
 @pytest.fixture
 def spec(tiny_model_spec: ModelSpec) -> ModelSpec:
     return replace(tiny_model_spec, head="classic", deconv_channels=(10, 8), conv_channels=())
@@ -62,7 +67,7 @@ def test_an_expert_of_the_authors_file(spec: ModelSpec, expert: int, keep_head: 
     source, expected = official_file(spec)
     name, count = EXPERTS[expert]
     model = build_on_meta(replace(spec, num_keypoints=count))
-    found, report = convert(source, model, keep_head, expert)
+    found, report = convert(source, model, keep_head, expert, names(count))
     for key, tensor in found.items():
         assert torch.equal(tensor, expected[expert][key]), key
     assert ("head.final_layer.weight" in found) == keep_head
@@ -77,7 +82,7 @@ def test_hugging_face_has_the_head_of_expert_0(spec: ModelSpec) -> None:
     for key, tensor in found.items():
         assert torch.equal(tensor, expected[0][key]), key
     with pytest.raises(PoseError, match=r"has no associate_keypoint_heads\.2; set weights\.head"):
-        convert(source, build_on_meta(spec), True, 3)
+        convert(source, build_on_meta(spec), True, 3, names(17))
     found, report = convert(source, build_on_meta(spec), False, 3)
     name = "backbone.blocks.1.mlp.fc2.weight"
     assert torch.equal(found[name], expected[3][name])
@@ -90,14 +95,16 @@ def test_more_maps_than_keypoints_are_cut(spec: ModelSpec) -> None:
     for kind in ("weight", "bias"):
         name = f"associate_keypoint_heads.0.final_layer.{kind}"
         source[name] = torch.cat([source[name], torch.ones(119, *source[name].shape[1:])])
-    found, report = convert(source, build_on_meta(replace(spec, num_keypoints=14)), True, 1)
+    found, report = convert(
+        source, build_on_meta(replace(spec, num_keypoints=14)), True, 1, names(14)
+    )
     assert torch.equal(found["head.final_layer.bias"], expected[1]["head.final_layer.bias"])
     assert "the head's final layer has 133 maps; the first 14 are read" in report.notes
 
 
 def refused(source: State, spec: ModelSpec, expert: int | None) -> str:
     with pytest.raises(PoseError) as caught:
-        convert(source, build_on_meta(spec), True, expert)
+        convert(source, build_on_meta(spec), True, expert, names(17))
     return str(caught.value)
 
 
