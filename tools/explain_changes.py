@@ -50,8 +50,11 @@ def first_other_bytes(before: Stages, after: Stages) -> str | None:
     """
     made = {out["path"] for entry in after.values() for out in entry.get("outs", [])}
 
+    def is_made(path: str) -> bool:
+        return any(path == out or path.startswith(f"{out}/") for out in made)
+
     def edited(entry: dict[str, Any]) -> tuple[Any, ...]:
-        deps = [dep for dep in entry.get("deps", []) if dep["path"] not in made]
+        deps = [dep for dep in entry.get("deps", []) if not is_made(dep["path"])]
         return entry.get("cmd"), entry.get("params"), deps
 
     if before.keys() != after.keys():

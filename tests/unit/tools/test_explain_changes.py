@@ -47,6 +47,17 @@ def test_the_stage_that_rounds_differently_is_named() -> None:
     assert first_other_bytes(LOCK, copy.deepcopy(LOCK)) is None
 
 
+def test_the_first_stage_of_the_committed_lock_is_named() -> None:
+    """Where stages depend on parts of an out: data/cache/train of data/cache."""
+    before = yaml.safe_load((ROOT / "dvc.lock").read_text("utf-8"))["stages"]
+    after = copy.deepcopy(before)
+    for entry in after.values():
+        for item in (*entry["deps"], *entry["outs"]):
+            if item["path"].startswith(("data/coco", "data/cache", "models", "metrics/train")):
+                item["md5"] = f"other {item['md5']}"
+    assert first_other_bytes(before, after) == "download_coco"
+
+
 @pytest.mark.parametrize("edit", ["cmd", "params", "code", "a stage"])
 def test_after_an_edit_there_is_nothing_to_explain(edit: str) -> None:
     after = rounded()
