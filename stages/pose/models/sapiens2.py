@@ -71,7 +71,8 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
         attended: Tensor = tokens + self.attn(self.norm1(tokens), sin, cos)
-        return attended + self.ffn(self.norm2(attended))  # type: ignore[no-any-return]
+        out: Tensor = attended + self.ffn(self.norm2(attended))
+        return out
 
 
 def kv_heads(spec: ModelSpec, index: int) -> int:
