@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pose.coco.files import SplitFiles, coco_files
+from pose.coco.files import ANNOTATIONS_ZIP, SplitFiles, coco_files
 from pose.coco.images import BadImageError, Images, open_zip, read_member
 from pose.common.errors import PoseError
 from pose.common.files import parse_json, write_json
@@ -36,7 +36,12 @@ class Source:
 
 
 def read_source(root: Path, split: str) -> Source:
-    """The split of a folder in COCO's layout. Raises PoseError if it has no images."""
+    """The split of a folder in COCO's layout. Raises PoseError if it is absent or has no images."""
+    name = f"annotations/person_keypoints_{split}.json"
+    if not any((root / file).is_file() for file in (name, ANNOTATIONS_ZIP)):
+        raise PoseError(
+            f"{root} has neither {name} nor {ANNOTATIONS_ZIP}; correct FOLDER or --split"
+        )
     files = coco_files(root, split)
     content = _annotations(files)
     raw = parse_json(content, files.name)

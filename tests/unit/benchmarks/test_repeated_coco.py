@@ -126,3 +126,9 @@ def test_a_file_without_images_is_refused(tiny_coco: TinyCoco) -> None:
     tiny_coco.save()
     with pytest.raises(PoseError, match=r"person_keypoints_val2017\.json: has no images"):
         read_source(tiny_coco.root, SPLIT)
+
+
+def test_an_absent_split_is_one_line(tiny_coco: TinyCoco) -> None:
+    advice = r"_train2017\.json nor annotations_trainval2017\.zip; correct FOLDER or --split$"
+    with pytest.raises(PoseError, match=advice):
+        read_source(tiny_coco.root, "train2017")
