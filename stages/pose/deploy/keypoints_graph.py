@@ -27,7 +27,7 @@ KEYPOINTS_ONNX = "model_keypoints.onnx"
 CROPS, KEYPOINTS, SCORES = "crops", "keypoints", "scores"  # names in the graph
 PIXEL_TOLERANCE = 1e-3  # largest distance of a keypoint, pixels of the crop
 ROUNDING = 1e-6  # heatmap values of two runtimes differ by this much at least
-DRAWS = 8
+DRAWS = 16
 
 
 class KeypointsGraph(nn.Module):
