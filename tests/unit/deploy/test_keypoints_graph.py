@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -155,8 +156,13 @@ def test_a_file_that_differs_is_an_error(tmp_path: Path) -> None:
     crops = torch.from_numpy(np.stack([cv2.resize(image, (24, 32)) for image in PICTURES]))
     export(KeypointsGraph(Painted(manifest), manifest, False), path)
 
-    def line(other: Manifest, height: float) -> str:
-        graph = KeypointsGraph(Painted(other, height), other, False)
+    class NoScores(KeypointsGraph):
+        def decode(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+            keypoints, scores = super().decode(maps)
+            return keypoints, scores * float("nan")
+
+    def line(other: Manifest, height: float, kind: type[KeypointsGraph] = KeypointsGraph) -> str:
+        graph = kind(Painted(other, height), other, False)
         return failure(verify_keypoints, graph, crops, path, 0.0)
 
     found = line(replace(manifest, blur=Blur(5)), 1.0)
@@ -166,18 +172,34 @@ def test_a_file_that_differs_is_an_error(tmp_path: Path) -> None:
     assert found.endswith(
         "its scores differ from torch's by 4.5e-04, more than 1e-04; nothing was written"
     )
-    assert "differ from torch's" in line(manifest, float("nan"))
+    assert "its scores differ from torch's by nan" in line(manifest, 1.0, NoScores)
 
 
-def test_keypoints_that_rounding_moves_are_not_compared() -> None:
+def test_keypoints_that_rounding_moves_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps with one peak, with two equal ones, and without any: only the first is compared."""
     manifest = manifest_of("gaussian")
-    graph = KeypointsGraph(Painted(manifest), manifest, False)
-    targets = torch.tensor([[[4.0, 5.0, 1.0], [9.0, 12.0, 1.0]]])
-    one, other = manifest.codec.render(targets)[0]
+    one, other = manifest.codec.render(torch.tensor([[[4.0, 5, 1], [9, 12, 1]]]))[0]
     maps = torch.stack([one, one + other, torch.full_like(one, 0.5)])[None]
-    clear, tied, flat = keypoints_graph._largest_move(graph, maps, 1e-6)[0].tolist()
-    assert clear < 5e-4
-    assert min(tied, flat) > 1
+
+    class Fixed(KeypointsGraph):
+        def maps(self, crops: Tensor) -> Tensor:
+            return maps
+
+    graph = Fixed(nn.Identity(), manifest, False)
+    keypoints, scores = (tensor.numpy() for tensor in graph.decode(maps))
+    shift = np.array([0.0, 8.0, 8.0])[None, :, None]
+
+    def network(path: Path) -> SimpleNamespace:
+        outputs = [(keypoints + shift).astype(np.float32), scores]
+        return SimpleNamespace(session=SimpleNamespace(run=lambda *_: outputs))
+
+    monkeypatch.setattr(keypoints_graph, "OnnxNetwork", network)
+    arguments = graph, torch.zeros(1, 32, 24, 3), Path("x.onnx"), 0.0
+    assert verify_keypoints(*arguments) == {"keypoints": 0.0, "scores": 0.0}
+    shift = shift + 0.01
+    assert "x.onnx: its keypoints differ from torch's by 1.4e-02 pixel" in failure(
+        verify_keypoints, *arguments
+    )
 
 
 def test_functions_of_codecs_are_replaced_by_equal_ones_and_only_while_tracing(
