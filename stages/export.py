@@ -4,12 +4,14 @@
     python stages/export.py --model phase2 --out exported
 
 Writes these files; the folder is replaced as a whole, after everything is verified:
-model.onnx (opset 18, any batch size), model.pt2 (torch.export), model.safetensors (the weights as
-trained), pose.json (input size, normalisation, codec, keypoints, test settings, licence, versions)
-and README.md (a model card). Both graphs take normalised images and return heatmaps. They are run
-and compared with torch: a difference above 1e-4 is an error. Reads params.yaml, models/, data/cache
-and, for the card, metrics/evaluate. Not a stage of the pipeline. Takes half a minute with the
-embedded default.
+model.onnx (opset 18, any batch size), model_keypoints.onnx (the same with all steps from crop to
+keypoints), model.pt2 (torch.export), model.safetensors (the weights as trained), pose.json (input
+size, normalisation, codec, keypoints, test settings, licence, versions) and README.md (a model
+card). model.onnx and model.pt2 take normalised images and return heatmaps; model_keypoints.onnx
+takes RGB crops of uint8 and returns keypoints in pixels of the crop, and scores. All are run and
+compared with torch: a difference above 1e-4, or 1e-3 pixel, is an error. Reads params.yaml,
+models/, data/cache and, for the card, metrics/evaluate. Not a stage of the pipeline. Takes half a
+minute with the embedded default.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ def _arguments() -> argparse.Namespace:
         "--model", choices=("phase1", "phase2", "ssl"), default="ssl", help="trained stage (ssl)"
     )
     parser.add_argument("--out", type=Path, required=True, help="output folder")
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="model_keypoints.onnx does the flip test",
+    )
     return parser.parse_args()
 
 
@@ -57,6 +64,15 @@ from pose.deploy.export import (
     verify,
     write_onnx,
 )
+from pose.deploy.keypoints_graph import (
+    CROPS,
+    KEYPOINTS,
+    KEYPOINTS_ONNX,
+    SCORES,
+    KeypointsGraph,
+    verify_keypoints,
+    write_keypoints_onnx,
+)
 from pose.deploy.manifest import (
     FILE,
     Manifest,
@@ -67,6 +83,7 @@ from pose.deploy.manifest import (
 )
 from pose.deploy.predictor import INPUT, ONNX, OUTPUT, SAFETENSORS, torch_network
 from pose.models.checkpoint import read_provenance
+from pose.models.pose_model import PoseModel
 
 NAME = "export"
 PROGRAM = "model.pt2"
@@ -75,7 +92,7 @@ PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
 EXAMPLES = 3  # images on which the graphs are compared with torch
 
 
-def main(name: str, out: Path) -> None:
+def main(name: str, out: Path, flip: bool) -> None:
     params = project_params()
     path, manifest = project_weights(name), build_manifest(params)
     model = torch_network(manifest, path, torch.device("cpu"))
@@ -88,8 +105,9 @@ def main(name: str, out: Path) -> None:
         differences = verify(model, images, folder / ONNX, folder / PROGRAM)
         for file, difference in differences.items():
             log(f"{NAME}: {file} differs from torch by {difference:.1e} at most")
+        keypoints = _write_keypoints(model, manifest, folder, flip, differences[ONNX])
         shutil.copyfile(path, folder / SAFETENSORS)
-        info = _export_info(name, path, differences, params.model.family)
+        info = _export_info(name, path, differences, keypoints, params.model.family)
         write_json(folder / FILE, describe(manifest) | info)
         write_atomic(
             folder / "README.md", _card(out.resolve().name, params, manifest, info).encode()
@@ -97,15 +115,42 @@ def main(name: str, out: Path) -> None:
     log(f"{NAME}: wrote {name} to {out}")
 
 
+def _write_keypoints(
+    model: PoseModel, manifest: Manifest, folder: Path, flip: bool, heatmap_difference: float
+) -> dict[str, Any]:
+    """Write and verify model_keypoints.onnx; returns its entry of pose.json."""
+    w, h = manifest.codec.input_size
+    generator = torch.Generator().manual_seed(0)
+    crops = torch.randint(0, 256, (EXAMPLES, h, w, 3), generator=generator, dtype=torch.uint8)
+    graph, path = KeypointsGraph(model, manifest, flip).eval(), folder / KEYPOINTS_ONNX
+    write_keypoints_onnx(graph, crops, path)
+    differences = verify_keypoints(graph, crops, path, heatmap_difference)
+    log(
+        f"{NAME}: {KEYPOINTS_ONNX} differs from torch by {differences[KEYPOINTS]:.1e} pixel and "
+        f"{differences[SCORES]:.1e} in score at most"
+    )
+    return {
+        "file": KEYPOINTS_ONNX,
+        "input": CROPS,
+        "outputs": [KEYPOINTS, SCORES],
+        "flip_test": flip,
+        "largest_difference_to_torch": differences,
+    }
+
+
 def _export_info(
-    name: str, path: Path, differences: dict[str, float], family: str
+    name: str,
+    path: Path,
+    differences: dict[str, float],
+    keypoints: dict[str, Any],
+    family: str,
 ) -> dict[str, Any]:
     """Entries of pose.json beside the manifest."""
     start = read_provenance(path)
     return {
         "trained": {"model": name, "sha256": digest(path), "start": start},
         "licence": asdict(licence_of(start, family)),
-        "onnx": {"opset": OPSET, "input": INPUT, "output": OUTPUT},
+        "onnx": {"opset": OPSET, "input": INPUT, "output": OUTPUT, "keypoints": keypoints},
         "largest_difference_to_torch": differences,
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }
@@ -127,7 +172,7 @@ def _card(title: str, params: Params, manifest: Manifest, info: dict[str, Any]) 
         source=params.data.source,
         scores=scores,
         family=params.model.family,
-        files=(ONNX, PROGRAM, SAFETENSORS),
+        files=(ONNX, KEYPOINTS_ONNX, PROGRAM, SAFETENSORS),
         **info,
     )
 
@@ -144,4 +189,4 @@ def _scores(name: str, main_model: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     with exit_codes(NAME):
-        main(arguments.model, arguments.out)
+        main(arguments.model, arguments.out, arguments.flip)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from pose.deploy.predictor import INPUT, OUTPUT, OnnxNetwork
 OPSET = 18  # ONNX Runtime 1.14 and later
 TOLERANCE = 1e-4  # largest absolute difference of a heatmap value; peaks are about 1
 EXTERNAL_BYTES = 1 << 30  # larger weights are in a separate file: an .onnx holds 2 GB at most
-BATCH = {"images": {0: torch.export.Dim("batch")}}
+BATCH = ({0: torch.export.Dim("batch")},)
 DATASETS = {
     "synthetic": "rendered people of this project",
     "coco": "COCO 2017",
@@ -33,14 +33,20 @@ DATASETS = {
 def trace(model: nn.Module, images: Tensor) -> ExportedProgram:
     """The model as a torch.export program for any batch size.
 
-    images (B, 3, h, w) with B >= 2 is the example input: it fixes all sizes except B.
+    images (B, ...) with B >= 2 is the example input: it fixes all sizes except B.
     """
     with _quiet():
         return torch.export.export(model, (images,), dynamic_shapes=BATCH)
 
 
-def write_onnx(program: ExportedProgram, images: Tensor, path: Path) -> None:
-    """Write the program as an ONNX file; images as in `trace`."""
+def write_onnx(
+    program: ExportedProgram,
+    images: Tensor,
+    path: Path,
+    inputs: Sequence[str] = (INPUT,),
+    outputs: Sequence[str] = (OUTPUT,),
+) -> None:
+    """Write the program as an ONNX file; images as in `trace`. Inputs and outputs get the names."""
     weights = sum(tensor.nbytes for tensor in program.state_dict.values())
     with _quiet():
         torch.onnx.export(
@@ -49,8 +55,8 @@ def write_onnx(program: ExportedProgram, images: Tensor, path: Path) -> None:
             path,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
+            input_names=inputs,
+            output_names=outputs,
             dynamic_shapes=BATCH,
             external_data=weights > EXTERNAL_BYTES,
             verbose=False,

@@ -17,9 +17,11 @@ import export
 from loopback import failure
 from pose.common import stage
 from pose.common.licence import CC_BY_NC, SAPIENS2
+from pose.deploy import keypoints_graph
 from pose.deploy.export import verify
+from pose.deploy.keypoints_graph import KeypointsGraph
 from pose.deploy.manifest import project_params, read_manifest
-from pose.deploy.predictor import Predictor
+from pose.deploy.predictor import OnnxNetwork, Predictor
 from pose.models.checkpoint import read_weights, save_weights
 from tiny_model import random_model, tiny_manifest
 
@@ -47,14 +49,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
             export, "project_weights", lambda name: root / "models" / f"{name}.safetensors"
         )
         patch.setattr(stage, "METRICS", root / "metrics")
-        export.main("ssl", out)
+        export.main("ssl", out, False)
     assert sorted(path.name for path in root.iterdir()) == ["exported", "metrics", "models"]
     return out
 
 
 def test_all_files_are_there_and_old_ones_gone(exported: Path) -> None:
-    names = {"README.md", "model.onnx", "model.pt2", "model.safetensors", "pose.json"}
-    assert {path.name for path in exported.iterdir()} == names
+    models = {"model.onnx", "model.pt2", "model.safetensors", "model_keypoints.onnx"}
+    assert {path.name for path in exported.iterdir()} == {"README.md", "pose.json"} | models
     expected, found = (
         random_model(MANIFEST).state_dict(),
         read_weights(exported / "model.safetensors"),
@@ -66,7 +68,17 @@ def test_the_onnx_graph_takes_any_batch_and_states_its_opset(exported: Path) -> 
     model = onnx.load(exported / "model.onnx")
     onnx.checker.check_model(model)
     onnx_info = json.loads((exported / "pose.json").read_text())["onnx"]
+    keypoints = onnx_info.pop("keypoints")
     assert onnx_info == {"opset": 18, "input": "images", "output": "heatmaps"}
+    differences = keypoints.pop("largest_difference_to_torch")
+    assert differences["keypoints"] < 1e-3
+    assert differences["scores"] < 1e-4
+    assert keypoints == {
+        "file": "model_keypoints.onnx",
+        "input": "crops",
+        "outputs": ["keypoints", "scores"],
+        "flip_test": False,
+    }
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
     for (value,), name, rest in (
         (model.graph.input, "images", [3, 32, 24]),
@@ -94,6 +106,32 @@ def test_onnx_and_torch_find_the_same_poses(exported: Path) -> None:
     (points, scores), (others, other_scores) = (p(picture, boxes) for p in (by_onnx, by_torch))
     np.testing.assert_allclose(scores, other_scores, atol=1e-4)
     assert np.median(np.abs(points - others)) < 1e-3
+
+
+def test_flip_reaches_the_graph_and_pose_json(exported: Path, tmp_path: Path) -> None:
+    """The graph of the folder does no flip test; that of --flip does."""
+    model = random_model(MANIFEST)
+    entry = export._write_keypoints(model, MANIFEST, tmp_path, True, 1e-5)
+    assert entry["flip_test"] is True
+    crops = torch.randint(0, 256, (4, 32, 24, 3), dtype=torch.uint8)
+    for folder, flip in ((exported, False), (tmp_path, True)):
+        session = OnnxNetwork(folder / "model_keypoints.onnx").session
+        _, scores = session.run(None, {"crops": crops.numpy()})
+        with torch.no_grad():
+            expected = KeypointsGraph(model, MANIFEST, flip)(crops)[1]
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_a_difference_of_the_graph_leaves_nothing(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keypoints_graph, "TOLERANCE", -1.0)
+    monkeypatch.setattr(export, "build_manifest", lambda params: MANIFEST)
+    weights = exported / "model.safetensors"
+    monkeypatch.setattr(export, "project_weights", lambda name: weights)
+    line = failure(export.main, "ssl", tmp_path / "exported", False)
+    assert "model_keypoints.onnx: its scores differ from torch's by" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_program_is_the_model(exported: Path) -> None:
@@ -130,6 +168,8 @@ def test_the_card_is_one_that_the_hub_reads(exported: Path) -> None:
         "facebook/sapiens/x.pth; revision abc",
         "input 24 x 32, heatmaps 12 x 16",
         "do not apply to photographs",
+        "| model_keypoints.onnx | crops to keypoints",
+        "`crops` (batch, h, w, 3) uint8 RGB to `keypoints`",
         "right_ankle",
     ):
         assert part in card.text
