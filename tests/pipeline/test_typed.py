@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -103,11 +104,11 @@ def test_a_job_of_a_slurm_array_brings_its_result_back(used: Project, tmp_path: 
     project = with_environment(used.copy(tmp_path))
     project.must("git", "checkout", "--quiet", ".")
     project.must("dvc", "checkout")
-    (tmp_path / "job").mkdir()
     of_slurm = {"SUBMIT_DIR": str(project.root), "ARRAY_TASK_ID": "1"}
     variables = [f"export SLURM_{key}={shlex.quote(value)}" for key, value in of_slurm.items()]
-    variables += [f"export TMPDIR={shlex.quote(str(tmp_path / 'job'))}", ""]
-    output = type_in(project, "\n".join(variables) + block.text.replace("NPROC=8", "NPROC=1"))
+    with tempfile.TemporaryDirectory() as job:  # tmp_path may be too long for sockets
+        script = "\n".join([*variables, f"export TMPDIR={job}", block.text])
+        output = type_in(project, script.replace("NPROC=8", "NPROC=1"))
     assert ran(output) == test_chain.FROM_TRAINING_ON
     (name,) = re.findall(r"^Ran experiment\(s\): (\S+)$", output, re.M)
     project.must("dvc", "exp", "pull", ".", name)

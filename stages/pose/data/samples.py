@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -39,6 +40,10 @@ from pose.data.augment import (
 from pose.data.augment_device import pack
 
 MAX_REDRAWS = 20
+MAX_SOCKET_PATH = 107  # bytes, on Linux
+MAX_TEMPORARY_FOLDER = MAX_SOCKET_PATH - len(
+    "/pymp-12345678/listener-12345678"
+)  # multiprocessing's
 
 
 class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
@@ -246,6 +251,8 @@ def batch_loader(
     A training batch is [images (B, h, w, 3) uint8, targets (B, K, 3) float32]; if the samples are
     deferred, parameters (B, 1032) int16 follow.
     """
+    if workers:
+        _require_short_temporary_folder()
     return DataLoader(
         samples,
         batch_sampler=batches,
@@ -255,6 +262,20 @@ def batch_loader(
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # so that the global one does not advance
     )
+
+
+def _require_short_temporary_folder() -> None:
+    """Raise PoseError if Unix sockets in the temporary folder would have too long a path.
+
+    Workers pass batches over such a socket. If it cannot be made, torch waits forever.
+    """
+    folder = tempfile.gettempdir()
+    if (length := len(os.fsencode(folder))) > MAX_TEMPORARY_FOLDER:
+        raise PoseError(
+            f"TMPDIR: the path of the temporary folder {folder} has {length} bytes; for the sockets "
+            f"of the data loader it may have at most {MAX_TEMPORARY_FOLDER}; set TMPDIR to a shorter "
+            "one"
+        )
 
 
 def _init_worker(trainer_pid: int, _: int) -> None:

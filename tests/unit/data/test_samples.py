@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -22,6 +27,7 @@ from pose.common.skeleton import COCO_17
 from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, write_shard
 from pose.data.samples import (
+    MAX_TEMPORARY_FOLDER,
     StepBatches,
     TestSamples,
     TrainingSamples,
@@ -31,6 +37,7 @@ from pose.data.samples import (
 )
 from sections import BOX_AUGMENT, FULL_AUGMENT, NO_AUGMENT, changed
 
+ROOT = Path(__file__).resolve().parents[3]
 CODEC = UdpCodec("gaussian", (48, 64), (24, 32), 1.5, 0.0546875, COCO_17.flip_indices)
 
 
@@ -77,6 +84,31 @@ def test_batches_do_not_depend_on_the_number_of_workers(
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])
     assert expected[0][0].shape == (2, 64, 48, 3)
+
+
+LOAD = """
+import torch
+from pose.data.samples import batch_loader
+print(len(list(batch_loader([torch.zeros(1)] * 3, [[0], [1, 2]], 1))))
+"""
+
+
+@pytest.mark.parametrize("too_long", [False, True])
+def test_batches_arrive_or_the_temporary_folder_is_named(too_long: bool) -> None:
+    """If the path of a worker's socket is too long, torch waits for the first batch forever."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    long = folder / ("x" * (MAX_TEMPORARY_FOLDER - len(f"{folder}/") + too_long))
+    long.mkdir()
+    paths = {"PYTHONPATH": str(ROOT / "stages"), "TMPDIR": str(long)}
+    try:
+        command = [sys.executable, "-c", LOAD]
+        done = subprocess.run(
+            command, env=os.environ | paths, capture_output=True, text=True, timeout=100
+        )
+    finally:
+        shutil.rmtree(folder)
+    assert ("at most 75; set TMPDIR to a shorter" in done.stderr) == too_long
+    assert done.stdout == ("" if too_long else "2\n")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
