@@ -272,9 +272,8 @@ def _require_short_temporary_folder() -> None:
     folder = tempfile.gettempdir()
     if (length := len(os.fsencode(folder))) > MAX_TEMPORARY_FOLDER:
         raise PoseError(
-            f"TMPDIR: the path of the temporary folder {folder} has {length} bytes; for the sockets "
-            f"of the data loader it may have at most {MAX_TEMPORARY_FOLDER}; set TMPDIR to a shorter "
-            "one"
+            f"TMPDIR: {folder}: a path of {length} bytes; the data loader needs at most "
+            f"{MAX_TEMPORARY_FOLDER} for the paths of its sockets; set TMPDIR to a shorter folder"
         )
 
 

@@ -107,7 +107,7 @@ def test_batches_arrive_or_the_temporary_folder_is_named(too_long: bool) -> None
         )
     finally:
         shutil.rmtree(folder)
-    assert ("at most 75; set TMPDIR to a shorter" in done.stderr) == too_long
+    assert ("at most 75 for the paths of its sockets; set TMPDIR" in done.stderr) == too_long
     assert done.stdout == ("" if too_long else "2\n")
 
 
