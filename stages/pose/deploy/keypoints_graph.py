@@ -88,14 +88,18 @@ def _gain(heatmaps: Tensor, scores: Tensor, around: Tensor, kernel_size: int) ->
 
 @torch.no_grad()
 def verify_keypoints(
-    graph: KeypointsGraph, crops: Tensor, onnx: Path, heatmap_difference: float
+    graph: KeypointsGraph,
+    crops: Tensor,
+    onnx: Path,
+    heatmap_difference: float,
+    tolerance: float = TOLERANCE,
 ) -> dict[str, float]:
     """Compare the file with the graph run by torch, on batches of 1 and B crops.
 
     heatmap_difference: how far ONNX Runtime's heatmaps are from torch's. Keypoints that a change of
     the maps by that much can move, as on a flat map, are not compared; their scores are. Returns
     the largest distance of keypoints in pixels and the largest difference of scores. Raises
-    PoseError if one is above PIXEL_TOLERANCE or TOLERANCE, or NaN.
+    PoseError if one is above PIXEL_TOLERANCE or tolerance, or NaN.
     """
     session, noise = OnnxNetwork(onnx).session, max(heatmap_difference, ROUNDING)
     pairs = []
@@ -103,12 +107,12 @@ def verify_keypoints(
         keypoints, scores = map(torch.from_numpy, session.run(None, {CROPS: batch.numpy()}))
         pairs.append(_differences(graph, batch, keypoints, scores, noise))
     largest = dict(zip((KEYPOINTS, SCORES), torch.tensor(pairs).amax(0).tolist(), strict=True))
-    tolerances = {KEYPOINTS: (PIXEL_TOLERANCE, " pixel"), SCORES: (TOLERANCE, "")}
-    for name, (tolerance, unit) in tolerances.items():
-        if not largest[name] <= tolerance:
+    limits = {KEYPOINTS: (PIXEL_TOLERANCE, " pixel"), SCORES: (tolerance, "")}
+    for name, (limit, unit) in limits.items():
+        if not largest[name] <= limit:
             raise PoseError(
                 f"{onnx.name}: its {name} differ from torch's by {largest[name]:.1e}{unit}, more "
-                f"than {tolerance:.0e}; nothing was written"
+                f"than {limit:.0e}; nothing was written"
             )
     return largest
 

@@ -125,12 +125,12 @@ def test_flip_reaches_the_graph_and_pose_json(exported: Path, tmp_path: Path) ->
 def test_a_difference_of_the_graph_leaves_nothing(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keypoints_graph, "TOLERANCE", -1.0)
+    monkeypatch.setattr(keypoints_graph, "PIXEL_TOLERANCE", -1.0)
     monkeypatch.setattr(export, "build_manifest", lambda params: MANIFEST)
     weights = exported / "model.safetensors"
     monkeypatch.setattr(export, "project_weights", lambda name: weights)
     line = failure(export.main, "ssl", tmp_path / "exported", False)
-    assert "model_keypoints.onnx: its scores differ from torch's by" in line
+    assert "model_keypoints.onnx: its keypoints differ from torch's by" in line
     assert not list(tmp_path.iterdir())
 
 
