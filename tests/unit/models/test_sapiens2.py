@@ -172,13 +172,13 @@ def test_exported_files_equal_the_model(
         nn.init.ones_(block.attn.gamma)
         for layer in (block.attn.wq, block.attn.wk, block.attn.wv, block.attn.proj):
             nn.init.normal_(layer.weight, std=0.25)
+    model.head.final_layer.weight.data /= 4  # maps of about 1, which the tolerance is for
     images = torch.randn(2, 3, 32, 24)
     program = trace(model, images)
     write_onnx(program, images, tmp_path / "model.onnx")
     torch.export.save(program, tmp_path / "model.pt2")
     tolerance = tolerance_of(replace(spec, rope_dtype=rope_dtype))
     found = verify(model, images, tmp_path / "model.onnx", tmp_path / "model.pt2", tolerance)
-    print(found, float(model(images).abs().max()))
     assert set(found) == {"model.onnx", "model.pt2"}
 
 
