@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,10 +48,12 @@ from pose.common.script import exit_codes  # noqa: E402
 from pose.common.skeleton import COCO_17  # noqa: E402
 from pose.crop_table import CropTable, schema  # noqa: E402
 from pose.crops.shards import CropSettings, psnr_db, write_shard  # noqa: E402
+from pose.data import augment  # noqa: E402
 from pose.data.samples import TrainingSamples  # noqa: E402
 from pose.synthetic.dataset import write_coco_zips  # noqa: E402
 
 SIZES = [((192, 256), 2.0), ((384, 512), 2.0), ((768, 1024), 6.0)]  # (w, h), sigma
+PARTS_OF = SIZES[1]
 ROUNDS, SAMPLES = 9, 40
 OFFICIAL = apply.resolve("sapiens_1b_coco_1024x768")
 AUGMENT, DATA = OFFICIAL.augment, OFFICIAL.data
@@ -116,7 +119,7 @@ def report(root: Path, split: str, scratch: Path) -> list[str]:
     ]
     for wh, sigma in SIZES:
         lines.append(samples_line(root, split, persons, wh, sigma, scratch))
-    lines += ["", *stored_lines(root, split, persons, scratch)]
+    lines += ["", *parts_lines(scratch), "", *stored_lines(root, split, persons, scratch)]
     lines += ["", "| codec | one person at a time, ms | batched, ms | ratio |", "|---" * 4 + "|"]
     for wh, sigma in SIZES:
         lines += codec_lines(wh, sigma)
@@ -169,7 +172,7 @@ def samples_line(
 
 
 def floor_affine(samples: TrainingSamples, row: int) -> np.ndarray:
-    affine, _ = samples._draw(np.random.default_rng(row), row)
+    affine, _ = samples._affine_and_target(np.random.default_rng(row), row)
     return geometry.compose(affine, geometry.translate(samples.table.crop_xy[row]))
 
 
@@ -183,6 +186,42 @@ def measured(work: list[Work], count: int = SAMPLES, rounds: int = ROUNDS) -> li
                 one(round_ * count + i)
             times[kind].append((time.thread_time() - start) / count)
     return [kind[1:] for kind in times]
+
+
+def parts_lines(scratch: Path) -> list[str]:
+    """CPU milliseconds of each part of a sample for a CPU, at PARTS_OF, of people cached before."""
+    wh, sigma = PARTS_OF
+    codec = crop_spec(wh, sigma).codec
+    table = CropTable(scratch / f"crops{wh[0]}")
+    samples = TrainingSamples(table, table.labelled(), AUGMENT, COCO_17, codec, 0, (0,))
+    times: dict[str, float] = {}
+
+    def timed(part: str, work: Callable[..., Any], *arguments: object) -> Any:
+        start = time.thread_time()
+        result = work(*arguments)
+        times[part] = times.get(part, 0.0) + time.thread_time() - start
+        return result
+
+    count = ROUNDS * SAMPLES
+    for i in range(count):
+        row, rng = int(samples.rows[i % len(samples)]), np.random.default_rng(i)
+        affine, _ = timed("draw the box, move the keypoints", samples._affine_and_target, rng, row)
+        crop = timed("decode the stored crop", table.crop, row)
+        from_crop = geometry.compose(affine, geometry.translate(table.crop_xy[row]))
+        image = timed("warp", codec.warp, crop, from_crop)
+        jitter = timed("draw colours", augment.draw_colour_jitter, rng, AUGMENT)
+        blurs, hole = timed("draw blurs and hole", samples.blur_dropout.draw, rng, wh)
+        image = timed("change colours", augment.apply_colour_jitter, image, jitter)
+        image = timed("blur (one sample in five)", augment.apply_blurs, image, blurs)
+        timed("make the hole black", augment.fill_hole_, image, hole)
+    rows = [f"| {part} | {1000 * seconds / count:.2f} |" for part, seconds in times.items()]
+    return [
+        f"Parts of a sample for a CPU, {wh[0]} x {wh[1]}:",
+        "",
+        "| part | ms |",
+        "|---|---|",
+        *rows,
+    ]
 
 
 def ratio(above: list[float], below: list[float]) -> float:
