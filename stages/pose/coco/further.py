@@ -87,8 +87,11 @@ def own_data(data: Data, entry: FurtherSet) -> Data:
 def with_key(message: str, key: str, entry: FurtherSet) -> str:
     """A message about the main set's keys, about those of the set at `key` instead."""
     kind = "val" if isinstance(entry, FurtherVal) else "train"
-    other = "train" if kind == "val" else "val"
-    message = re.sub(rf" or data\.{other}_\w+|data\.{other}_\w+ or ", "", message)
+    message = re.sub(
+        r"(,)? data\.train_(\w+) or data\.val_\w+",
+        lambda found: f"{' or' if found[1] else ''} data.{kind}_{found[2]}",
+        message,
+    )
     keys = "|".join(type(entry).model_fields)
     message = re.sub(rf"\bdata\.(?=({keys})\b)", f"{key}.", message)
     return message.replace("keypoints.names", f"{key}.names")
