@@ -146,7 +146,9 @@ def flags(recipe: CommentedMap) -> list[str]:
 def _hydra(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(_hydra(item) for item in value)}]"
-    if isinstance(value, dict):  # keys are not quoted in Hydra's grammar; they may have spaces
+    if isinstance(value, dict):  # its keys cannot be quoted; they may have spaces
+        if odd := [key for key in value if not re.fullmatch(r"[A-Za-z_][\w ./-]*\w", key)]:
+            raise PoseError(f"the key {odd[0]!r} cannot be passed as a flag; omit --args")
         return f"{{{','.join(f'{key}:{_hydra(item)}' for key, item in value.items())}}}"
     if not isinstance(value, str):
         return json.dumps(value)  # null, true, 3, 5e-06

@@ -243,21 +243,19 @@ def _further(params: Params, folder: Path) -> dict[str, int]:
     }
     both = [*sets["train"], *sets["val"]]
     _log_files(Path(data.root).absolute(), ((one.key, one.split) for one in both))
-    digests, counts, listed = {}, {}, {}
-    for one in both:
-        listed[one.key] = _check_further(one)
-        digests[one.key] = _digests(one.split, listed[one.key])
-        counts[f"{one.key.split('.')[1]}_{one.entry.name}_images"] = len(
-            one.split.annotations.images
-        )
-        counts[f"{one.key.split('.')[1]}_{one.entry.name}_persons"] = len(
-            one.split.annotations.persons
-        )
+    listed = {one.key: _check_further(one) for one in both}
+    digests = {one.key: _digests(one.split, listed[one.key]) for one in both}
     warnings = _shared(splits, sets, listed)
     for line in warnings:
         log(f"{NAME}: warning: {line}")
     write_json(folder / stage.FURTHER.name, {**digests, "warnings": warnings})
-    return counts
+    return {name: count for one in both for name, count in _counts(one).items()}
+
+
+def _counts(one: Further) -> dict[str, int]:
+    """Images and people of a set, for the metrics."""
+    name, found = f"{one.key.split('.')[1]}_{one.entry.name}", one.split.annotations
+    return {f"{name}_images": len(found.images), f"{name}_persons": len(found.persons)}
 
 
 def _check_further(one: Further) -> Checksums:

@@ -106,7 +106,7 @@ def _warnings() -> list[Section]:
 
 def _settings(params: Params) -> tuple[Settings, Settings, dict[str, Settings]]:
     """Params of this run, of the baseline, and of each recipe by its name."""
-    sections = params.model_dump(mode="json")
+    sections = params.model_dump(mode="json", exclude_unset=True)  # as in a file of params
     baseline = _read_settings(BASELINE / "params.yaml", sections)
     paths = sorted((stage.ROOT / "recipes").glob("*.yaml"))
     recipes = {path.stem: _read_settings(path, sections) for path in paths}

@@ -29,7 +29,7 @@ MAP = {"Snout": "nose", "L ear": "left_ear", "R ear": "right_ear", "tip": "tail_
 SKELETON = build_skeleton(OURS, (), None, None, None)
 
 
-def data_with(root: Path, key: str = "also", **entry: Any) -> Data:
+def data_with(root: Path, key: str = "also", /, **entry: Any) -> Data:
     entry = {"name": "rats", "root": str(root), "category": "rat", "map": MAP, **entry}
     return Data.model_validate_json(json.dumps(DEFAULT.data.model_dump() | {key: [entry]}))
 
