@@ -6,8 +6,8 @@
     args=$(python recipes/apply.py NAME --args) && eval "dvc exp run $args"
 
 Each recipe sets every key that any recipe sets, so that one can be applied after another. Keys of
-`weights`, data.detections and data.detections_sha256 that a recipe does not name return to their
-defaults: they belong to the files of other settings. A keypoint set (keypoints/NAME) sets the
+`weights`, and those of `data` that belong to the files of other settings (RESET), return to their
+defaults if a recipe does not name them. A keypoint set (keypoints/NAME) sets the
 section `keypoints` and resets nothing: apply it after a recipe. `git checkout params.yaml` restores
 the embedded default. The result is validated before it is written. Takes seconds.
 """
@@ -40,7 +40,15 @@ RECIPES = ROOT / "recipes"
 PARAMS = ROOT / "params.yaml"
 Change = tuple[str, Any, Any]  # section.key, old, new
 RESET: dict[str, dict[str, Any]] = {  # values of the keys that a file with weights does not name
-    "data": {"detections": None, "detections_sha256": None},
+    "data": {
+        "train_split": "train2017",
+        "val_fraction": None,
+        "group_by": None,
+        "detections": None,
+        "detections_sha256": None,
+        "also": [],
+        "also_val": [],
+    },
     "weights": dict.fromkeys(Weights.model_fields) | {"source": "embedded", "head": "fresh"},
 }
 UNQUOTED = re.compile(r"[A-Za-z/][\w./-]*")  # strings that need no quotes in Hydra's grammar
@@ -138,6 +146,10 @@ def flags(recipe: CommentedMap) -> list[str]:
 def _hydra(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(_hydra(item) for item in value)}]"
+    if isinstance(value, dict):  # its keys cannot be quoted; they may have spaces
+        if odd := [key for key in value if not re.fullmatch(r"[A-Za-z_][\w ./-]*\w", key)]:
+            raise PoseError(f"the key {odd[0]!r} cannot be passed as a flag; omit --args")
+        return f"{{{','.join(f'{key}:{_hydra(item)}' for key, item in value.items())}}}"
     if not isinstance(value, str):
         return json.dumps(value)  # null, true, 3, 5e-06
     if UNQUOTED.fullmatch(value) and value.lower() not in HYDRA_KEYWORDS:

@@ -11,6 +11,8 @@ quarantine.json (skipped records), summary.json (counts) and, only if there are 
 keypoint; the stage raises an error if no keypoint is labelled. With `data.detections` it also
 writes detections/; val's images are then read a second time, so that val's shards do not depend on
 the detections.
+With `data.also` the people of further training sets are in train/ too, with a column `set`, and
+train/sets.json lists the sets; `data.also_val` makes vals/NAME/ and vals/NAME.json.
 Takes seconds with the embedded default. An interrupted build resumes at the next shard.
 """
 
@@ -22,7 +24,7 @@ if __name__ == "__main__":
     stage.parse_arguments(__doc__)  # --help does not wait for the imports below
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,16 @@ from pose.coco.bad_records import BadRecord, reason_lines, report_bad
 from pose.coco.category import require_same_names
 from pose.coco.decode import ImageNote, PixelSettings
 from pose.coco.detections import read_detections
-from pose.coco.files import SplitFiles, local_root
+from pose.coco.files import Kind, SplitFiles, local_root
+from pose.coco.further import (
+    Further,
+    describe_map,
+    mapped,
+    own_data,
+    read_further,
+    require_pairs,
+    weight_of,
+)
 from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
 from pose.coco.splits import Split, read_splits, read_unlabelled
@@ -51,7 +62,7 @@ from pose.common.skeleton import (
     limbs_by_name,
     oks_sigmas,
 )
-from pose.crop_table import CropTable
+from pose.crop_table import SETS, CropTable, TrainingSet
 from pose.crops.aspect import LOW_FILL, fill, median_ratio
 from pose.crops.coverage import (
     Coverage,
@@ -90,6 +101,9 @@ class ShardGroup:
     prefix: str
     files: SplitFiles
     persons: list[Person]
+    on_bad_record: str
+    key: str = "data"  # of on_bad_record in params.yaml
+    set_index: int | None = None  # of several training sets
 
 
 def main(params: Params) -> None:
@@ -120,17 +134,28 @@ def main(params: Params) -> None:
                 f"{NAME}: {split.name}: left out {sum(others.values()):,} annotations of other "
                 f"categories: {listed}"
             )
+    also, also_val = further_sets(params, skeleton)
+    bad += [record for one in (*also, *also_val) for record in one.split.annotations.bad]
+    warnings += [line for one in (*also, *also_val) for line in one.split.annotations.warnings]
+    main_set, on_bad_record = 0 if also else None, params.data.on_bad_record
+    persons = training_persons(train, params.data)
     groups = [
-        ShardGroup("train/", splits["train"].files, training_persons(train, params.data)),
-        ShardGroup("val/", splits["val"].files, val.persons),
+        ShardGroup("train/", splits["train"].files, persons, on_bad_record, set_index=main_set),
+        *also_groups(params, also),
+        ShardGroup("val/", splits["val"].files, val.persons, on_bad_record),
+        *also_val_groups(also_val),
     ]
     if params.data.detections is not None:
         persons = detected_persons(val, turned["val"])
-        groups.append(ShardGroup("detections/", splits["val"].files, persons))
+        groups.append(ShardGroup("detections/", splits["val"].files, persons, on_bad_record))
     if params.data.unlabelled_images:
         unlabelled = read_unlabelled(root, val.category)
         persons = _unlabelled_persons(params, unlabelled)
-        groups.append(ShardGroup("unlabelled/images-", unlabelled.files, persons))
+        groups.append(
+            ShardGroup(
+                "unlabelled/images-", unlabelled.files, persons, on_bad_record, set_index=main_set
+            )
+        )
     with stage.resume_folder(NAME) as folder:
         errors: list[float] = []
         noted: dict[tuple[str, str], ImageNote] = {}
@@ -138,7 +163,7 @@ def main(params: Params) -> None:
             notes = write_split(folder, group, params.data.shard_persons, settings)
             unusable = [record for note in notes for record in note.bad]
             new = [record for record in unusable if record not in bad]
-            report_bad(NAME, new, params.data.on_bad_record)
+            report_bad(NAME, new, group.on_bad_record, key=group.key)
             require_people(group, unusable)
             bad += new
             errors += [error for note in notes for error in note.squared_errors]
@@ -147,6 +172,8 @@ def main(params: Params) -> None:
         image_lines = _image_lines(groups, noted, settings.pixels)
         for line in image_lines:
             log(f"{NAME}: warning: {line}")
+        if also:
+            write_json(folder / "train" / SETS, training_sets(also, skeleton.num_keypoints))
         coverage = {}
         for kind, split in (("train", train), ("val", val)):
             coverage[kind] = empty_coverage(skeleton.num_keypoints)
@@ -156,18 +183,85 @@ def main(params: Params) -> None:
                 require_keypoints(coverage[kind], split.name)
         _log_fill(params, CropTable(folder / "train"))
         write_json(folder / stage.SKELETON.name, asdict(skeleton))
-        _write_summary(folder, val, splits["val"].files, bad, errors)
+        _write_vals(folder, params, also_val, bad)
+        by_set = set_coverage(folder, params, also)
+        _write_summary(folder, val, splits["val"].files, bad, errors, also_val)
         _write_warnings(folder / "warnings.json", [*warnings, *image_lines])
-        _write_coverage(skeleton.names, coverage["train"], coverage["val"])
+        _write_coverage(skeleton.names, coverage["train"], coverage["val"], by_set)
         _publish(folder)
 
 
 def _shared_images(params: Params) -> list[str]:
     """The warnings of download_coco about images that are in train and in val."""
-    if params.data.source != "local" or not stage.LOCAL.exists():
-        return []
-    lines: list[str] = read_json(stage.LOCAL)["warnings"]
-    return lines
+    data = params.data
+    paths = [stage.LOCAL] if data.source == "local" else []
+    paths += [stage.FURTHER] if data.also or data.also_val else []
+    return [line for path in paths if path.exists() for line in read_json(path)["warnings"]]
+
+
+def further_sets(params: Params, skeleton: Skeleton) -> tuple[list[Further], list[Further]]:
+    """The sets of data.also and data.also_val, upright; bad records as their on_bad_record says."""
+    sets: dict[Kind, list[Further]] = {}
+    kinds: tuple[Kind, ...] = ("train", "val")
+    for kind in kinds:
+        sets[kind] = []
+        for one in read_further(kind, params.data, skeleton.names):
+            require_pairs(one, skeleton)
+            annotations = one.split.annotations
+            empty = [] if annotations.persons else [annotations.name]
+            report_bad(NAME, annotations.bad, one.entry.on_bad_record, empty, one.key)
+            for line in annotations.warnings:
+                log(f"{NAME}: warning: {line}")
+            upright = upright_annotations(annotations, orientations_of(params, one.split))
+            sets[kind].append(replace(one, split=replace(one.split, annotations=upright)))
+            log(f"{NAME}: {one.entry.name}: {describe_map(one, skeleton.names)}")
+    return sets["train"], sets["val"]
+
+
+def also_groups(params: Params, also: list[Further]) -> list[ShardGroup]:
+    """The people of the further training sets; all of them keep their keypoints."""
+    groups = []
+    for index, one in enumerate(also, start=1):
+        persons = training_persons(one.split.annotations, own_data(params.data, one.entry))
+        prefix, on_bad_record = f"train/set{index:02d}-", one.entry.on_bad_record
+        groups.append(
+            ShardGroup(prefix, one.split.files, persons, on_bad_record, one.key, set_index=index)
+        )
+    return groups
+
+
+def also_val_groups(also_val: list[Further]) -> list[ShardGroup]:
+    """The people of the further vals."""
+    return [
+        ShardGroup(
+            f"vals/{one.entry.name}/",
+            one.split.files,
+            one.split.annotations.persons,
+            one.entry.on_bad_record,
+            one.key,
+        )
+        for one in also_val
+    ]
+
+
+def training_sets(also: list[Further], num_keypoints: int) -> list[dict[str, Any]]:
+    """sets.json: what crop_table.TrainingSet has of the main set and each further one."""
+    sets = [TrainingSet("main", 1.0, num_keypoints)]
+    sets += [TrainingSet(o.entry.name, weight_of(o.entry), len(o.covered)) for o in also]
+    return [asdict(one) for one in sets]
+
+
+def set_coverage(folder: Path, params: Params, also: list[Further]) -> dict[str, Coverage]:
+    """Coverage of each of several training sets; raises PoseError if one has no keypoint."""
+    if not also:
+        return {}
+    table, coverage = CropTable(folder / "train"), {}
+    names = ["main", *(one.entry.name for one in also)]
+    for index, name in enumerate(names):
+        coverage[name] = measure_coverage(table, params.codec.heatmap_size, index)
+        if index:
+            require_keypoints(coverage[name], also[index - 1].split.annotations.name)
+    return coverage
 
 
 def find_skeleton(params: Params, train: Annotations, val: Annotations) -> Skeleton:
@@ -260,23 +354,30 @@ def write_split(
 ) -> list[ShardNotes]:
     """Notes of all shards, after writing those that an interrupted run has not finished."""
     shards = plan_shards(group.persons, shard_persons)
+    indices = [group.set_index] * len(shards)
     paths = [folder / f"{group.prefix}{index:05d}.arrow" for index in range(len(shards))]
     count = len(shards)
     with worker_pool(stage.workers()) as pool:
         files = [group.files] * count
-        done = pool.map(_shard_job, paths, files, shards, [settings] * count)
-        return list(progress(done, f"{NAME}: crops of {group.prefix.split('/')[0]}", count))
+        done = pool.map(_shard_job, paths, files, shards, [settings] * count, indices)
+        label = group.prefix.split("/")[0] if group.key == "data" else group.files.split
+        return list(progress(done, f"{NAME}: crops of {label}", count))
 
 
 def _shard_job(
-    path: Path, files: SplitFiles, persons: list[Person], settings: CropSettings
+    path: Path,
+    files: SplitFiles,
+    persons: list[Person],
+    settings: CropSettings,
+    set_index: int | None,
 ) -> ShardNotes:
     notes = path.with_suffix(".json")  # written last: marks the shard as finished
     is_train = path.parent.name == "train"
     unlabelled = path.parent.parent / "unlabelled" / path.name if is_train else None
     if not _is_finished(notes, [path, unlabelled]):
         images = _images(files)
-        write_json(notes, asdict(write_shard(path, images, persons, settings, unlabelled)))
+        done = write_shard(path, images, persons, settings, unlabelled, set_index)
+        write_json(notes, asdict(done))
     content = read_json(notes)
     bad = [BadRecord(**record) for record in content["bad"]]
     noted = {name: ImageNote(**note) for name, note in content["images"].items()}
@@ -298,12 +399,43 @@ def _images(files: SplitFiles) -> Images:
     return Images(files)
 
 
+def _write_vals(
+    folder: Path, params: Params, also_val: list[Further], bad: list[BadRecord]
+) -> None:
+    """vals/NAME.json of each further val: ground truth and file names of what evaluate scores.
+
+    The ground truth has only the keypoints that the set has: `keypoints` are their indices among
+    the model's. Raises PoseError if none of them is labelled.
+    """
+    for one in also_val:
+        path = folder / "vals" / one.entry.name
+        coverage = measure_coverage(CropTable(path), params.codec.heatmap_size)
+        require_keypoints(coverage, one.split.annotations.name)
+        names = [one.split.annotations.category.names[k] for k in one.covered]
+        val = mapped(one.split.annotations, names, one.covered)
+        image_ids = _usable_images(val, one.split.files, bad)
+        truth = ground_truth(val, image_ids)
+        truth["categories"] = [{"id": val.category.id, "name": one.entry.name, "keypoints": names}]
+        content = {"keypoints": one.covered, "truth": truth, "images": image_names(val)}
+        write_json(path.with_suffix(".json"), content)
+
+
+def _usable_images(val: Annotations, files: SplitFiles, bad: list[BadRecord]) -> set[int]:
+    """Ids of the images without the skipped ones."""
+    skipped = {record.record for record in bad if record.file == files.split}
+    return {image["id"] for image in val.images if image["file_name"] not in skipped}
+
+
 def _write_summary(
-    folder: Path, val: Annotations, files: SplitFiles, bad: list[BadRecord], errors: list[float]
+    folder: Path,
+    val: Annotations,
+    files: SplitFiles,
+    bad: list[BadRecord],
+    errors: list[float],
+    also_val: list[Further],
 ) -> None:
     """Write val's ground truth without skipped images, the quarantine list, and the counts."""
-    skipped = {record.record for record in bad if record.file == files.split}
-    image_ids = {image["id"] for image in val.images if image["file_name"] not in skipped}
+    image_ids = _usable_images(val, files, bad)
     write_json(folder / "ground_truth.json", ground_truth(val, image_ids))
     write_json(folder / stage.IMAGES.name, image_names(val))
     write_json(folder / "quarantine.json", [record.entry() for record in bad])
@@ -312,6 +444,12 @@ def _write_summary(
         if (folder / kind).is_dir():
             counts[kind] = len(CropTable(folder / kind))
     counts["val_labelled"] = len(CropTable(folder / "val").labelled())
+    train = CropTable(folder / "train")
+    for index, one in enumerate(train.sets):
+        counts[f"train_{one.name}"] = int((train.set_index == index).sum())
+    for further in also_val:
+        table = CropTable(folder / "vals" / further.entry.name)
+        counts[f"val_{further.entry.name}_labelled"] = len(table.labelled())
     if errors:
         counts["crop_psnr_db"] = round(psnr_db(errors), 2)
     write_json(folder / "summary.json", counts)
@@ -361,13 +499,16 @@ def _log_fill(params: Params, table: CropTable) -> None:
         )
 
 
-def _write_coverage(names: tuple[str, ...], train: Coverage, val: Coverage) -> None:
+def _write_coverage(
+    names: tuple[str, ...], train: Coverage, val: Coverage, by_set: dict[str, Coverage]
+) -> None:
     """Write the labelled share of each keypoint to keypoints.csv and to the log."""
     columns = {
         "train": train.shares(train.labelled),
         "train_in_crop": train.shares(train.in_crop),
         "val": val.shares(val.labelled),
     }
+    columns |= {f"train_{name}": one.shares(one.labelled) for name, one in by_set.items()}
     table = pd.DataFrame({"keypoint": names, **columns}).round(4)
     write_atomic(stage.METRICS / NAME / "keypoints.csv", table.to_csv(index=False).encode())
     lines = table.to_string(index=False)
@@ -384,9 +525,10 @@ def _publish(folder: Path) -> None:
     if stage.CACHE.exists():
         shutil.rmtree(stage.CACHE)
     stage.CACHE.mkdir(parents=True)
-    for path in [*sorted(folder.glob("*/*.arrow")), *sorted(folder.glob("*.json"))]:
+    patterns = ("*/*.arrow", "vals/*/*.arrow", f"*/{SETS}", "vals/*.json", "*.json")
+    for path in [path for pattern in patterns for path in sorted(folder.glob(pattern))]:
         target = stage.CACHE / path.relative_to(folder)
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
 
 

@@ -35,13 +35,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pose.coco.annotations import Annotations
 from pose.coco.bad_records import BadRecord, report_bad
 from pose.coco.detections import parse_detections
 from pose.coco.files import Kind, SplitFiles, local_root
+from pose.coco.further import Further, read_further, with_key
 from pose.coco.images import ABSENT, Images
 from pose.coco.overlap import Checksums, image_checksums, shared_images
 from pose.coco.splits import Split, read_splits, read_unlabelled
@@ -66,6 +68,7 @@ def main(params: Params) -> None:
     counts = _detections(params, folder)  # first: report an error in it before the download
     counts |= _unlabelled_detections(params, folder)
     counts |= sources[params.data.source](params, folder)
+    counts |= _further(params, folder)
     shutil.rmtree(stage.COCO, ignore_errors=True)
     folder.replace(stage.COCO)
     log(f"{NAME}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
@@ -176,7 +179,11 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     root = local_root(params.data)
     splits = read_splits(root, params.data, params.keypoints.names)
     _report(params.data, [split.annotations for split in splits.values()])
-    _log_files(params.data, root, splits)
+    _log_files(root, splits.items())
+    if params.data.val_fraction is not None:
+        train, val = (len(splits[kind].annotations.images) for kind in ("train", "val"))
+        part = f"data.val_fraction = {params.data.val_fraction}"
+        log(f"{NAME}: {part}: {train:,} images train, {val:,} val")
     checksums = {kind: _checksums(kind, split) for kind, split in splits.items()}
     absent = [
         record for kind, split in splits.items() for record in _absent(split, checksums[kind])
@@ -205,19 +212,81 @@ def _report(data: Data, splits: list[Annotations]) -> None:
     report_bad(NAME, bad, data.on_bad_record, empty)
 
 
-def _log_files(data: Data, root: Path, splits: Mapping[Kind, Split]) -> None:
-    """Which files are read, how val_fraction divides them, and which of them DVC does not watch."""
-    for kind, split in splits.items():
-        log(f"{NAME}: {kind}: {split.files.annotations}, images in {split.files.images}")
-    if data.val_fraction is not None:
-        train, val = (len(splits[kind].annotations.images) for kind in ("train", "val"))
-        log(f"{NAME}: data.val_fraction = {data.val_fraction}: {train:,} images train, {val:,} val")
-    paths = {path for s in splits.values() for path in (s.files.annotations, s.files.images)}
+def _log_files(root: Path, splits: Iterable[tuple[str, Split]]) -> None:
+    """Which files are read, and which of them DVC does not watch because they are not in root."""
+    paths = set()
+    for name, split in splits:
+        log(f"{NAME}: {name}: {split.files.annotations}, images in {split.files.images}")
+        paths |= {split.files.annotations, split.files.images}
     if outside := sorted(str(path) for path in paths if path and not path.is_relative_to(root)):
         log(
             f"{NAME}: not below data.root, so DVC does not see a change in them: "
             f"{shorten(outside)}; after one run `dvc repro --force download_coco`, then `dvc repro`"
         )
+
+
+def _further(params: Params, folder: Path) -> dict[str, int]:
+    """Check the sets of data.also and data.also_val; write digests and warnings to further.json.
+
+    Their files stay where they are, as those of a local main set do. folder: of the main set's
+    zips. The warnings are about images of a val that are trained on too.
+    """
+    data = params.data
+    if not data.also and not data.also_val:
+        return {}
+    main = local_root(data) if data.source == "local" else folder
+    splits = read_splits(main, data, params.keypoints.names)
+    names = splits["train"].annotations.category.names
+    sets: dict[Kind, list[Further]] = {
+        "train": read_further("train", data, names),
+        "val": read_further("val", data, names),
+    }
+    both = [*sets["train"], *sets["val"]]
+    _log_files(Path(data.root).absolute(), ((one.key, one.split) for one in both))
+    listed = {one.key: _check_further(one) for one in both}
+    digests = {one.key: _digests(one.split, listed[one.key]) for one in both}
+    warnings = _shared(splits, sets, listed)
+    for line in warnings:
+        log(f"{NAME}: warning: {line}")
+    write_json(folder / stage.FURTHER.name, {**digests, "warnings": warnings})
+    return {name: count for one in both for name, count in _counts(one).items()}
+
+
+def _counts(one: Further) -> dict[str, int]:
+    """Images and people of a set, for the metrics."""
+    name, found = f"{one.key.split('.')[1]}_{one.entry.name}", one.split.annotations
+    return {f"{name}_images": len(found.images), f"{name}_persons": len(found.persons)}
+
+
+def _check_further(one: Further) -> Checksums:
+    """Checksums of the set's images; bad records as the set's on_bad_record says."""
+    annotations = one.split.annotations
+    for line in annotations.warnings:
+        log(f"{NAME}: warning: {line}")
+    empty = [] if annotations.persons else [annotations.name]
+    checksums = _checksums(one.entry.name, one.split)
+    absent = _absent(one.split, checksums)
+    absent = [
+        replace(record, advice=with_key(record.advice, one.key, one.entry)) for record in absent
+    ]
+    for bad, files in ((annotations.bad, empty), (list(dict.fromkeys(absent)), [])):
+        report_bad(NAME, bad, one.entry.on_bad_record, files, one.key)
+    return checksums
+
+
+def _shared(
+    splits: Mapping[Kind, Split],
+    sets: Mapping[Kind, list[Further]],
+    listed: Mapping[str, Checksums],
+) -> list[str]:
+    """The warnings of shared_images for each training set and val of which one is a further one."""
+    main = {kind: _checksums(kind, split) for kind, split in splits.items()}
+    trains = {"train": main["train"]} | {o.entry.name: listed[o.key] for o in sets["train"]}
+    vals = {"val": main["val"]} | {o.entry.name: listed[o.key] for o in sets["val"]}
+    pairs = [(train, val) for val in vals for train in trains if (train, val) != ("train", "val")]
+    return [
+        line for train, val in pairs for line in shared_images(trains[train], vals[val], train, val)
+    ]
 
 
 def _checksums(kind: str, split: Split) -> Checksums:

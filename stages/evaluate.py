@@ -8,7 +8,9 @@ evaluated. The main result is the last model's, with refined peaks and, if evalu
 flip test. Its numbers go to metrics/evaluate/metrics.json, its tables beside it
 (docs/evaluation.md), its poses to data/predictions/keypoints.json, in COCO's results format;
 instances.csv there lists the people of val, the lowest OKS first. For a val split without
-annotations (test-dev) only poses are written.
+annotations (test-dev) only poses are written. A further val (`data.also_val`) adds a row per model
+to ablation.csv, its name in the column `val`, and `AP_<name>` of the last model to metrics.json; it
+is measured in its own boxes and on the keypoints that it has.
 Predictions are stored batch by batch: a killed run resumes at the next batch. About 30 s on two
 cores with the embedded default.
 """
@@ -21,6 +23,8 @@ if __name__ == "__main__":
     stage.parse_arguments(__doc__)  # --help does not wait for the imports below
 
 import hashlib
+import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ import torch
 from torch import nn
 
 from pose import distributed
+from pose.analysis.further_vals import FurtherVal, read_further_vals
 from pose.analysis.predict_resumable import predict_resumable
 from pose.analysis.tables import (
     COLUMNS,
@@ -71,13 +76,21 @@ def main(params: Params) -> None:
     device = setup_torch(params)
     val = _val(params)
     log(f"{NAME}: boxes: {val.boxes} ({len(val.samples):,})")
+    vals = read_further_vals(params, val)
     first, final = distributed.is_main_process(), _final(params, val)
     rows: list[dict[str, Any]] = []
+    further_rows: list[dict[str, Any]] = []
     with stage.resume_folder(NAME) if first else nullcontext() as resume_folder:
         folder = distributed.broadcast(resume_folder or Path())
+        if first:
+            shutil.rmtree(stage.PREDICTIONS / "vals", ignore_errors=True)  # of an earlier run
         for name, paths in _networks(params).items():
             stored = folder / f"{name}-{_digest(paths)}"
-            predictions = _predict(params, val, name, paths, device, stored)
+            predictions = _predict(params, val, name, paths, device, stored, params.evaluate.ttas)
+            for further in vals:
+                place, ttas = stored / further.name, [final[0]]
+                poses = _predict(params, further.val, name, paths, device, place, ttas)[final]
+                further_rows += [_further_row(params, further, name, poses)] if first else []
             if first:
                 results = _results(params, val, predictions[final])
                 write_json(stage.PREDICTIONS / f"{name}.json", results)
@@ -85,7 +98,7 @@ def main(params: Params) -> None:
                 if name == params.evaluate.asked_models[-1]:
                     main_predictions, main_results = predictions[final], results
         if first:
-            _write(params, val, rows, main_predictions, main_results)
+            _write(params, val, rows, main_predictions, main_results, further_rows)
 
 
 def _val(params: Params) -> Val:
@@ -105,6 +118,19 @@ def _val(params: Params) -> Val:
     truth["images"] = [image | {"file_name": names[str(image["id"])]} for image in truth["images"]]
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
     return Val(samples, boxes, persons, truth, skeleton, sigmas)
+
+
+def _further_row(
+    params: Params, further: FurtherVal, name: str, predictions: Predictions
+) -> dict[str, Any]:
+    """A row of the ablation: the main combination of a model on a further val."""
+    val, (tta, decoder) = further.val, _final(params, further.val)
+    results = _results(params, val, further.select(predictions))
+    stats = coco_eval(val.truth, results, val.sigmas)
+    write_json(stage.PREDICTIONS / "vals" / f"{further.name}-{name}.json", results)
+    log(f"{NAME}: {name} AP_{further.name} {stats['AP']:.3f} AP50 {stats['AP50']:.3f}")
+    row = {"model": name, "flip": tta != "none", "decoder": decoder, "tta": tta}
+    return {**row, **stats, "val": further.name}
 
 
 def _require_room(scales: tuple[float, ...], room: float) -> None:
@@ -143,7 +169,13 @@ def _final(params: Params, val: Val) -> tuple[str, str]:
 
 
 def _predict(
-    params: Params, val: Val, name: str, paths: list[Path], device: torch.device, stored: Path
+    params: Params,
+    val: Val,
+    name: str,
+    paths: list[Path],
+    device: torch.device,
+    stored: Path,
+    ttas: Sequence[str],
 ) -> PredictionsByView:
     """Predictions on val, in all processes, of the mean maps of these checkpoints."""
 
@@ -159,7 +191,7 @@ def _predict(
         network,
         val.samples,
         params.evaluate.batch_size,
-        params.evaluate.ttas,
+        ttas,
         device,
         params.train.amp,
         Blur(params.codec.blur_kernel_size, params.codec.blur_border),
@@ -200,6 +232,7 @@ def _write(
     rows: list[dict[str, Any]],
     predictions: Predictions,
     results: list[dict[str, Any]],
+    further_rows: list[dict[str, Any]],
 ) -> None:
     """Poses, tables and metrics.json of the main result's predictions and COCO results."""
     settings = params.evaluate
@@ -220,6 +253,10 @@ def _write(
     else:
         summary |= {"scored": False, "poses": len(results)}
         log(f"{NAME}: val has no annotations, so nothing is scored; poses are in keypoints.json")
+    if further_rows:
+        metrics["ablation"] = pd.DataFrame([*rows, *further_rows])
+        main = [row for row in further_rows if row["model"] == settings.asked_models[-1]]
+        summary |= {f"AP_{row['val']}": row["AP"] for row in main}
     write_json(stage.PREDICTIONS / "persons.json", persons)
     write_atomic(stage.PREDICTIONS / "instances.csv", instances.to_csv(index=False).encode())
     for name, table in metrics.items():

@@ -205,17 +205,19 @@ def _build_cache(params: Params, split: Split, detections: Path | None) -> None:
     val = upright_annotations(split.annotations, turned)
     skeleton = build_cache.find_skeleton(params, val, val)
     settings = build_cache.crop_settings(params, skeleton)
-    groups = [build_cache.ShardGroup("val/", split.files, val.persons)]
+    on_bad_record = params.data.on_bad_record
+    groups = [build_cache.ShardGroup("val/", split.files, val.persons, on_bad_record)]
     if detections:
         _copy_detections(detections)
         persons = build_cache.detected_persons(val, turned)
-        groups.append(build_cache.ShardGroup("detections/", split.files, persons))
+        group = build_cache.ShardGroup("detections/", split.files, persons, on_bad_record)
+        groups.append(group)
     unusable = []
     for group in groups:
         shards = params.data.shard_persons
         notes = build_cache.write_split(stage.CACHE, group, shards, settings)
         unusable += [record for note in notes for record in note.bad]
-        report_bad(NAME, unusable, params.data.on_bad_record)
+        report_bad(NAME, unusable, on_bad_record)
         build_cache.require_people(group, unusable)
     _write_truth(val, {record.record for record in unusable})
     write_json(stage.SKELETON, asdict(skeleton))

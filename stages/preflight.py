@@ -32,7 +32,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import requests
@@ -44,6 +44,7 @@ import torch
 
 import fetch_weights
 from pose.coco.files import Kind, local_root, split_files
+from pose.coco.further import describe_map, read_further
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import existing_path
@@ -52,7 +53,7 @@ from pose.common.script import exit_codes
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED
 from pose.fetch.errors import one_line
 from pose.fetch.url import file_name
-from pose.planner.plan import Plan, built_cache, make_plan, step_bytes
+from pose.planner.plan import Plan, built_cache, make_plan, model_names, step_bytes
 from pose.pretrained.hub import find_on_hub
 
 sys.path.insert(0, str(stage.ROOT / "recipes"))
@@ -119,6 +120,16 @@ def check_data(params: Params) -> str:
     kinds: tuple[Kind, ...] = ("train", "val") if data.val_fraction is None else ("train",)
     files = [split_files(root, data, kind).annotations for kind in kinds]
     return ", ".join(str(path) for path in files)
+
+
+def check_further(params: Params) -> str:
+    """The sets of data.also and data.also_val, which download_coco reads in the same way."""
+    data = params.data
+    if not data.also and not data.also_val:
+        return "none"
+    names, kinds = model_names(params), cast("tuple[Kind, ...]", ("train", "val"))
+    sets = [one for kind in kinds for one in read_further(kind, data, names)]
+    return "; ".join(f"{one.entry.name}: {describe_map(one, names)}" for one in sets)
 
 
 def check_boxes(params: Params) -> str:
@@ -234,6 +245,7 @@ def found_at(url: str, key: str, folder: Path | None = None) -> str:
 CHECKS: dict[str, Callable[[Params], str]] = {
     "weights": check_weights,
     "data": check_data,
+    "further sets": check_further,
     "boxes": check_boxes,
     "ensemble": check_ensemble,
 }

@@ -56,7 +56,8 @@ PICTURES = ("poses.jpg", "worst.jpg", "heatmaps.jpg")  # also as files in git
 
 def main(params: Params) -> None:
     metrics = read_json(EVALUATE / "metrics.json")
-    ablation = _read("ablation", "model", "decoder", "tta", *tables.COCO_METRICS)
+    all_rows = _read("ablation", "model", "decoder", "tta", *tables.COCO_METRICS)
+    ablation = tables.main_rows(all_rows)
     here, baseline, recipes = _settings(params)
     start, changed = tables.nearest_settings(here, baseline, recipes)
     lead = [_val_sentence(), tables.params_sentence(start, changed)]
@@ -70,6 +71,8 @@ def main(params: Params) -> None:
         gains = tables.ap_gains(ablation, final)
         lead.append(tables.final_sentence(ablation, final))
         sections += _scores(params, ablation, final, gains)
+    if further := tables.further_table(all_rows, _further_persons()):
+        sections.append(Section("Further vals", (further,)))
     sections += [Section("Training", charts.training(stage.METRICS))]
     sections += [_data(skeleton), _provenance()]
     title = f"Pose report: AP {number(metrics.get('AP'))} on {tables.dataset_name(params.data)}"
@@ -103,7 +106,7 @@ def _warnings() -> list[Section]:
 
 def _settings(params: Params) -> tuple[Settings, Settings, dict[str, Settings]]:
     """Params of this run, of the baseline, and of each recipe by its name."""
-    sections = params.model_dump(mode="json")
+    sections = params.model_dump(mode="json", exclude_unset=True)  # as in a file of params
     baseline = _read_settings(BASELINE / "params.yaml", sections)
     paths = sorted((stage.ROOT / "recipes").glob("*.yaml"))
     recipes = {path.stem: _read_settings(path, sections) for path in paths}
@@ -135,6 +138,15 @@ def _result(
 
 def _read_settings(path: Path, sections: Container[str]) -> Settings:
     return parse_settings(path.read_text(encoding="utf-8"), sections)
+
+
+def _further_persons() -> dict[str, tuple[int, int]]:
+    """People with keypoints and number of keypoints of each further val."""
+    contents = {path.stem: read_json(path) for path in (stage.CACHE / "vals").glob("*.json")}
+    return {
+        name: (len(CropTable(stage.CACHE / "vals" / name).labelled()), len(content["keypoints"]))
+        for name, content in contents.items()
+    }
 
 
 def _scores(

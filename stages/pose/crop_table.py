@@ -5,6 +5,7 @@ crops/shards.py writes the same columns, and determines the order of the rows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pose.common.errors import PoseError
+from pose.common.files import read_json
+
+SETS = "sets.json"  # beside the shards of train, if data.also has further sets
 
 
-def schema(num_keypoints: int) -> pa.Schema:
-    """Arrow schema of a shard; keypoints and target are (K, 3) arrays, flattened row by row."""
+@dataclass(frozen=True)
+class TrainingSet:
+    """One of several training sets; a row's `set` is its index in the list of them.
+
+    weight: how often an epoch has each person. keypoints: how many of the model's it has.
+    """
+
+    name: str
+    weight: float
+    keypoints: int
+
+
+def schema(num_keypoints: int, several_sets: bool = False) -> pa.Schema:
+    """Arrow schema of a shard; keypoints and target are (K, 3) arrays, flattened row by row.
+
+    With several training sets a column `set` has the index of the person's set; 0: the main one.
+    """
     numbers = pa.list_(pa.float32(), 3 * num_keypoints)
     return pa.schema(
         [
@@ -32,6 +51,7 @@ def schema(num_keypoints: int) -> pa.Schema:
             ("target", numbers),
             ("crop_xy", pa.list_(pa.int32(), 2)),
             ("crop_jpeg", pa.binary()),
+            *([("set", pa.int16())] if several_sets else []),
         ]
     )
 
@@ -51,6 +71,13 @@ def _read_shard(path: Path) -> pa.Table:
             f"{path}: not a readable shard ({error}); the file may be truncated; run "
             "`dvc checkout` or `dvc repro -f build_cache` to restore it"
         ) from None
+
+
+def _read_sets(path: Path) -> tuple[TrainingSet, ...]:
+    """The training sets; () if there is only the main one."""
+    if not path.exists():
+        return ()
+    return tuple(TrainingSet(**entry) for entry in read_json(path))
 
 
 class Column:
@@ -100,6 +127,8 @@ class CropTable:
         self.keypoints = Column(table, "keypoints", (count, 3), np.float32)
         self.target = Column(table, "target", (count, 3), np.float32)
         self._jpeg = table["crop_jpeg"]
+        self.sets = _read_sets(self.folder / SETS)
+        self.set_index = table["set"].to_numpy() if self.sets else np.zeros(len(table), np.int16)
 
     def __len__(self) -> int:
         return len(self.num_keypoints)

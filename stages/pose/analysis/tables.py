@@ -152,5 +152,9 @@ def instances_table(val: Val, person_poses: PersonPoses) -> pd.DataFrame:
 
 
 def to_csv(name: str, table: pd.DataFrame) -> bytes:
-    """The CSV file of a table of COLUMNS, numbers rounded to six decimals."""
-    return table[COLUMNS[name]].round(6).to_csv(index=False).encode()
+    """The CSV file of a table of COLUMNS, numbers rounded to six decimals.
+
+    With further vals there is a column `val` with their names, empty for the main one.
+    """
+    columns = [*COLUMNS[name], *(["val"] if "val" in table else [])]
+    return table[columns].round(6).to_csv(index=False).encode()

@@ -71,12 +71,16 @@ def reason_lines(bad: Sequence[BadRecord]) -> list[str]:
 
 
 def report_bad(
-    name: str, bad: Sequence[BadRecord], on_bad_record: str, without_people: Sequence[str] = ()
+    name: str,
+    bad: Sequence[BadRecord],
+    on_bad_record: str,
+    without_people: Sequence[str] = (),
+    key: str = "data",
 ) -> None:
     """Log the bad records of stage `name`, or raise PoseError with the same lines.
 
     It raises if on_bad_record is stop, or if skipping them would leave files without any person:
-    without_people names these files.
+    without_people names these files. key: where in params.yaml on_bad_record is.
     """
     if not bad:
         return
@@ -85,7 +89,7 @@ def report_bad(
     if empty:
         lines.append(f"{count}; without them nobody is left in {' and '.join(empty)}; repair them")
     elif on_bad_record == "stop":
-        lines.append(f"{count}; repair them, or set data.on_bad_record: skip to skip them")
+        lines.append(f"{count}; repair them, or set {key}.on_bad_record: skip to skip them")
     if empty or on_bad_record == "stop":
         raise PoseError("\n".join(lines))
     log(f"{name}: skipped {count}:\n  " + "\n  ".join(lines))

@@ -25,7 +25,7 @@ class SplitFiles:
 
     split: its name in messages. annotations: a JSON file, or a zip with the JSON file `member`.
     images: a folder or a zip; None if locate_images has to find it. annotated: false if the JSON
-    file is an image_info_*.json, as for test-dev.
+    file is an image_info_*.json, as for test-dev. set_name: of a further set, for messages.
     """
 
     split: str
@@ -33,11 +33,13 @@ class SplitFiles:
     images: Path | None
     member: str | None = None
     annotated: bool = True
+    set_name: str | None = None
 
     @property
     def name(self) -> str:
         """File name of the annotations, for messages."""
-        return Path(self.member or self.annotations).name
+        name = Path(self.member or self.annotations).name
+        return name if self.set_name is None else f"{self.set_name}: {name}"
 
 
 def local_root(data: Data) -> Path:

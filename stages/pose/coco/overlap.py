@@ -17,13 +17,15 @@ def image_checksums(images: Images, entries: Iterable[dict[str, Any]]) -> Checks
     return {name: checksum for name, checksum in found.items() if checksum is not None}
 
 
-def shared_images(train: Checksums, val: Checksums) -> list[str]:
+def shared_images(
+    train: Checksums, val: Checksums, train_name: str = "train", val_name: str = "val"
+) -> list[str]:
     """[] or one warning: how many images of val have the same bytes as one of train."""
     known = set(train.values())
     shared = [name for name, checksum in val.items() if checksum in known]
     if not shared:
         return []
     return [
-        f"{len(shared):,} of {len(val):,} images of val are in train too (same size and CRC-32); "
-        f"AP on val is then of images that were trained on: {shorten(shared)}"
+        f"{len(shared):,} of {len(val):,} images of {val_name} are in {train_name} too (same size "
+        f"and CRC-32); AP on {val_name} is then of images that were trained on: {shorten(shared)}"
     ]

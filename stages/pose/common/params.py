@@ -30,6 +30,16 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 SizeWH = tuple[Count, Count]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Names = tuple[str, ...]
+RESERVED_SETS = ("main", "train", "val", "in_crop", "unlabelled", "detections")
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED_SETS:
+        raise PydanticCustomError("reserved", f"a name other than {', '.join(RESERVED_SETS)}")
+    return name
+
+
+SetName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,30}$"), AfterValidator(_not_reserved)]
 TTAS = ("none", "flip", "multiscale")  # test-time views, see inference.py
 PathName = Literal["jc", "jo", "co", "cm", "mu", "randaugment", "joco", "jccm"]
 MAX_BYTES, MAX_VALUES = 1 << 20, 10_000  # of params.yaml
@@ -54,6 +64,51 @@ class Section(BaseModel):
 class Run(Section):
     seed: Seed
     threads: Count
+
+
+class FurtherSet(Section):
+    """What data.also and data.also_val say about one set; paths are relative to its root.
+
+    map: names of the set's keypoints -> names of the model's; None: equal names. names: of the
+    set's keypoints, for a file without them.
+    """
+
+    name: SetName
+    root: str
+    category: str | Annotated[Names, Field(min_length=1)] = "person"
+    names: Names | None = None
+    map: Annotated[dict[str, str], Field(min_length=1)] | None = None
+    area: Literal["annotated", "box"] = "annotated"
+    visibility_thr: Positive | None = None
+    on_bad_record: Literal["stop", "skip"] = "stop"
+
+    @model_validator(mode="after")
+    def _map_is_one_to_one(self) -> FurtherSet:
+        taken: dict[str, str] = {}
+        for theirs, ours in (self.map or {}).items():
+            if ours in taken:
+                raise ValueError(
+                    f"map: {taken[ours]!r} and {theirs!r} are both mapped to {ours!r}; remove one"
+                )
+            taken[ours] = theirs
+        return self
+
+
+class FurtherTrain(FurtherSet):
+    """An entry of data.also. weight: how often an epoch has each person; None: once."""
+
+    train_split: str = "train"
+    train_annotations: str | None = None
+    train_images: str | None = None
+    weight: Annotated[float, Field(gt=0, le=100)] | None = None
+
+
+class FurtherVal(FurtherSet):
+    """An entry of data.also_val."""
+
+    val_split: str = "val"
+    val_annotations: str | None = None
+    val_images: str | None = None
 
 
 class Data(Section):
@@ -84,6 +139,21 @@ class Data(Section):
     on_bad_record: Literal["stop", "skip"]
     jpeg_quality: Quality
     shard_persons: Count
+    also: tuple[FurtherTrain, ...]
+    also_val: tuple[FurtherVal, ...]
+
+    @model_validator(mode="after")
+    def _set_names_differ(self) -> Data:
+        for key, sets in (("also", self.also), ("also_val", self.also_val)):
+            taken = {self.train_split, self.val_split}
+            for place, entry in enumerate(sets):
+                if entry.name in taken:
+                    raise ValueError(
+                        f"{key}.{place}.name = {entry.name!r} is also the name of another set or "
+                        "split; choose another"
+                    )
+                taken.add(entry.name)
+        return self
 
     @model_validator(mode="after")
     def _split_is_one(self) -> Data:

@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 COCO = Path("data/coco")
 DETECTIONS = COCO / "detections.json"
 LOCAL = COCO / "local.json"
+FURTHER = COCO / "further.json"
 UNLABELLED_DETECTIONS = COCO / "unlabelled_detections.json"
 WEIGHTS = Path("data/weights/start.safetensors")
 CACHE = Path("data/cache")

@@ -28,15 +28,23 @@ class Coverage:
         return counts / max(self.labelled_persons, 1)
 
 
-def measure_coverage(table: CropTable, heatmap_wh: tuple[int, int]) -> Coverage:
-    """The coverage of a cached split, for heatmaps of heatmap_wh cells."""
+def measure_coverage(
+    table: CropTable, heatmap_wh: tuple[int, int], set_index: int | None = None
+) -> Coverage:
+    """The coverage of a cached split, or of one of its sets, for heatmaps of heatmap_wh cells."""
     labelled, in_crop = (np.zeros(table.keypoints.shape[1], np.int64) for _ in range(2))
+    first, persons = 0, 0
     for keypoints, target in zip(table.keypoints.parts, table.target.parts, strict=True):
+        if set_index is not None:
+            rows = table.set_index[first : first + len(keypoints)] == set_index
+            first += len(keypoints)
+            keypoints, target = keypoints[rows], target[rows]
         visible, cells = keypoints[..., 2] > 0, target[..., :2]
         on_map = ((cells >= -0.5) & (cells <= np.array(heatmap_wh) - 0.5)).all(axis=2)
+        persons += int(visible.any(axis=1).sum())
         labelled += visible.sum(axis=0)
         in_crop += (visible & on_map & (target[..., 2] > 0)).sum(axis=0)
-    return Coverage(len(table.labelled()), labelled, in_crop)
+    return Coverage(persons, labelled, in_crop)
 
 
 def empty_coverage(num_keypoints: int) -> Coverage:

@@ -71,8 +71,11 @@ def write_shard(
     persons: list[Person],
     settings: CropSettings,
     unlabelled: Path | None = None,
+    set_index: int | None = None,
 ) -> ShardNotes:
     """Write one shard atomically to `path`; people without keypoints to `unlabelled` if given.
+
+    set_index: that of the people's training set if there are several, see crop_table.schema.
 
     persons must not be empty: the first person's keypoints give K. People in unreadable images are
     skipped; the notes list these images.
@@ -95,7 +98,8 @@ def write_shard(
             rows.append(_crop_row(person, image, settings))
             if len(rows) % CROP_ERROR_INTERVAL == 1:
                 errors.append(crop_error(rows[-1], image, settings))
-    columns = schema(len(persons[0].keypoints))
+    columns = schema(len(persons[0].keypoints), set_index is not None)
+    rows = [row | {"set": set_index} for row in rows] if set_index is not None else rows
     if unlabelled is not None:
         _write_table(unlabelled, [row for row in rows if row["num_keypoints"] == 0], columns)
         rows = [row for row in rows if row["num_keypoints"] > 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.params import Augment, Params
 from pose.common.skeleton import Skeleton
-from pose.crop_table import CropTable
+from pose.crop_table import CropTable, TrainingSet
 from pose.data.samples import StepBatches, TrainingSamples, batch_loader
 
 
@@ -41,6 +41,17 @@ def check_augment(augment: Augment, skeleton: Skeleton) -> None:
             )
 
 
+def check_sets(sets: Sequence[TrainingSet], min_keypoints: int) -> None:
+    """Raises PoseError if people of a set would always be replaced, as they have few keypoints."""
+    for one in sets:
+        if one.keypoints < min_keypoints:
+            raise PoseError(
+                f"params.yaml: augment.min_keypoints = {min_keypoints}, but the training set "
+                f"{one.name} has {one.keypoints} of the keypoints, so none of its people would be "
+                "trained on; lower it"
+            )
+
+
 def training_samples(
     params: Params,
     skeleton: Skeleton,
@@ -51,6 +62,7 @@ def training_samples(
 ) -> TrainingSamples:
     """Augmented samples of the given rows of the table; all random draws follow from seed."""
     check_augment(params.augment, skeleton)
+    check_sets(table.sets, min_keypoints)
     return TrainingSamples(
         table,
         rows,
@@ -69,7 +81,7 @@ def loader(samples: TrainingSamples, batch_size: int, start: int, stop: int) -> 
     batch_size counts the samples of all processes together.
     """
     rank, world_size = distributed.rank(), distributed.world_size()
-    batches = StepBatches(len(samples), batch_size, samples.seed, start, stop, rank, world_size)
+    batches = StepBatches(samples.order, batch_size, samples.seed, start, stop, rank, world_size)
     workers = loader_workers() if torch.cuda.is_available() else 1
     return batch_loader(samples, batches, workers)
 

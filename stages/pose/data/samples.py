@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,9 @@ MAX_TEMPORARY_FOLDER = MAX_SOCKET_PATH - len(
 class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
     """(epoch, i) -> augmented image (h, w, 3) uint8 BGR and target (K, 3) of rows[i].
 
+    Of several training sets with weights (EpochOrder), i >= len(rows) is another draw of the person
+    i % len(rows) in the same epoch. The length is the number of samples in an epoch.
+
     deferred: colour jitter and dropout are left to the device, and a third array has their
     parameters (augment_device.pack). Jitter comes before blur, so that blurred samples still get
     their jitter here.
@@ -69,14 +72,16 @@ class TrainingSamples(Dataset[tuple[NDArray[Any], ...]]):
         self.codec, self.min_keypoints, self.seed = codec, min_keypoints, seed
         self.blur_dropout = BlurDropout(augment)
         self.deferred = deferred
+        weights = [one.weight for one in table.sets] or [1.0]
+        self.order = EpochOrder(table.set_index[rows], weights)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.order)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[Any], ...]:
         epoch, index = key
         rng = np.random.default_rng([*self.seed, epoch, index])
-        row = int(self.rows[index])
+        row = int(self.rows[index % len(self.rows)])
         for attempt in range(MAX_REDRAWS):
             if attempt:
                 row = int(self.rows[rng.integers(len(self.rows))])  # Sapiens: another random person
@@ -183,17 +188,57 @@ class TestSamples(Dataset[dict[str, Any]]):
         return geometry.padded_areas(boxes, self.bbox_padding, self.codec.input_size)
 
 
+class EpochOrder:
+    """The samples of an epoch: each person as often as the weight of its set says.
+
+    set_index (N,) is the set of each person, weights those of the sets. A set of n people has
+    round(weight n) samples: everyone floor(weight) times, and others, drawn anew in each epoch,
+    once more. Index i + c N is the c-th repetition of person i. With weights of 1 the samples are
+    0 .. N - 1.
+
+    >>> order = EpochOrder(np.array([0, 0, 0, 0, 1, 1]), [0.5, 2.0])
+    >>> len(order), sorted(order(np.random.default_rng(0)).tolist())[-4:]
+    (6, [4, 5, 10, 11])
+    """
+
+    def __init__(self, set_index: NDArray[Any], weights: Sequence[float]) -> None:
+        self.count = len(set_index)
+        self.is_plain = all(weight == 1 for weight in weights)
+        self.sets: list[tuple[NDArray[np.intp], int]] = []  # people, samples in an epoch
+        for index, weight in enumerate(weights):
+            people = np.flatnonzero(set_index == index)
+            self.sets.append((people, round(weight * len(people))))
+
+    def __len__(self) -> int:
+        return self.count if self.is_plain else sum(samples for _, samples in self.sets)
+
+    def __call__(self, rng: np.random.Generator) -> NDArray[np.intp]:
+        """The shuffled indices of an epoch."""
+        if self.is_plain:
+            return rng.permutation(self.count)
+        parts = [self._drawn(rng, people, samples) for people, samples in self.sets if len(people)]
+        return rng.permutation(np.concatenate(parts))
+
+    def _drawn(
+        self, rng: np.random.Generator, people: NDArray[np.intp], samples: int
+    ) -> NDArray[np.intp]:
+        times, rest = divmod(samples, len(people))
+        some = rng.permutation(people)[:rest] + times * self.count
+        return np.concatenate([*(people + copy * self.count for copy in range(times)), some])
+
+
 class StepBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, i) for steps start .. stop - 1.
 
-    Each epoch has its own shuffle and drops its last incomplete batch. The batch of a step does not
+    order: the samples of an epoch; a number stands for 0 .. order - 1. Each epoch has its own
+    shuffle and drops its last incomplete batch. The batch of a step does not
     depend on earlier steps, so that a resumed run continues with the same data. Each process gets
     the slice of its rank; batch_size must be divisible by world_size.
     """
 
     def __init__(
         self,
-        count: int,
+        order: EpochOrder | int,
         batch_size: int,
         seed: tuple[int, ...],
         start: int,
@@ -201,11 +246,12 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.order = EpochOrder(np.zeros(order), [1.0]) if isinstance(order, int) else order
+        self.batch_size, self.seed = batch_size, seed
         self.start, self.stop = start, stop
         self.share = batch_size // world_size
         self.offset = rank * self.share
-        self.steps_per_epoch = steps_per_epoch(count, batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(self.order), batch_size)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -215,7 +261,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         for step in range(self.start, self.stop):
             epoch, batch = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:
-                order = np.random.default_rng([*self.seed, epoch]).permutation(self.count)
+                order = self.order(np.random.default_rng([*self.seed, epoch]))
                 order_epoch = epoch
             first = batch * self.batch_size + self.offset
             yield [(epoch, int(i)) for i in order[first : first + self.share]]

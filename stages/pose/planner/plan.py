@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import yaml
 
-from pose.coco.files import local_root
+from pose.coco.annotations import read_annotations
+from pose.coco.files import local_root, split_files
+from pose.coco.further import read_further, weight_of
 from pose.coco.splits import read_splits
 from pose.common import stage
 from pose.common.files import read_json
@@ -51,6 +54,12 @@ class People:
     unlabelled: int  # for stage 2 (SSL)
     val: int
     source: str
+    extra: int = 0  # samples of an epoch above `labelled`, by the weights of data.also
+
+    @property
+    def per_epoch(self) -> int:
+        """Samples of an epoch of the phases 1 and 2."""
+        return self.labelled + self.extra
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ def built_cache(params: Params, root: Path) -> Path | None:
     lock = root / "dvc.lock"
     entries = yaml.load(lock.read_bytes(), yaml.CSafeLoader) if lock.is_file() else {}
     built = entries.get("stages", {}).get("build_cache", {}).get("params", {}).get("params.yaml")
-    values = params.model_dump(mode="json")
+    values = params.model_dump(mode="json", exclude_unset=True)
 
     def current(key: str) -> Any:
         section, _, name = key.partition(".")
@@ -144,14 +153,44 @@ def count_people(params: Params, cache: Path | None) -> People:
     summary = cache and cache / "summary.json"
     if summary and summary.is_file():
         counts = read_json(summary)
-        val = counts["val_labelled"]
-        return People(counts["train"], counts["unlabelled"], val, "data/cache")
+        val, weights = counts["val_labelled"], [weight_of(one) for one in params.data.also]
+        by_set = [counts[f"train_{one.name}"] for one in params.data.also]
+        extra = sum(round(w * n) - n for w, n in zip(weights, by_set, strict=True))
+        return People(counts["train"], counts["unlabelled"], val, "data/cache", extra)
     if params.data.source == "coco":
         source = "COCO 2017; the number without keypoints is approximate"
-        return _split(People(COCO_LABELLED, COCO_BOX_ONLY, COCO_VAL, source), params.data)
-    if params.data.source == "synthetic":
-        return _split(_synthetic_people(params.synthetic), params.data)
-    return _split(_own_people(params), params.data)
+        main = People(COCO_LABELLED, COCO_BOX_ONLY, COCO_VAL, source)
+    elif params.data.source == "synthetic":
+        main = _synthetic_people(params.synthetic)
+    else:
+        main = _own_people(params)
+    return _with_further(_split(main, params.data), params)
+
+
+def _with_further(people: People, params: Params) -> People:
+    """With the people of data.also, whose annotation files are read as the stages read them."""
+    names = model_names(params) if params.data.also else ()
+    for one in read_further("train", params.data, names):
+        persons = one.split.annotations.persons
+        labelled = sum(person.num_keypoints > 0 for person in persons)
+        boxes = len(persons) - labelled if "boxes" in params.data.unlabelled else 0
+        people = replace(
+            people,
+            labelled=people.labelled + labelled,
+            unlabelled=people.unlabelled + boxes,
+            source=f"{people.source}; {one.entry.name}",
+            extra=people.extra + round(weight_of(one.entry) * labelled) - labelled,
+        )
+    return people
+
+
+def model_names(params: Params) -> Sequence[str]:
+    """The model's keypoints: those of the main set, or COCO's if it is not there yet."""
+    data, names = params.data, params.keypoints.names
+    if data.source != "local":
+        return names or COCO_17.names
+    files = split_files(local_root(data), data, "train")
+    return read_annotations(files, data, names).category.names
 
 
 def _own_people(params: Params) -> People:
@@ -196,7 +235,7 @@ def phases(params: Params, people: People, flops: Flops) -> list[Phase]:
     image) and a training pass per path; the loss "ensemble" adds a forward pass per path.
     """
     train, ssl = params.train, params.ssl
-    per_epoch = steps_per_epoch(people.labelled, train.batch_size)
+    per_epoch = steps_per_epoch(people.per_epoch, train.batch_size)
     head_steps, steps = params.phase1.epochs * per_epoch, params.phase2.epochs * per_epoch
     image = flops.training + flops.recomputed * params.model.grad_checkpointing
     ssl_steps, ssl_flops = 0, 0

@@ -325,6 +325,26 @@ def ablation_table(ablation: pd.DataFrame, final: int) -> Table:
     return Table(caption, columns, rows, bold=final)
 
 
+def main_rows(ablation: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the main val; those of further vals have their name in the column `val`."""
+    return ablation[ablation["val"].isna()] if "val" in ablation else ablation
+
+
+def further_table(ablation: pd.DataFrame, persons: Mapping[str, tuple[int, int]]) -> Table | None:
+    """COCO's metrics of the further vals, if any; persons: (people, keypoints) of each."""
+    if "val" not in ablation:
+        return None
+    rows = []
+    for row in ablation[ablation["val"].notna()].to_dict("records"):
+        counts = (number(count) for count in persons[str(row["val"])])
+        rows.append((row["val"], row["model"], *counts, *(number(row[m]) for m in COCO_METRICS)))
+    caption = (
+        "Further vals (data.also_val), in their own boxes and on the keypoints that they have: not "
+        "comparable with the main result, nor with each other"
+    )
+    return Table(caption, ("val", "model", "people", "keypoints", *COCO_METRICS), rows)
+
+
 # --- data
 
 
@@ -337,7 +357,7 @@ def coverage_table(coverage: pd.DataFrame) -> Table:
     caption = "Share of the people with keypoints for whom this keypoint is labelled"
     path = "metrics/build_cache/keypoints.csv"
     shown, note = lowest(coverage, "train_in_crop", path)
-    return metric_table(caption + note, shown, "keypoint", ("train", "train_in_crop", "val"))
+    return metric_table(caption + note, shown, "keypoint", tuple(coverage.columns[1:]))
 
 
 def quarantine(records: Sequence[Mapping[str, str]]) -> Text | Table:

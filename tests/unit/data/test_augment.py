@@ -382,3 +382,18 @@ def test_blur_and_dropout_are_independent() -> None:
         blurred, hole = ((image > 0) & (image < 255)).any(), (image == 0).mean() > 0.03
         counts[int(blurred), int(hole)] += 1
     assert (np.abs(counts - 100) < 35).all()
+
+
+def test_people_of_a_map_keep_their_keypoints_in_flips_and_half_bodies(rng) -> None:
+    """As of AI Challenger on COCO's keypoints: 12 of the body, none of the face."""
+    keypoints = np.column_stack([rng.uniform(20, 80, (17, 2)), [0] * 5 + [2] * 12])
+    settings = changed(NO_AUGMENT, half_body_prob=1.0)
+    halves = set()
+    for _ in range(40):
+        chosen = augment.choose_half_body(rng, settings, COCO_17, keypoints[:, 2])
+        assert chosen is not None
+        halves.add(tuple(chosen.tolist()))
+    assert halves == {tuple(range(5, 11)), tuple(range(11, 17))}
+    flip = np.eye(2, 3), keypoints, True, COCO_17.flip_indices
+    _, visibility = augment.transform_keypoints(*flip)
+    assert visibility.tolist() == keypoints[:, 2].tolist()

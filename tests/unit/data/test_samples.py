@@ -28,6 +28,7 @@ from pose.crop_table import CropTable
 from pose.crops.shards import CropSettings, write_shard
 from pose.data.samples import (
     MAX_TEMPORARY_FOLDER,
+    EpochOrder,
     StepBatches,
     TestSamples,
     TrainingSamples,
@@ -328,3 +329,47 @@ def test_processes_split_the_test_batches(count: int, world_size: int) -> None:
     assert list(chain(*single)) == list(range(count))
     shares = [test_batches(count, 4, rank, world_size) for rank in range(world_size)]
     assert sorted(chain(*shares)) == single
+
+
+# ------------------------------------------------------------------------- several training sets
+
+SETS = np.array([0] * 6 + [1] * 5)
+
+
+def drawn(weights: list[float], epoch: int) -> list[int]:
+    return EpochOrder(SETS, weights)(np.random.default_rng([0, epoch])).tolist()
+
+
+def test_weights_of_one_change_no_order() -> None:
+    assert drawn([1.0, 1.0], 3) == np.random.default_rng([0, 3]).permutation(11).tolist()
+
+
+def test_an_epoch_has_each_person_as_often_as_its_set_weighs() -> None:
+    for epoch in range(4):
+        order = drawn([1.0, 2.6], epoch)
+        assert len(order) == len(EpochOrder(SETS, [1.0, 2.6])) == 6 + 13
+        assert len({*order}) == len(order)  # repetitions have indices of their own
+        people = [index % 11 for index in order]
+        assert sorted(person for person in people if person < 6) == [*range(6)]
+        counts = [people.count(person) for person in range(6, 11)]
+        assert sorted(counts) == [2, 2, 3, 3, 3]
+    assert drawn([1.0, 0.4], 0) != drawn([1.0, 0.4], 1)
+    chosen = [{i for i in drawn([1.0, 0.4], epoch) if i > 5} for epoch in range(8)]
+    assert {len(some) for some in chosen} == {2}
+    assert len(set.union(*chosen)) == 5  # others in each epoch
+
+
+def test_weighted_steps_do_not_depend_on_resuming_or_processes() -> None:
+    order = EpochOrder(SETS, [1.0, 1.5])  # 14 samples
+    whole = list(StepBatches(order, 4, (0,), 0, 9))
+    assert list(StepBatches(order, 4, (0,), 5, 9)) == whole[5:]
+    shares = [list(StepBatches(order, 4, (0,), 0, 9, rank, 2)) for rank in range(2)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == whole
+    assert [key[0] for batch in whole for key in batch] == [0] * 12 + [1] * 12 + [2] * 12
+
+
+def test_a_repeated_person_is_augmented_differently(crop_table: CropTable) -> None:
+    samples = samples_of(crop_table)
+    first, again = samples[0, 1], samples[0, 1 + len(samples.rows)]
+    assert not np.array_equal(first[0], again[0])
+    assert equal(samples[0, 1], first)

@@ -29,6 +29,7 @@ from pose.planner.count import (
 
 SAPIENS_2B = "sapiens_2b_coco_1024x768"
 ZERO_SHOT = "sapiens2_0.4b_coco_zero_shot"
+OTHER_PEOPLE = ("coco_trial", "vitpose_b_coco_aic_mpii")  # not those of train2017
 PLANNED = [name for name in apply.recipe_names() if not name.startswith("ssl_")]
 
 IMAGES = {"unlabelled": ["boxes"], "unlabelled_images": True, "unlabelled_detections": "a.json"}
@@ -100,7 +101,7 @@ def test_a_recipe_is_planned(name: str) -> None:
     need = 16 * parameters + activations.per_step + activations.per_sample * batch
     if name != ZERO_SHOT:
         assert f"estimated (stages/plan.py) {need / 1e9:.0f} GB of GPU memory" in header
-    if epochs := params.phase2.epochs:
+    if (epochs := params.phase2.epochs) and name not in OTHER_PEOPLE:
         factor = 4 if model.grad_checkpointing else 3
         assert f"{factor} x {forward / 1e9:,.1f} GFLOP x 149,813 people x {epochs}" in header
         hours = factor * forward * 149_813 * epochs / 3e14 / 3600
@@ -180,6 +181,36 @@ def test_own_people_are_counted_in_the_annotation_files(default: Params, tmp_pat
     absent = with_values(default, "data", **own | {"root": str(tmp_path / "absent")})
     with pytest.raises(PoseError, match="absent"):
         planner_plan.count_people(absent, None)
+
+
+def test_further_sets_are_counted_with_their_weights(default: Params, tmp_path: Path) -> None:
+    write_mice(tmp_path / "a", "train", 12, unlabelled=4)
+    write_mice(tmp_path / "a", "val", 5)
+    write_mice(tmp_path / "b", "train", 7, unlabelled=1)
+    entry = {"name": "b", "root": str(tmp_path / "b"), "category": "mouse", "weight": 1.5}
+    own = {"source": "local", "root": str(tmp_path / "a"), "category": "mouse", "also": [entry]}
+    params = with_values(default, "data", **own, train_split="train", val_split="val")
+    people = planner_plan.count_people(params, None)
+    assert (people.labelled, people.unlabelled, people.per_epoch) == (8 + 6, 4 + 1, 8 + 9)
+    assert people.source == "the annotation files; b"
+    counts = {"train": 14, "train_b": 6, "unlabelled": 5, "val_labelled": 5}
+    (tmp_path / "summary.json").write_text(json.dumps(counts), encoding="utf-8")
+    cached = planner_plan.count_people(params, tmp_path)
+    assert replace(cached, source=people.source) == people
+    params = with_values(params, "train", batch_size=2)
+    steps = planner_plan.phases(params, people, FLOPS)[0].steps
+    assert steps == params.phase1.epochs * (17 // 2)
+
+
+def test_a_cache_of_a_further_set_is_found(default: Params, tmp_path: Path) -> None:
+    """dvc.lock has only the keys that params.yaml names, not their defaults."""
+    entry = {"name": "b", "root": "data/own/b"}
+    lock = {"stages": {"build_cache": {"params": {"params.yaml": {"data.also": [entry]}}}}}
+    (tmp_path / "dvc.lock").write_text(json.dumps(lock), encoding="utf-8")
+    params = with_values(default, "data", also=[entry])
+    assert planner_plan.built_cache(params, tmp_path) == tmp_path / "data/cache"
+    other = with_values(default, "data", also=[entry | {"weight": 2.0}])
+    assert planner_plan.built_cache(other, tmp_path) is None
 
 
 def test_a_cache_of_other_params_is_not_counted(default: Params, tmp_path: Path) -> None:

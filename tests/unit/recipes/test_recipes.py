@@ -66,7 +66,9 @@ SSL = {  # labelled persons, epochs of stage 2, AP of one and of two networks (R
 }
 SSL_NAMES = {size: f"ssl_coco_{size}" for size in (*SSL, "full")}
 READY = [*VITPOSEPP_NAMES.values(), ZERO_SHOT]  # evaluated without training
+SEVERAL, TRIAL = "vitpose_b_coco_aic_mpii", "coco_trial"
 NAMES = ["coco_512x384", *OFFICIAL, *SSL_NAMES.values(), *SAPIENS2_NAMES.values(), *READY]
+NAMES += [SEVERAL, TRIAL]
 PERSONS = 149_813  # of COCO's train2017, with keypoints
 PER_EPOCH = PERSONS // 64  # steps
 
@@ -165,7 +167,7 @@ def test_a_header_states_what_a_run_needs(name: str) -> None:
 
 def keys(text: str) -> list[str]:
     """The keys and other lines of params.yaml, without values and list items."""
-    return [line.split(":")[0] for line in text.splitlines() if not line.startswith("  - ")]
+    return [line.split(":")[0] for line in text.splitlines() if line[:4] not in ("  - ", "    ")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -376,6 +378,24 @@ def test_vitposepp_is_the_ready_model(size: str) -> None:
     assert params.train.layer_decay == plain.train.layer_decay
     ap, ar = VITPOSEPP[size]
     assert f"AP {ap}, AR {ar} on val2017" in header(VITPOSEPP_NAMES[size])
+
+
+def test_several_sets_differ_from_coco_alone_in_the_sets() -> None:
+    several, alone = leaves(resolved(SEVERAL)), leaves(resolved(VITPOSE_NAMES["b"]))
+    assert {key for key in alone if several[key] != alone[key]} == {"data.also"}
+    assert [one.name for one in resolved(SEVERAL).data.also] == ["aic", "mpii"]
+
+
+def test_the_trial_reads_val2017_alone_and_says_what_it_is() -> None:
+    params, text = resolved(TRIAL), header(TRIAL)
+    data, source = params.data, leaves(resolved(VITPOSEPP_NAMES["s"]))
+    assert (data.source, data.train_split, data.val_fraction) == ("local", "val2017", 0.2)
+    found = leaves(params)
+    same = [key for key in found if key.startswith(("weights.", "model.", "codec.", "augment."))]
+    assert [key for key in same if found[key] != source[key]] == []
+    assert "A trial" in text
+    assert "comparable with nothing" in text
+    assert "1 GB" in text
 
 
 @pytest.mark.parametrize("name", READY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pandas as pd
 import pytest
 
 import evaluate
+from pose.analysis.further_vals import FurtherVal
 from pose.analysis.tables import COLUMNS, Val
 from pose.coco.annotations import read_annotations
 from pose.coco.files import coco_files
+from pose.coco.further import mapped
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.params import load_params
@@ -56,11 +59,14 @@ def val(tiny_coco, crop_table: CropTable, crop_settings: CropSettings) -> Val:
     return Val(samples, "ground truth", crop_table, truth, COCO_17, COCO_OKS_SIGMAS)
 
 
-def written(home: Path, params: Any, val: Val, found: Predictions) -> dict[str, Any]:
-    """metrics.json after the headline alone was predicted as `found`."""
+def written(
+    home: Path, params: Any, val: Val, found: Predictions, further: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """metrics.json after the headline alone was predicted as `found`; further: rows."""
     every: PredictionsByView = {key: found for key in KEYS}
     rows = evaluate._scores(params, val, "ssl", every)
-    evaluate._write(params, val, rows, found, evaluate._results(params, val, found))
+    results = evaluate._results(params, val, found)
+    evaluate._write(params, val, rows, found, results, [*further])
     return json.loads((home / "metrics/evaluate/metrics.json").read_text())
 
 
@@ -87,6 +93,29 @@ def test_perfect_poses(at_home: Path, params, val) -> None:
     persons = json.loads((at_home / "data/predictions/persons.json").read_text())
     assert [{*one} for one in persons] == [{"row", "keypoints", "oks", "score"}] * 5
     assert {(one["oks"], one["score"]) for one in persons} == {(1.0, 0.9)}
+
+
+def test_a_further_val_is_scored_on_its_keypoints_alone(
+    at_home: Path, tiny_coco, params, val: Val
+) -> None:
+    """The others are predicted anywhere: they change neither its AP nor the main val's rows."""
+    keypoints = [0, 5, 6, 7, 8, 9, 10]
+    names = [COCO_17.names[k] for k in keypoints]
+    split = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
+    truth = val.truth | {"annotations": mapped(split, names, keypoints).annotations}
+    part = replace(val, truth=truth, sigmas=val.sigmas[keypoints])
+    poses = perfect(val)
+    poses.keypoints[:, [k for k in range(17) if k not in keypoints]] += 500
+    further = FurtherVal("aic", part, keypoints)
+    row = evaluate._further_row(params, further, "ssl", poses)
+    assert row["AP"] == pytest.approx(1)
+    metrics = written(at_home, params, val, poses, [row])
+    assert metrics["AP_aic"] == pytest.approx(1)
+    assert metrics["AP"] < 0.5
+    assert table(at_home, "ablation")["val"].dropna().tolist() == ["aic"]
+    assert list(table(at_home, "ablation")) == [*COLUMNS["ablation"], "val"]
+    poses.keypoints[:, keypoints[1:5]] += 500
+    assert evaluate._further_row(params, further, "ssl", poses)["AP"] < 0.5
 
 
 def test_nms_by_the_area_of_the_box_or_of_the_pose(bent_params, val) -> None:

@@ -198,11 +198,12 @@ def test_a_cut_shard_is_named(crop_table: CropTable, share: float) -> None:
 def test_a_cut_shard_of_a_killed_build_is_made_again(
     tmp_path: Path, tiny_coco: TinyCoco, crop_settings: CropSettings, suffix: str, share: float
 ) -> None:
-    persons = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons
+    files = coco_files(tiny_coco.root, SPLIT)
+    persons = read_annotations(files, DEFAULT.data, None).persons
     path = tmp_path / "val" / "00000.arrow"
 
     def build() -> bytes:
-        build_cache._shard_job(path, coco_files(tiny_coco.root, SPLIT), persons, crop_settings)
+        build_cache._shard_job(path, files, persons, crop_settings, None)
         return path.read_bytes() + path.with_suffix(".json").read_bytes()
 
     expected = build()

@@ -47,7 +47,7 @@ def test_the_default_passes_every_check(
     monkeypatch.setattr(preflight.apply, "PARAMS", bent_params({}))
     preflight.main(None)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert all(line.startswith("ok ") for line in lines)
 
 
@@ -147,6 +147,22 @@ def test_own_people_are_counted_before_a_first_run(
     with pytest.raises(PoseError, match=r"these checks failed: people$"):
         preflight.main(None)
     assert capsys.readouterr().out.count("person_keypoints_val.json: ") == 1
+
+
+def test_further_sets_are_read(
+    bent_params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    write_mice(tmp_path, "train", 3)
+    entry = {"name": "mice", "root": str(tmp_path), "category": "mouse"}
+    monkeypatch.setattr(preflight.apply, "PARAMS", bent_params({"data.also": json.dumps([entry])}))
+    preflight.main(None)
+    line = "further sets: mice: has 3 of the 17 keypoints; unlabelled: left_eye, "
+    assert line in capsys.readouterr().out
+    bad = entry | {"map": {"snout": "nose"}}
+    monkeypatch.setattr(preflight.apply, "PARAMS", bent_params({"data.also": json.dumps([bad])}))
+    with pytest.raises(PoseError, match="further sets"):
+        preflight.main(None)
+    assert "data.also.0.map: 'snout' is no keypoint of the set" in capsys.readouterr().out
 
 
 def test_a_step_that_does_not_fit(bent: Bent, monkeypatch: pytest.MonkeyPatch) -> None:
