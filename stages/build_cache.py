@@ -94,7 +94,7 @@ class ShardGroup:
 
 def main(params: Params) -> None:
     root = local_root(params.data) if params.data.source == "local" else stage.COCO
-    splits = read_splits(root, params.data, params.keypoints.names)
+    splits = read_splits(root, params.data, params.keypoints.asked_names)
     turned = {kind: orientations_of(params, split) for kind, split in splits.items()}
     train = upright_annotations(splits["train"].annotations, turned["train"])
     val = upright_annotations(splits["val"].annotations, turned["val"])

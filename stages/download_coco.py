@@ -174,7 +174,7 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     local.json also has the warnings of build_cache about images that are in train and in val.
     """
     root = local_root(params.data)
-    splits = read_splits(root, params.data, params.keypoints.names)
+    splits = read_splits(root, params.data, params.keypoints.asked_names)
     _report(params.data, [split.annotations for split in splits.values()])
     _log_files(params.data, root, splits)
     checksums = {kind: _checksums(kind, split) for kind, split in splits.items()}

@@ -181,7 +181,7 @@ def _read_val(params: Params) -> Split:
         raise PoseError(
             f"{files.name}: a split without annotations has no AP; name another with --val-split"
         )
-    val = read_annotations(files, params.data, params.keypoints.names)
+    val = read_annotations(files, params.data, params.keypoints.asked_names)
     empty = [] if val.persons else [val.name]
     report_bad(NAME, val.bad, params.data.on_bad_record, empty)
     return Split(locate_images(files, root, val.images), val)

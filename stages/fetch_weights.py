@@ -100,7 +100,7 @@ def _spec(params: Params) -> ModelSpec:
 
 
 def _keypoint_names(params: Params) -> tuple[str, ...]:
-    return params.keypoints.names or COCO_17.names
+    return params.keypoints.asked_names or COCO_17.names
 
 
 def _embedded(params: Params) -> tuple[State, dict[str, Any]]:

@@ -93,7 +93,7 @@ def make_plan(params: Params, cache: Path | None) -> Plan:
     cache: as built_cache gives it. Raises PoseError if the people cannot be counted, or are fewer
     than a batch.
     """
-    names = params.keypoints.names or COCO_17.names  # the annotation file may not be there yet
+    names = params.keypoints.asked_names or COCO_17.names  # the file may not be there yet
     spec = model_spec(params, len(names))
     model, flops = build_on_meta(spec), count_flops(spec)
     people = count_people(params, cache)
@@ -157,7 +157,7 @@ def count_people(params: Params, cache: Path | None) -> People:
 def _own_people(params: Params) -> People:
     """In the annotation files of local data, which are read as the stages read them."""
     data = params.data
-    splits = read_splits(local_root(data), data, params.keypoints.names)
+    splits = read_splits(local_root(data), data, params.keypoints.asked_names)
     train, val = (splits[kind].annotations for kind in ("train", "val"))
     labelled = sum(person.num_keypoints > 0 for person in train.persons)
     in_val = sum(person.num_keypoints > 0 for person in val.persons)
