@@ -142,10 +142,10 @@ def _link_from_cache(cache: Path, md5: str | None, target: Path) -> None:
 
 
 def _synthetic(params: Params, folder: Path) -> dict[str, int]:
-    synthetic = params.synthetic
+    synthetic, parts = params.synthetic, params.keypoints.parts or ()
     total = synthetic.train_images + synthetic.val_images
     with Progress(f"{NAME}: rendering images", total) as bar:
-        return write_coco_zips(folder, synthetic, stage.workers(), bar.update)
+        return write_coco_zips(folder, synthetic, stage.workers(), bar.update, parts)
 
 
 def _coco(params: Params, folder: Path) -> dict[str, int]:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from golden.whole_body_people import KEYS, SETS, draw_set
 
+from golden.whole_body_people import KEYS, SETS, draw_set
 from pose.coco.records import Reader
 from pose.common.skeleton import names_of_parts, oks_sigmas, parts_of
 from pose.common.whole_body import ALL_PARTS, PARTS

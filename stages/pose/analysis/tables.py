@@ -105,7 +105,7 @@ def tables(val: Val, results: list[Json], person_poses: PersonPoses, pck_thr: fl
 
 
 def main_result(tables: Tables, model: str, tta: str, decoder: str) -> dict[str, float]:
-    """COCO's metrics and APs of parts of one row of `ablation`, PCK of all keypoints, expected calibration error."""
+    """COCO's metrics and part_columns of one row of `ablation`, PCK, expected calibration error."""
     key: Any = (model, tta, decoder)
     row = tables["ablation"].set_index(["model", "tta", "decoder"]).loc[key]
     keypoints = tables["keypoints"]

@@ -17,7 +17,16 @@ from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data import build
 from pose.data.samples import TestSamples
-from pose.draw import Image, caption, draw_heatmap, draw_pose, encode_jpeg, enlarge, grid
+from pose.draw import (
+    Image,
+    caption,
+    draw_heatmap,
+    draw_pose,
+    encode_jpeg,
+    enlarge,
+    fine_keypoints,
+    grid,
+)
 from pose.models.build import build_model
 from pose.models.checkpoint import load_model
 from pose.models.pose_model import normalise
@@ -124,7 +133,8 @@ def _drawn(
     """The view enlarged to a height in pixels, with keypoints (K, 2) in its pixels."""
     points = (keypoints + 0.5) * (height / view.shape[0]) - 0.5
     labelled = table.keypoints[person.row][:, 2] > 0
-    thickness = 2 if skeleton.num_keypoints <= MAX_KEYPOINTS else 1
+    coarse = skeleton.num_keypoints - len(fine_keypoints(skeleton.names))
+    thickness = 2 if coarse <= MAX_KEYPOINTS else 1
     return draw_pose(enlarge(view, height), skeleton, points, labelled, thickness)
 
 
