@@ -27,9 +27,13 @@ def side_colour(skeleton: Skeleton, *keypoints: int) -> tuple[int, int, int]:
 
 
 def fine_keypoints(names: Sequence[str]) -> frozenset[int]:
-    """Indices of the keypoints of face and hands, which are too close for large points."""
+    """Indices of the keypoints of face and hands, which are too close for large points.
+
+    With a face, nose, eyes and ears of the body are among them.
+    """
     parts = parts_of(names)
-    fine = (parts[part] for part in ("face", "lefthand", "righthand") if part in parts)
+    fine = [parts[part] for part in ("face", "lefthand", "righthand") if part in parts]
+    fine += [slice(0, 5)] if "face" in parts else []
     return frozenset(k for where in fine for k in range(where.start, where.stop))
 
 
@@ -38,7 +42,7 @@ def draw_pose(
 ) -> Image:
     """A copy of the BGR image with keypoints (K, 2) and their limbs, where `shown` (K,) is true.
 
-    thickness: of limbs in pixels. Hands and face of COCO-WholeBody have thin limbs and small points.
+    thickness: of limbs in pixels. Hands and face of COCO-WholeBody are drawn thin and small.
     """
     out, fine = image.copy(), fine_keypoints(skeleton.names)
     points = [(int(x), int(y)) for x, y in np.rint(keypoints * UPSCALE)]
@@ -49,7 +53,7 @@ def draw_pose(
             cv2.line(out, points[a], points[b], colour, width, cv2.LINE_AA, 2)
     for k in np.flatnonzero(shown):
         if k in fine:
-            radius, colour = thickness * UPSCALE // 2, side_colour(skeleton, int(k))
+            radius, colour = thickness + 1, side_colour(skeleton, int(k))
             cv2.circle(out, points[k], radius, colour, -1, cv2.LINE_AA, 2)
             continue
         radius = (thickness + 1) * UPSCALE

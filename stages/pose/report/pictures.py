@@ -34,6 +34,7 @@ from pose.report.page import Picture, Table
 from pose.report.tables import MAX_KEYPOINTS
 
 CELL = 220  # pixels: height of the view of one person
+FINE_CELL = 330  # with face or hands
 LEGEND = "The person's left is blue, right is orange; only labelled keypoints are drawn."
 SIDES = "Left: annotated, right: predicted. All people by OKS: data/predictions/instances.csv."
 LABEL_WIDTH = 130  # pixels: least width of a panel, for the text above it
@@ -92,15 +93,17 @@ def _overlay(person: Person, table: CropTable, skeleton: Skeleton) -> Image:
     """The image around the person's box with the predicted pose, its OKS above."""
     view, corner = _view(person, table)
     if person.keypoints is None:
-        return caption(enlarge(view, CELL), "no box")
-    overlay = _drawn(person, table, skeleton, view, person.keypoints - corner, CELL)
+        return caption(enlarge(view, _cell(skeleton)), "no box")
+    keypoints = person.keypoints - corner
+    overlay = _drawn(person, table, skeleton, view, keypoints, _cell(skeleton))
     return caption(overlay, f"OKS {person.oks:.2f}")
 
 
 def _truth_beside(person: Person, table: CropTable, skeleton: Skeleton) -> Image:
     """The same view twice, with the annotated and with the predicted pose, under its ids."""
     view, corner = _view(person, table)
-    height = min(CELL, max(1, round(CELL * view.shape[0] / view.shape[1])))  # CELL wide at most
+    cell = _cell(skeleton)
+    height = min(cell, max(1, round(cell * view.shape[0] / view.shape[1])))  # at most cell wide
     truth = table.keypoints[person.row][:, :2].astype(np.float64)
     left = _drawn(person, table, skeleton, view, truth - corner, height)
     right, label = enlarge(view, height), "no box"
@@ -110,6 +113,11 @@ def _truth_beside(person: Person, table: CropTable, skeleton: Skeleton) -> Image
     panels = [caption(_widened(left), "truth"), caption(_widened(right), label)]
     ids = f"image {table.image_id[person.row]}, person {table.ann_id[person.row]}"
     return caption(np.concatenate(panels, axis=1), ids)
+
+
+def _cell(skeleton: Skeleton) -> int:
+    """Height of the view of one person in pixels."""
+    return FINE_CELL if fine_keypoints(skeleton.names) else CELL
 
 
 def _view(person: Person, table: CropTable) -> tuple[Image, NDArray[np.float64]]:
