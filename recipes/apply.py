@@ -6,8 +6,9 @@
     args=$(python recipes/apply.py NAME --args) && eval "dvc exp run $args"
 
 Each recipe sets every key that any recipe sets, so that one can be applied after another. Keys of
-`weights`, data.detections and data.detections_sha256 that a recipe does not name return to their
-defaults: they belong to the files of other settings. A keypoint set (keypoints/NAME) sets the
+`weights`, data.train_annotations, data.val_annotations, data.detections,
+data.detections_sha256 and keypoints.parts that a recipe does not name return to their defaults:
+they belong to the files of other settings. A keypoint set (keypoints/NAME) sets the
 section `keypoints` and resets nothing: apply it after a recipe. `git checkout params.yaml` restores
 the embedded default. The result is validated before it is written. Takes seconds.
 """
@@ -40,7 +41,13 @@ RECIPES = ROOT / "recipes"
 PARAMS = ROOT / "params.yaml"
 Change = tuple[str, Any, Any]  # section.key, old, new
 RESET: dict[str, dict[str, Any]] = {  # values of the keys that a file with weights does not name
-    "data": {"detections": None, "detections_sha256": None},
+    "data": {
+        "train_annotations": None,
+        "val_annotations": None,
+        "detections": None,
+        "detections_sha256": None,
+    },
+    "keypoints": {"parts": None},
     "weights": dict.fromkeys(Weights.model_fields) | {"source": "embedded", "head": "fresh"},
 }
 UNQUOTED = re.compile(r"[A-Za-z/][\w./-]*")  # strings that need no quotes in Hydra's grammar
