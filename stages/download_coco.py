@@ -149,7 +149,16 @@ def _synthetic(params: Params, folder: Path) -> dict[str, int]:
 
 
 def _coco(params: Params, folder: Path) -> dict[str, int]:
-    """Hard links to COCO's zips, so that the downloads stay when DVC removes data/coco."""
+    """Hard links to COCO's zips, so that the downloads stay when DVC removes data/coco.
+
+    Raises PoseError if keypoints.parts asks for what COCO's own files do not have.
+    """
+    if params.keypoints.parts:
+        raise PoseError(
+            f"params.yaml: keypoints.parts = {list(params.keypoints.parts)}, but COCO's own files "
+            "have the body alone; set data.source: local, data.train_annotations and "
+            "data.val_annotations for COCO-WholeBody's files, or keypoints.parts: null"
+        )
     base = params.data.base_url.rstrip("/")
     files = COCO_2017 | COCO_2017_UNLABELLED if params.data.unlabelled_images else COCO_2017
     paths = _download({f"{base}/{name}": checksum for name, checksum in files.items()})

@@ -503,16 +503,6 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _parts_have_files(self) -> Params:
-        if self.keypoints.parts and self.data.source == "coco":
-            raise ValueError(
-                f"keypoints.parts = {list(self.keypoints.parts)}, but the files of data.source: "
-                "coco have the body alone; set data.source: local and data.train_annotations, "
-                "data.val_annotations to COCO-WholeBody's files"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _ssl_lr_falls(self) -> Params:
         peak = self.ssl.lr * self.train.lr_factor
         if self.ssl.epochs and self.train.schedule == "cosine" and self.train.min_lr > peak:

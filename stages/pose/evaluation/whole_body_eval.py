@@ -100,8 +100,8 @@ def _part_people(people: People, where: slice) -> People:
 def _part_poses(poses: Poses, body_area: Array, scores: Array, where: slice) -> _PartPoses:
     """The poses with a score above 0 in the part; scores (D, K)."""
     part = _PartPoses(poses.image, poses.keypoints[:, where], poses.score, body_area)
-    scored: Flags = (scores[:, where] > 0).any(axis=1)
-    return part[scored]
+    highest: Array = scores[:, where].max(axis=1)
+    return part[highest > 0]
 
 
 def _ap(people: People, poses: Poses, sigmas: Array) -> float:

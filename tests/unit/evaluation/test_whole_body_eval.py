@@ -49,7 +49,7 @@ def move(results: list[dict[str, Any]], part: str, pixels: float) -> None:
 def test_right_poses_score_1_everywhere() -> None:
     found = whole_body_eval(*scene(), PARTS, SIGMAS)
     assert [*found] == [*STATS, *APS]
-    assert {found[name] for name in ("AP", "APl", "AR", *APS)} == {pytest.approx(1.0)}
+    assert [found[name] for name in ("AP", "APl", "AR", *APS)] == [pytest.approx(1.0)] * 9
     assert found["APm"] == -1
 
 
@@ -58,7 +58,9 @@ def test_a_wrong_part_lowers_its_own_ap_and_that_of_the_whole(part: str) -> None
     truth, results = scene()
     move(results, part, 100)
     found = whole_body_eval(truth, results, PARTS, SIGMAS)
-    assert {name for name in APS if found[name] < 0.99} == {f"AP_{part}", "AP_wholebody"}
+    wrong = {name for name in APS if found[name] < 0.99}
+    few = {"AP_wholebody"} if part == "foot" else set()  # 6 of 133 keep OKS at 0.955
+    assert wrong == {f"AP_{part}", "AP_wholebody"} - few
     assert found["AP"] == found["AP_wholebody"]
 
 
