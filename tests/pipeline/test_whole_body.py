@@ -73,7 +73,9 @@ def test_files_of_coco_wholebody(whole: tuple[Project, str], tmp_path: Path) -> 
     project.set(**{"data.source": "local", "data.root": str(root)})
     for split in ("train", "val"):
         file = f"annotations/coco_wholebody_{split}_v1.0.json"
-        project.set(**{f"data.{split}_annotations": file})
+        project.set(
+            **{f"data.{split}_annotations": file, f"data.{split}_images": f"{split}2017.zip"}
+        )
     project.must_stage("download_coco")
     project.must_stage("build_cache")
     assert project.content("data/cache/val") == before
