@@ -49,6 +49,7 @@ from pose.common.errors import PoseError, shorten
 from pose.common.files import digest, existing_path, locked, replacing, write_atomic, write_json
 from pose.common.log import Progress, log, progress
 from pose.common.params import Data, Params
+from pose.common.skeleton import asked_names
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED, Checksum, ZipChecksums
 from pose.fetch.errors import require_disk_space
 from pose.fetch.url import download_all, file_name
@@ -183,7 +184,8 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     local.json also has the warnings of build_cache about images that are in train and in val.
     """
     root = local_root(params.data)
-    splits = read_splits(root, params.data, params.keypoints.asked_names)
+    names = asked_names(params.keypoints.parts, params.keypoints.names)
+    splits = read_splits(root, params.data, names)
     _report(params.data, [split.annotations for split in splits.values()])
     _log_files(params.data, root, splits)
     checksums = {kind: _checksums(kind, split) for kind, split in splits.items()}

@@ -17,7 +17,6 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pose.common.errors import PoseError, printable
-from pose.common.skeleton import names_of_parts
 from pose.common.whole_body import ALL_PARTS
 
 Count = Annotated[int, Field(gt=0)]
@@ -134,11 +133,6 @@ class Keypoints(Section):
     lower_body: Names | None
     skeleton: tuple[tuple[str, str], ...] | None
     oks_sigmas: tuple[Positive, ...] | None
-
-    @property
-    def asked_names(self) -> Names | None:
-        """The names that params.yaml asks for; None: those of the annotation file."""
-        return self.names if self.parts is None else names_of_parts(self.parts)
 
     @model_validator(mode="after")
     def _parts_are_ordered(self) -> Keypoints:

@@ -106,6 +106,13 @@ def names_of_parts(parts: Sequence[str]) -> tuple[str, ...]:
     return COCO_17.names + part_names(tuple(parts))
 
 
+def asked_names(parts: Sequence[str] | None, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names that keypoints.parts or keypoints.names asks for; None: those of the file."""
+    if parts is not None:
+        return names_of_parts(parts)
+    return None if names is None else tuple(names)
+
+
 def parts_of(names: Sequence[str]) -> dict[str, slice]:
     """Where the parts of COCO-WholeBody are among these names; {} for names of anything else.
 

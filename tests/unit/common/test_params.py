@@ -11,7 +11,6 @@ from ruamel.yaml import YAML
 
 from pose.common.errors import PoseError
 from pose.common.params import Params, load_params
-from pose.common.skeleton import names_of_parts
 
 SIZES = {
     "codec.input_size": "[72, 96]",
@@ -297,10 +296,7 @@ def test_bad_keypoints(bent_params, key: str, value: str, expected: str) -> None
 
 def test_parts_have_names(bent_params) -> None:
     changes = {"keypoints.parts": "[body, foot]"}
-    assert load_params(bent_params(changes)).keypoints.asked_names == names_of_parts(
-        ("body", "foot")
-    )
-    assert load_params(bent_params({})).keypoints.asked_names is None
+    assert load_params(bent_params(changes)).keypoints.parts == ("body", "foot")
     found = message(bent_params(changes | {"keypoints.names": "[nose]"}))
     expected = "params.yaml: keypoints.parts and names are both given; null one: parts have names"
     assert found == expected

@@ -9,6 +9,7 @@ import pytest
 
 from pose.common.skeleton import (
     COCO_17,
+    asked_names,
     build_skeleton,
     names_of_parts,
     oks_sigmas,
@@ -62,6 +63,12 @@ def test_derived_as_built_in(parts: tuple[str, ...]) -> None:
     flips = skeleton.flip_indices
     assert [flips[k] for k in flips] == [*range(skeleton.num_keypoints)]
     assert len(oks_sigmas(skeleton.names, None)) == skeleton.num_keypoints
+
+
+def test_names_that_params_ask_for() -> None:
+    assert asked_names(None, None) is None
+    assert asked_names(None, ["nose"]) == ("nose",)
+    assert asked_names(FEET, None) == names_of_parts(FEET)
 
 
 def test_half_bodies_get_the_feet() -> None:
