@@ -48,12 +48,12 @@ def draw_pose(
     points = [(int(x), int(y)) for x, y in np.rint(keypoints * UPSCALE)]
     for a, b in skeleton.limbs:
         if shown[a] and shown[b]:
-            width = 1 if a in fine and b in fine else thickness
+            width = max(1, thickness // 2) if a in fine and b in fine else thickness
             colour = side_colour(skeleton, a, b)
             cv2.line(out, points[a], points[b], colour, width, cv2.LINE_AA, 2)
     for k in np.flatnonzero(shown):
         if k in fine:
-            radius, colour = thickness + 1, side_colour(skeleton, int(k))
+            radius, colour = (3 * thickness + 1) // 2, side_colour(skeleton, int(k))
             cv2.circle(out, points[k], radius, colour, -1, cv2.LINE_AA, 2)
             continue
         radius = (thickness + 1) * UPSCALE
