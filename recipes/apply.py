@@ -6,8 +6,8 @@
     args=$(python recipes/apply.py NAME --args) && eval "dvc exp run $args"
 
 Each recipe sets every key that any recipe sets, so that one can be applied after another. Keys of
-`weights`, and those of `data` that belong to the files of other settings (RESET), return to their
-defaults if a recipe does not name them. A keypoint set (keypoints/NAME) sets the
+`weights`, and those of `data` and `keypoints` that belong to the files of other settings (RESET),
+return to their defaults if a recipe does not name them. A keypoint set (keypoints/NAME) sets the
 section `keypoints` and resets nothing: apply it after a recipe. `git checkout params.yaml` restores
 the embedded default. The result is validated before it is written. Takes seconds.
 """
@@ -42,6 +42,8 @@ Change = tuple[str, Any, Any]  # section.key, old, new
 RESET: dict[str, dict[str, Any]] = {  # values of the keys that a file with weights does not name
     "data": {
         "train_split": "train2017",
+        "train_annotations": None,
+        "val_annotations": None,
         "val_fraction": None,
         "group_by": None,
         "detections": None,
@@ -49,6 +51,7 @@ RESET: dict[str, dict[str, Any]] = {  # values of the keys that a file with weig
         "also": [],
         "also_val": [],
     },
+    "keypoints": {"parts": None},
     "weights": dict.fromkeys(Weights.model_fields) | {"source": "embedded", "head": "fresh"},
 }
 UNQUOTED = re.compile(r"[A-Za-z/][\w./-]*")  # strings that need no quotes in Hydra's grammar

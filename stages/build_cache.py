@@ -57,6 +57,7 @@ from pose.common.params import Params
 from pose.common.processes import worker_pool
 from pose.common.skeleton import (
     Skeleton,
+    asked_names,
     build_skeleton,
     describe_flip_pairs,
     limbs_by_name,
@@ -108,7 +109,8 @@ class ShardGroup:
 
 def main(params: Params) -> None:
     root = local_root(params.data) if params.data.source == "local" else stage.COCO
-    splits = read_splits(root, params.data, params.keypoints.names)
+    names = asked_names(params.keypoints.parts, params.keypoints.names)
+    splits = read_splits(root, params.data, names)
     turned = {kind: orientations_of(params, split) for kind, split in splits.items()}
     train = upright_annotations(splits["train"].annotations, turned["train"])
     val = upright_annotations(splits["val"].annotations, turned["val"])

@@ -51,6 +51,7 @@ from pose.common.errors import PoseError, shorten
 from pose.common.files import digest, existing_path, locked, replacing, write_atomic, write_json
 from pose.common.log import Progress, log, progress
 from pose.common.params import Data, Params
+from pose.common.skeleton import asked_names
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED, Checksum, ZipChecksums
 from pose.fetch.errors import require_disk_space
 from pose.fetch.url import download_all, file_name
@@ -145,14 +146,23 @@ def _link_from_cache(cache: Path, md5: str | None, target: Path) -> None:
 
 
 def _synthetic(params: Params, folder: Path) -> dict[str, int]:
-    synthetic = params.synthetic
+    synthetic, parts = params.synthetic, params.keypoints.parts or ()
     total = synthetic.train_images + synthetic.val_images
     with Progress(f"{NAME}: rendering images", total) as bar:
-        return write_coco_zips(folder, synthetic, stage.workers(), bar.update)
+        return write_coco_zips(folder, synthetic, stage.workers(), bar.update, parts)
 
 
 def _coco(params: Params, folder: Path) -> dict[str, int]:
-    """Hard links to COCO's zips, so that the downloads stay when DVC removes data/coco."""
+    """Hard links to COCO's zips, so that the downloads stay when DVC removes data/coco.
+
+    Raises PoseError if keypoints.parts asks for what COCO's own files do not have.
+    """
+    if params.keypoints.parts:
+        raise PoseError(
+            f"params.yaml: keypoints.parts = {list(params.keypoints.parts)}, but COCO's own files "
+            "have the body alone; set data.source: local, data.train_annotations and "
+            "data.val_annotations for COCO-WholeBody's files, or keypoints.parts: null"
+        )
     base = params.data.base_url.rstrip("/")
     files = COCO_2017 | COCO_2017_UNLABELLED if params.data.unlabelled_images else COCO_2017
     paths = _download({f"{base}/{name}": checksum for name, checksum in files.items()})
@@ -177,7 +187,8 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     local.json also has the warnings of build_cache about images that are in train and in val.
     """
     root = local_root(params.data)
-    splits = read_splits(root, params.data, params.keypoints.names)
+    names = asked_names(params.keypoints.parts, params.keypoints.names)
+    splits = read_splits(root, params.data, names)
     _report(params.data, [split.annotations for split in splits.values()])
     _log_files(root, splits.items())
     if params.data.val_fraction is not None:

@@ -54,7 +54,7 @@ from pose.common.errors import PoseError
 from pose.common.files import digest, existing_path, read_json, write_atomic, write_json
 from pose.common.log import log
 from pose.common.params import Params
-from pose.common.skeleton import oks_sigmas
+from pose.common.skeleton import oks_sigmas, parts_of
 from pose.crop_table import CropTable
 from pose.data import build
 from pose.data.samples import TestSamples
@@ -65,6 +65,7 @@ from pose.evaluation.coco_metrics import (
     to_results,
 )
 from pose.evaluation.predict import Ensemble, Predictions, PredictionsByView
+from pose.evaluation.whole_body_eval import whole_body_eval
 from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_model
 
@@ -214,12 +215,16 @@ def _scores(
     params: Params, val: Val, name: str, predictions: PredictionsByView
 ) -> list[dict[str, Any]]:
     """Rows of the ablation, one per (tta, decoder); none without annotations."""
-    rows = []
+    rows, parts = [], parts_of(val.skeleton.names)
     for (tta, decoder), poses in predictions.items() if val.scored else ():
         is_final = (tta, decoder) == _final(params, val)
         is_main = is_final and name == params.evaluate.asked_models[-1]
-        evaluate = pycocotools_eval if is_main else coco_eval
-        stats = evaluate(val.truth, _results(params, val, poses), val.sigmas)
+        results = _results(params, val, poses)
+        if parts:
+            stats = whole_body_eval(val.truth, results, parts, val.sigmas)
+        else:
+            evaluate = pycocotools_eval if is_main else coco_eval
+            stats = evaluate(val.truth, results, val.sigmas)
         rows.append({"model": name, "flip": tta != "none", "decoder": decoder, "tta": tta, **stats})
         if is_final:
             log(f"{NAME}: {name} AP {stats['AP']:.3f} AP50 {stats['AP50']:.3f}")

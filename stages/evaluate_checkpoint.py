@@ -66,7 +66,7 @@ from pose.common.errors import PoseError
 from pose.common.files import read_json, write_json
 from pose.common.params import Params, Weights, load_params
 from pose.common.script import exit_codes
-from pose.common.skeleton import COCO_17
+from pose.common.skeleton import COCO_17, asked_names
 from pose.crops.upright import upright_annotations
 
 sys.path.insert(0, str(stage.ROOT / "recipes"))
@@ -181,7 +181,8 @@ def _read_val(params: Params) -> Split:
         raise PoseError(
             f"{files.name}: a split without annotations has no AP; name another with --val-split"
         )
-    val = read_annotations(files, params.data, params.keypoints.names)
+    names = asked_names(params.keypoints.parts, params.keypoints.names)
+    val = read_annotations(files, params.data, names)
     empty = [] if val.persons else [val.name]
     report_bad(NAME, val.bad, params.data.on_bad_record, empty)
     return Split(locate_images(files, root, val.images), val)

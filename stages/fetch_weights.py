@@ -67,7 +67,7 @@ from pose.common.files import digest, existing_path
 from pose.common.licence import NONE, licence_of
 from pose.common.log import log
 from pose.common.params import Params
-from pose.common.skeleton import COCO_17
+from pose.common.skeleton import COCO_17, asked_names
 from pose.fetch.checksums import Checksum
 from pose.fetch.url import download
 from pose.models.checkpoint import State, read_provenance, save_weights
@@ -101,7 +101,7 @@ def _spec(params: Params) -> ModelSpec:
 
 
 def _keypoint_names(params: Params) -> tuple[str, ...]:
-    return params.keypoints.names or COCO_17.names
+    return asked_names(params.keypoints.parts, params.keypoints.names) or COCO_17.names
 
 
 def _embedded(params: Params) -> tuple[State, dict[str, Any]]:

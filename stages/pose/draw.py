@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pose.common.skeleton import Skeleton
+from pose.common.skeleton import Skeleton, parts_of
 
 Image = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -26,18 +26,36 @@ def side_colour(skeleton: Skeleton, *keypoints: int) -> tuple[int, int, int]:
     return RIGHT if right.issuperset(keypoints) else MIDDLE
 
 
+def fine_keypoints(names: Sequence[str]) -> frozenset[int]:
+    """Indices of the keypoints of face and hands, which are too close for large points.
+
+    With a face, nose, eyes and ears of the body are among them.
+    """
+    parts = parts_of(names)
+    fine = [parts[part] for part in ("face", "lefthand", "righthand") if part in parts]
+    fine += [slice(0, 5)] if "face" in parts else []
+    return frozenset(k for where in fine for k in range(where.start, where.stop))
+
+
 def draw_pose(
     image: Image, skeleton: Skeleton, keypoints: Array, shown: NDArray[np.bool_], thickness: int
 ) -> Image:
-    """A copy of the BGR image with keypoints (K, 2) and their limbs, where `shown` (K,) is true."""
-    out = image.copy()
+    """A copy of the BGR image with keypoints (K, 2) and their limbs, where `shown` (K,) is true.
+
+    thickness: of limbs in pixels. Hands and face of COCO-WholeBody are drawn thin and small.
+    """
+    out, fine = image.copy(), fine_keypoints(skeleton.names)
     points = [(int(x), int(y)) for x, y in np.rint(keypoints * UPSCALE)]
     for a, b in skeleton.limbs:
         if shown[a] and shown[b]:
-            cv2.line(
-                out, points[a], points[b], side_colour(skeleton, a, b), thickness, cv2.LINE_AA, 2
-            )
+            width = max(1, thickness // 2) if a in fine and b in fine else thickness
+            colour = side_colour(skeleton, a, b)
+            cv2.line(out, points[a], points[b], colour, width, cv2.LINE_AA, 2)
     for k in np.flatnonzero(shown):
+        if k in fine:
+            radius, colour = (3 * thickness + 1) // 2, side_colour(skeleton, int(k))
+            cv2.circle(out, points[k], radius, colour, -1, cv2.LINE_AA, 2)
+            continue
         radius = (thickness + 1) * UPSCALE
         cv2.circle(out, points[k], radius, (20, 20, 20), -1, cv2.LINE_AA, 2)
         cv2.circle(

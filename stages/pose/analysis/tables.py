@@ -19,10 +19,12 @@ from pose.analysis.matching import (
     person_oks,
 )
 from pose.common.skeleton import Skeleton
+from pose.common.whole_body import ALL_PARTS
 from pose.crop_table import CropTable
 from pose.data.samples import TestSamples
 from pose.evaluation.coco_metrics import STATS, rescore
 from pose.evaluation.predict import Predictions
+from pose.evaluation.whole_body_eval import WHOLE, part_metric
 
 Array = NDArray[np.float64]
 Json = dict[str, Any]
@@ -103,16 +105,21 @@ def tables(val: Val, results: list[Json], person_poses: PersonPoses, pck_thr: fl
 
 
 def main_result(tables: Tables, model: str, tta: str, decoder: str) -> dict[str, float]:
-    """COCO's metrics of one row of `ablation`, PCK of all keypoints, expected calibration error."""
+    """COCO's metrics and part_columns of one row of `ablation`, PCK, expected calibration error."""
     key: Any = (model, tta, decoder)
     row = tables["ablation"].set_index(["model", "tta", "decoder"]).loc[key]
     keypoints = tables["keypoints"]
     pck = (keypoints["PCK"] * keypoints["labelled"]).sum() / max(keypoints["labelled"].sum(), 1)
     return {
-        **{name: float(row[name]) for name in STATS},
+        **{name: float(row[name]) for name in (*STATS, *part_columns(tables["ablation"]))},
         "PCK": round(float(pck), 4),
         "ECE": round(breakdown.calibration_error(tables["calibration"]), 4),
     }
+
+
+def part_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of whole_body_eval.part_metric, which only runs with keypoints.parts have."""
+    return [name for name in map(part_metric, (*ALL_PARTS, WHOLE)) if name in table]
 
 
 def persons_json(person_poses: PersonPoses) -> list[Json]:
@@ -152,9 +159,9 @@ def instances_table(val: Val, person_poses: PersonPoses) -> pd.DataFrame:
 
 
 def to_csv(name: str, table: pd.DataFrame) -> bytes:
-    """The CSV file of a table of COLUMNS, numbers rounded to six decimals.
+    """The CSV file of a table of COLUMNS and part_columns, numbers rounded to six decimals.
 
     With further vals there is a column `val` with their names, empty for the main one.
     """
-    columns = [*COLUMNS[name], *(["val"] if "val" in table else [])]
+    columns = [*COLUMNS[name], *part_columns(table), *(["val"] if "val" in table else [])]
     return table[columns].round(6).to_csv(index=False).encode()

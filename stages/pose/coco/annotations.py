@@ -17,6 +17,7 @@ from pose.coco.category import Category, read_category
 from pose.coco.files import SplitFiles
 from pose.coco.image_entries import read_image_entries
 from pose.coco.images import open_zip, read_member
+from pose.coco.parts import require_parts
 from pose.coco.plausibility import findings, people
 from pose.coco.records import Reader
 from pose.coco.values import read_integer
@@ -79,7 +80,8 @@ def read_annotations(files: SplitFiles, data: Data, names: Sequence[str] | None)
     selected = read_category(categories, data.category, names, name)
     images, more = read_image_entries(raw["images"], name)
     images_by_id = {image["id"]: image for image in images}
-    reader = Reader(images_by_id, _ids(categories), selected.names, data)
+    require_parts(raw["annotations"], selected.parts, name)
+    reader = Reader(images_by_id, _ids(categories), selected.names, data, selected.parts)
     annotations, bad = [], []
     others: Counter[str] = Counter()
     for index, annotation in enumerate(raw["annotations"]):
@@ -145,6 +147,7 @@ def _change_lines(changes: Mapping[str, int], total: int, name: str) -> list[str
     texts = {
         "ids": "an id is text or a float in {}; read as an integer",
         "area": "area is 0.53 x width x height of the box in {}, by data.area: box",
+        "parts": "a part has keypoints though it is not valid in {}; they are left out",
         "num_keypoints": "num_keypoints differs from the labelled keypoints in {}; counted again",
     }
     where = {key: f"{changes[key]:,} of {total:,} annotations" for key in texts}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pose.coco.limbs import read_limbs
 from pose.common.errors import PoseError, shorten
 from pose.common.sides import Pairs
+from pose.common.skeleton import COCO_17, parts_of, whole_body
 
 ALL = "all"  # value of data.category, unless a category has this name
 
@@ -20,6 +21,7 @@ class Category:
 
     id and entry are those of the first one, `ids` those of all; the name in `entry` lists all.
     Limbs count from 0; `notes` says how they were read. `others`: names of other categories by id.
+    parts: those of COCO-WholeBody whose keypoints are in lists of their own (parts.py).
     """
 
     id: int
@@ -29,6 +31,7 @@ class Category:
     ids: frozenset[int]
     notes: tuple[str, ...] = ()
     others: Mapping[int, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
 
 
 def read_category(
@@ -36,7 +39,8 @@ def read_category(
 ) -> Category:
     """The categories of data.category; `names`, if not None, are the expected keypoint names.
 
-    A category without 'keypoints' has `names`. Raises PoseError that names the file.
+    A category without 'keypoints' has `names`. One of COCO's 17 gets those of the other parts of
+    COCO-WholeBody if `names` has them. Raises PoseError that names the file.
     """
     entries = [entry for entry in categories if isinstance(entry, dict)]
     selected = _select(entries, wanted, file)
@@ -49,8 +53,20 @@ def read_category(
         )
     if names is not None:
         expected = [name.strip() for name in names]
+        if (parts := parts_of(expected)) and tuple(keypoints[0]) == COCO_17.names:
+            return _with_parts(_as_one(entries, selected, keypoints[0], file), (*parts,))
         require_same_names(keypoints[0], expected, file, "keypoints.names")
     return _as_one(entries, selected, keypoints[0], file)
+
+
+def _with_parts(body: Category, parts: tuple[str, ...]) -> Category:
+    """The category of the body alone, with the keypoints and limbs of all parts."""
+    skeleton = whole_body(parts)
+    limbs = [[start + 1, end + 1] for start, end in skeleton.limbs]
+    entry = {**body.entry, "keypoints": list(skeleton.names), "skeleton": limbs}
+    return replace(
+        body, names=skeleton.names, limbs=skeleton.limbs, entry=entry, notes=(), parts=parts[1:]
+    )
 
 
 def require_same_names(

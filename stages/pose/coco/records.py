@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pose.coco.bad_records import InvalidRecordError
+from pose.coco.parts import is_valid, list_key, part_values
 from pose.coco.values import is_missing, is_number, read_integer, shown
 from pose.common.files import FLOAT32_MAX
 from pose.common.params import Data
+from pose.common.skeleton import COCO_17
+from pose.common.whole_body import PARTS
 
 BOX_AREA = 0.53  # area / (w x h) of a person without an outline, as mmpose takes it
 MIN_AREA, MAX_AREA = 0.02, 1.1  # of w x h; outlines are drawn by hand and may exceed the box
@@ -24,14 +27,16 @@ IDS = ("id", "image_id", "category_id")
 class Reader:
     """Reads the annotations of one file, in their order.
 
-    images: by id. names: of the keypoints. changes: number of annotations whose ids, area or
-    num_keypoints in the file were others than those that are used.
+    images: by id. names: of the keypoints. parts: those of keypoints.parts that have lists of
+    their own, see parts.py. changes: number of annotations whose ids, area or num_keypoints in the
+    file were others than those that are used, or with keypoints of a part that is not valid.
     """
 
     images: Mapping[int, Any]
     category_ids: Collection[int]
     names: Sequence[str]
     data: Data
+    parts: Sequence[str] = ()
     changes: Counter[str] = field(default_factory=Counter)
     seen_ids: set[int] = field(default_factory=set)
 
@@ -62,7 +67,7 @@ class Reader:
         bbox = read_bbox(annotation)
         values: dict[str, Any] = {
             "area": read_area(annotation, bbox, self.data.area),
-            "keypoints": read_keypoints(annotation, self.names, self.data.visibility_thr),
+            "keypoints": self._keypoints(annotation),
             "iscrowd": read_iscrowd(annotation),
         }
         values["num_keypoints"] = sum(v > 0 for v in values["keypoints"][2::3])
@@ -71,8 +76,26 @@ class Reader:
         self._count_changes(annotation, read)
         return read
 
+    def _keypoints(self, annotation: dict[str, Any]) -> list[float]:
+        """Those of `keypoints`, and of the parts behind them: 0 in a part that is not valid."""
+        if not self.parts:
+            return read_keypoints(annotation, self.names, self.data.visibility_thr)
+        keypoints = [*read_keypoints(annotation, COCO_17.names, self.data.visibility_thr)]
+        invalid = False
+        for part in self.parts:
+            key, names = list_key(part), PARTS[part].names
+            values = {key: part_values(annotation, part)}
+            points = read_keypoints(values, names, self.data.visibility_thr, key)
+            valid = is_valid(annotation, part)
+            invalid |= not valid and any(points[2::3])
+            keypoints += points if valid else [0] * len(points)
+        self.changes["parts"] += invalid
+        return keypoints
+
     def _count_changes(self, annotation: dict[str, Any], read: dict[str, Any]) -> None:
         stated = annotation.get("num_keypoints")
+        if self.parts:  # COCO-WholeBody states those of the body
+            stated = None
         self.changes["ids"] += any(type(annotation[key]) is not int for key in IDS)
         self.changes["area"] += annotation.get("area") is not read["area"]
         self.changes["num_keypoints"] += stated is not None and stated != read["num_keypoints"]
@@ -133,14 +156,17 @@ def read_iscrowd(annotation: dict[str, Any]) -> int:
 
 
 def read_keypoints(
-    annotation: dict[str, Any], names: Sequence[str], visibility_thr: float | None
+    annotation: dict[str, Any],
+    names: Sequence[str],
+    visibility_thr: float | None,
+    key: str = "keypoints",
 ) -> list[float]:
-    """3 K finite numbers x, y, visibility; visibility is 0, 1 or 2.
+    """3 K finite numbers x, y, visibility of annotation[key]; visibility is 0, 1 or 2.
 
     With visibility_thr it is 2 from this value on and 0 below. Missing coordinates (null, NaN) of
     an unlabelled keypoint become 0.
     """
-    values = _flat(annotation.get("keypoints"), len(names))
+    values = _flat(annotation.get(key), len(names), key)
     is_plain = visibility_thr is None and all(map(is_number, values))
     if is_plain and {*values[2::3]} <= {0, 1, 2}:
         return values
@@ -148,20 +174,20 @@ def read_keypoints(
     return [number for triple in triples for number in _keypoint(*triple, visibility_thr)]
 
 
-def _flat(raw: Any, count: int) -> list[Any]:
+def _flat(raw: Any, count: int, key: str) -> list[Any]:
     """3 x count values, from a list of them or of (x, y, visibility)."""
     expected = f"{3 * count} ({count} x 3)"
     if not isinstance(raw, list):
         value = "" if raw is None else shown(raw)
-        raise InvalidRecordError("has no list in 'keypoints'", value, expected)
+        raise InvalidRecordError(f"has no list in {key!r}", value, expected)
     keypoints: list[Any] = raw
     if keypoints and all(isinstance(point, list) for point in keypoints):
         if {len(point) for point in keypoints} != {3} or len(keypoints) != count:
-            kind = f"has {len(keypoints)} lists in 'keypoints', the first of {len(keypoints[0])}"
+            kind = f"has {len(keypoints)} lists in {key!r}, the first of {len(keypoints[0])}"
             raise InvalidRecordError(kind, "", f"{count} of x, y, visibility")
         keypoints = [value for point in keypoints for value in point]
     if len(keypoints) != 3 * count:
-        kind = f"has {len(keypoints)} numbers in 'keypoints'"
+        kind = f"has {len(keypoints)} numbers in {key!r}"
         raise InvalidRecordError(kind, "", expected)
     return keypoints
 

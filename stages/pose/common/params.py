@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pose.common.errors import PoseError, printable
+from pose.common.whole_body import ALL_PARTS
 
 Count = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
@@ -195,12 +196,32 @@ class Data(Section):
 
 
 class Keypoints(Section):
+    parts: tuple[Literal["body", "foot", "face", "lefthand", "righthand"], ...] | None
     names: Names | None
     flip_pairs: tuple[tuple[str, str], ...] | None
     upper_body: Names | None
     lower_body: Names | None
     skeleton: tuple[tuple[str, str], ...] | None
     oks_sigmas: tuple[Positive, ...] | None
+
+    @model_validator(mode="after")
+    def _parts_are_ordered(self) -> Keypoints:
+        if self.parts is None:
+            return self
+        ordered = tuple(part for part in ALL_PARTS if part in self.parts)
+        if self.parts != ordered or self.parts[:1] != ALL_PARTS[:1] or len(ordered) == 1:
+            raise ValueError(
+                f"parts = {list(self.parts)}, expected body and others of "
+                f"{', '.join(ALL_PARTS[1:])} in this order, or null for the body alone"
+            )
+        if ("lefthand" in ordered) != ("righthand" in ordered):
+            raise ValueError(
+                f"parts = {list(self.parts)}, expected both hands or none: a mirrored left hand is "
+                "a right one"
+            )
+        if self.names is not None:
+            raise ValueError("parts and names are both given; null one: parts have names")
+        return self
 
     @model_validator(mode="after")
     def _groups_are_two(self) -> Keypoints:

@@ -1,5 +1,6 @@
 """Keypoint sets: names, flip pairs, half-body groups, limbs, OKS sigmas; COCO_17 is that of COCO.
 
+whole_body.py has the keypoints of COCO-WholeBody that are added to COCO_17 by keypoints.parts.
 Source of COCO_17: the `categories` entry of person_keypoints_train2017.json and pycocotools'
 cocoeval.py.
 """
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from pose.common.errors import PoseError, shorten
 from pose.common.sides import Pairs, mirror_pairs
+from pose.common.whole_body import BODY, FLIP_PAIRS, FOOT_NAMES, PARTS, part_names
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,63 @@ COCO_OKS_SIGMAS = (
 OTHER_OKS_SIGMA = 0.067  # the mean of COCO's, so that AP is as strict as COCO's on average
 
 
+def names_of_parts(parts: Sequence[str]) -> tuple[str, ...]:
+    """Names of the body's 17 keypoints and of those of the other parts (keypoints.parts).
+
+    >>> len(names_of_parts(["body", "foot"]))
+    23
+    """
+    return COCO_17.names + part_names(tuple(parts))
+
+
+def asked_names(parts: Sequence[str] | None, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names that keypoints.parts or keypoints.names asks for; None: those of the file."""
+    if parts is not None:
+        return names_of_parts(parts)
+    return None if names is None else tuple(names)
+
+
+def parts_of(names: Sequence[str]) -> dict[str, slice]:
+    """Where the parts of COCO-WholeBody are among these names; {} for names of anything else.
+
+    COCO's 17 alone have no parts.
+
+    >>> parts_of(names_of_parts(["body", "foot"]))
+    {'body': slice(0, 17, None), 'foot': slice(17, 23, None)}
+    """
+    names, count = tuple(names), COCO_17.num_keypoints
+    parts = {BODY: slice(0, count)}
+    for name, part in PARTS.items():
+        if names[count : count + len(part.names)] == part.names:
+            parts[name] = slice(count, count + len(part.names))
+            count += len(part.names)
+    is_known = names[: COCO_17.num_keypoints] == COCO_17.names and count == len(names)
+    return parts if is_known and len(parts) > 1 else {}
+
+
+def whole_body(parts: Sequence[str]) -> Skeleton:
+    """COCO_17 with the keypoints of these parts of COCO-WholeBody."""
+    names = names_of_parts(parts)
+    at = {name: k for k, name in enumerate(names)}
+    pairs = tuple((at[left], at[right]) for left, right in FLIP_PAIRS if left in at)
+    limbs = (limb for part in parts if part != BODY for limb in PARTS[part].limbs)
+    feet = tuple(at[name] for name in FOOT_NAMES if name in at)
+    return Skeleton(
+        names=names,
+        flip_pairs=COCO_17.flip_pairs + pairs,
+        upper_body=COCO_17.upper_body,
+        lower_body=COCO_17.lower_body + feet,
+        limbs=COCO_17.limbs + tuple((at[start], at[end]) for start, end in limbs),
+    )
+
+
+def _built_in(names: Sequence[str]) -> Skeleton | None:
+    """The skeleton of COCO's 17, or of parts of COCO-WholeBody; None for other names."""
+    if tuple(names) == COCO_17.names:
+        return COCO_17
+    return whole_body(list(parts)) if (parts := parts_of(names)) else None
+
+
 def build_skeleton(
     names: Sequence[str],
     limbs: Pairs,
@@ -107,8 +166,11 @@ def build_skeleton(
     Raises PoseError for a name that is not a keypoint, or is listed twice, and for names whose
     pairs cannot be derived, see sides.mirror_pairs.
     """
-    names = tuple(names)
-    pairs = mirror_pairs(names) if flip_pairs is None else _given_pairs(names, flip_pairs)
+    names, known = tuple(names), _built_in(names)
+    if flip_pairs is not None:
+        pairs = _given_pairs(names, flip_pairs)
+    else:
+        pairs = known.flip_pairs if known else mirror_pairs(names)
     upper, lower = _groups(names, upper_body, lower_body)
     return Skeleton(names, pairs, upper, lower, limbs)
 
@@ -143,7 +205,8 @@ def _groups(
     names: tuple[str, ...], upper: Sequence[str] | None, lower: Sequence[str] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if upper is None or lower is None:
-        return (COCO_17.upper_body, COCO_17.lower_body) if names == COCO_17.names else ((), ())
+        known = _built_in(names)
+        return (known.upper_body, known.lower_body) if known else ((), ())
     indices = _indices(names, [*upper, *lower], "upper_body and lower_body")
     return indices[: len(upper)], indices[len(upper) :]
 
@@ -162,7 +225,9 @@ def _indices(names: Sequence[str], wanted: Sequence[str], key: str) -> tuple[int
 
 
 def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[np.float64]:
-    """OKS sigmas (K,): the given ones, or COCO's for COCO's names, or OTHER_OKS_SIGMA for all.
+    """OKS sigmas (K,): the given ones, or those of known names, or OTHER_OKS_SIGMA for all.
+
+    COCO's and COCO-WholeBody's names are known.
 
     Raises PoseError if their number differs from that of the names.
 
@@ -172,6 +237,9 @@ def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[n
     if given is None:
         if tuple(names) == COCO_17.names:
             return COCO_OKS_SIGMAS
+        if parts := parts_of(names):
+            others = [PARTS[part].sigmas for part in parts if part != BODY]
+            return np.concatenate([COCO_OKS_SIGMAS, *others])
         return np.full(len(names), OTHER_OKS_SIGMA)
     if len(given) != len(names):
         raise PoseError(

@@ -18,6 +18,8 @@ from pose.common.errors import PoseError
 from pose.common.files import finite_numbers
 from pose.crop_table import CropTable
 from pose.evaluation.keypoint_eval import (
+    People,
+    Poses,
     match_poses,
     mean_or_missing,
     precision_recall,
@@ -137,6 +139,11 @@ def coco_eval(
     require_results(results, ground_truth, len(sigmas))
     people = read_people(ground_truth, len(sigmas))
     poses = read_poses(ground_truth, results, len(sigmas))
+    return coco_stats(people, poses, sigmas)
+
+
+def coco_stats(people: People, poses: Poses, sigmas: Array) -> dict[str, float]:
+    """COCOeval's ten keypoint metrics by name, see coco_eval."""
     parts = precision_recall(match_poses(people, poses, sigmas), poses)
     values = [
         mean_or_missing(part)

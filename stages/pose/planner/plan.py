@@ -18,7 +18,7 @@ from pose.coco.splits import read_splits
 from pose.common import stage
 from pose.common.files import read_json
 from pose.common.params import Data, Params, Synthetic
-from pose.common.skeleton import COCO_17
+from pose.common.skeleton import COCO_17, asked_names
 from pose.crop_table import CropTable
 from pose.crops.aspect import advice, median_ratio
 from pose.crops.splits import labelled_count
@@ -102,8 +102,8 @@ def make_plan(params: Params, cache: Path | None) -> Plan:
     cache: as built_cache gives it. Raises PoseError if the people cannot be counted, or are fewer
     than a batch.
     """
-    names = params.keypoints.names or COCO_17.names  # the annotation file may not be there yet
-    spec = model_spec(params, len(names))
+    names = asked_names(params.keypoints.parts, params.keypoints.names)
+    spec = model_spec(params, len(names or COCO_17.names))  # the file may not be there yet
     model, flops = build_on_meta(spec), count_flops(spec)
     people = count_people(params, cache)
     return Plan(
@@ -196,7 +196,8 @@ def model_names(params: Params) -> Sequence[str]:
 def _own_people(params: Params) -> People:
     """In the annotation files of local data, which are read as the stages read them."""
     data = params.data
-    splits = read_splits(local_root(data), data, params.keypoints.names)
+    names = asked_names(params.keypoints.parts, params.keypoints.names)
+    splits = read_splits(local_root(data), data, names)
     train, val = (splits[kind].annotations for kind in ("train", "val"))
     labelled = sum(person.num_keypoints > 0 for person in train.persons)
     in_val = sum(person.num_keypoints > 0 for person in val.persons)

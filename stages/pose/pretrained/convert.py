@@ -122,7 +122,10 @@ def _require_family(state: State, model: PoseModel) -> None:
 
 
 def _fit_final_layer(state: State, own: State, names: Sequence[str]) -> list[str]:
-    """Reduce a final layer of 308 maps in `state` to the model's keypoints; returns a note."""
+    """Reduce a final layer of 308 maps in `state` to the model's keypoints; returns a note.
+
+    Maps of COCO-WholeBody's face, which the 308 do not have, start at 0.
+    """
     parts = [f"head.final_layer.{kind}" for kind in ("weight", "bias")]
     found = [state[name] for name in parts if name in state]
     if not all(len(t) == COUNT for t in found if t.ndim) or not found:
@@ -130,10 +133,15 @@ def _fit_final_layer(state: State, own: State, names: Sequence[str]) -> list[str
     rows = rows_for(names)
     if rows is None or len(own[parts[0]]) != len(rows):
         return []
+    known = [k for k, row in enumerate(rows) if row is not None]
+    taken = [row for row in rows if row is not None]
     for name in parts:
         if name in state:
-            state[name] = state[name][rows]
-    return [f"the head's {len(rows)} maps are rows {rows} of its {COUNT}, by keypoint names"]
+            whole = state[name]
+            state[name] = whole.new_zeros((len(rows), *whole.shape[1:]))
+            state[name][known] = whole[taken]
+    new = f"; the {len(rows) - len(known)} of the face are new" * (len(known) < len(rows))
+    return [f"the head's {len(known)} maps are rows {taken} of its {COUNT}, by keypoint names{new}"]
 
 
 def _require_finite(state: State) -> None:

@@ -18,7 +18,14 @@ from pose.common.files import digest
 Settings = dict[str, Any]  # section.key -> value
 DIGEST = "ground_truth.sha256"
 SCORING = ("data.source", "keypoints.oks_sigmas")
-VAL = ("data.val_split", "data.category", "data.area", "data.on_bad_record", "keypoints.names")
+VAL = (
+    "data.val_split",
+    "data.category",
+    "data.area",
+    "data.on_bad_record",
+    "keypoints.parts",
+    "keypoints.names",
+)
 RENDERED = ("synthetic.seed", "synthetic.val_images", "synthetic.image_size")
 
 

@@ -17,7 +17,16 @@ from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data import build
 from pose.data.samples import TestSamples
-from pose.draw import Image, caption, draw_heatmap, draw_pose, encode_jpeg, enlarge, grid
+from pose.draw import (
+    Image,
+    caption,
+    draw_heatmap,
+    draw_pose,
+    encode_jpeg,
+    enlarge,
+    fine_keypoints,
+    grid,
+)
 from pose.models.build import build_model
 from pose.models.checkpoint import load_model
 from pose.models.pose_model import normalise
@@ -25,6 +34,7 @@ from pose.report.page import Picture, Table
 from pose.report.tables import MAX_KEYPOINTS
 
 CELL = 220  # pixels: height of the view of one person
+FINE_CELL = 330  # with face or hands
 LEGEND = "The person's left is blue, right is orange; only labelled keypoints are drawn."
 SIDES = "Left: annotated, right: predicted. All people by OKS: data/predictions/instances.csv."
 LABEL_WIDTH = 130  # pixels: least width of a panel, for the text above it
@@ -83,15 +93,17 @@ def _overlay(person: Person, table: CropTable, skeleton: Skeleton) -> Image:
     """The image around the person's box with the predicted pose, its OKS above."""
     view, corner = _view(person, table)
     if person.keypoints is None:
-        return caption(enlarge(view, CELL), "no box")
-    overlay = _drawn(person, table, skeleton, view, person.keypoints - corner, CELL)
+        return caption(enlarge(view, _cell(skeleton)), "no box")
+    keypoints = person.keypoints - corner
+    overlay = _drawn(person, table, skeleton, view, keypoints, _cell(skeleton))
     return caption(overlay, f"OKS {person.oks:.2f}")
 
 
 def _truth_beside(person: Person, table: CropTable, skeleton: Skeleton) -> Image:
     """The same view twice, with the annotated and with the predicted pose, under its ids."""
     view, corner = _view(person, table)
-    height = min(CELL, max(1, round(CELL * view.shape[0] / view.shape[1])))  # CELL wide at most
+    cell = _cell(skeleton)
+    height = min(cell, max(1, round(cell * view.shape[0] / view.shape[1])))  # at most cell wide
     truth = table.keypoints[person.row][:, :2].astype(np.float64)
     left = _drawn(person, table, skeleton, view, truth - corner, height)
     right, label = enlarge(view, height), "no box"
@@ -101,6 +113,11 @@ def _truth_beside(person: Person, table: CropTable, skeleton: Skeleton) -> Image
     panels = [caption(_widened(left), "truth"), caption(_widened(right), label)]
     ids = f"image {table.image_id[person.row]}, person {table.ann_id[person.row]}"
     return caption(np.concatenate(panels, axis=1), ids)
+
+
+def _cell(skeleton: Skeleton) -> int:
+    """Height of the view of one person in pixels."""
+    return FINE_CELL if fine_keypoints(skeleton.names) else CELL
 
 
 def _view(person: Person, table: CropTable) -> tuple[Image, NDArray[np.float64]]:
@@ -124,7 +141,8 @@ def _drawn(
     """The view enlarged to a height in pixels, with keypoints (K, 2) in its pixels."""
     points = (keypoints + 0.5) * (height / view.shape[0]) - 0.5
     labelled = table.keypoints[person.row][:, 2] > 0
-    thickness = 2 if skeleton.num_keypoints <= MAX_KEYPOINTS else 1
+    coarse = skeleton.num_keypoints - len(fine_keypoints(skeleton.names))
+    thickness = 2 if coarse <= MAX_KEYPOINTS else 1
     return draw_pose(enlarge(view, height), skeleton, points, labelled, thickness)
 
 

@@ -19,7 +19,7 @@ import yaml
 
 from pose.common.errors import PoseError
 from pose.common.params import Data
-from pose.common.skeleton import COCO_17, OTHER_OKS_SIGMA
+from pose.common.skeleton import COCO_17, OTHER_OKS_SIGMA, parts_of
 from pose.report.baseline import Settings
 from pose.report.page import Cards, Table, Text, number, signed
 
@@ -149,6 +149,8 @@ def sigmas_sentence(names: Sequence[str], given: Sequence[float] | None) -> str:
         )
     if tuple(names) == COCO_17.names:
         return "OKS sigmas: COCO's 17."
+    if parts_of(names):
+        return f"OKS sigmas: COCO-WholeBody's, for {len(names)} keypoints."
     origin = "the default for names other than COCO's"
     return f"OKS sigmas: {OTHER_OKS_SIGMA:g} for each of {len(names)} keypoints ({origin})."
 

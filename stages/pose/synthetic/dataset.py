@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from pose.common.processes import worker_pool
 from pose.common.skeleton import COCO_17
 from pose.synthetic.body import sample_figure
 from pose.synthetic.canvas import TILE, Array, Canvas
+from pose.synthetic.details import DetailedPainter
 from pose.synthetic.labels import annotate_crowd, annotate_person
 from pose.synthetic.painter import Painter
+from pose.synthetic.part_labels import annotate_parts, empty_parts
 from pose.synthetic.scene import paint_foreground_, paint_scene, paint_seat_, paint_shadow_
 
 # Difficulty. Sizes are fractions of the image's height unless a comment gives another unit.
@@ -57,9 +60,14 @@ class Placement:
 
 
 def render_image(
-    image_wh: tuple[int, int], rng: np.random.Generator
+    image_wh: tuple[int, int], rng: np.random.Generator, parts: Sequence[str] = ()
 ) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """(H, W, 3) BGR image and its COCO annotations without ids."""
+    """(H, W, 3) BGR image and its COCO annotations without ids.
+
+    parts: those of COCO-WholeBody (keypoints.parts). With them people have toes, fingers and
+    labels of the parts, and all else stays as it is without.
+    """
+    details = rng.spawn(1)[0] if parts else None  # takes no number of rng
     pitch = float(rng.uniform(*CAMERA_PITCH_DEG))
     placements, horizon = _place_people(image_wh, rng)
     canvas = paint_scene(image_wh, horizon, rng)
@@ -70,7 +78,8 @@ def render_image(
     for number, placement in enumerate(placements, start=1):
         paint_shadow_(canvas, placement.foot_xy, placement.pixels, rng)
         figure = sample_figure(rng, pitch)
-        painter = Painter(canvas, figure, placement.foot_xy, placement.pixels, number)
+        place = (canvas, figure, placement.foot_xy, placement.pixels, number)
+        painter = Painter(*place) if details is None else DetailedPainter(*place, details)
         if figure.seated:
             floor = min(float(painter.xy[f"{side}_heel"][1]) for side in ("left", "right"))
             x, y = painter.xy["pelvis"].tolist()
@@ -82,7 +91,25 @@ def render_image(
         paint_foreground_(canvas, nearest.foot_xy, nearest.pixels, rng)
     annotations = [annotate_person(canvas, painter, area, rng) for painter, area in painted]
     annotations.append(annotate_crowd(canvas, CROWD_INSTANCE))
+    if details is not None:
+        _add_parts_(annotations, [painter for painter, _ in painted], parts, details)
     return _simulate_camera(canvas, rng), [a for a in annotations if a is not None]
+
+
+def _add_parts_(
+    annotations: list[dict[str, Any] | None],
+    painters: Sequence[Painter],
+    parts: Sequence[str],
+    rng: np.random.Generator,
+) -> None:
+    """Add the lists of all parts; a crowd and people with a box only have none labelled."""
+    for annotation, painter in zip_longest(annotations, painters):
+        if annotation is None:
+            continue
+        entries = empty_parts(parts)
+        if isinstance(painter, DetailedPainter) and annotation["num_keypoints"]:
+            entries = annotate_parts(painter.canvas, painter, parts, rng)
+        annotation.update(entries)
 
 
 # --- placement and camera
@@ -170,15 +197,16 @@ def _sensor_tile() -> Array:
 
 
 def _render_record(
-    synthetic: Synthetic, task: tuple[int, int]
+    synthetic: Synthetic, parts: Sequence[str], task: tuple[int, int]
 ) -> tuple[int, bytes, list[dict[str, Any]]]:
     """(image id, JPEG bytes, annotations with ids) of image `index` of a split."""
     split, index = task
     rng = np.random.default_rng([synthetic.seed, split, index])
-    bgr, annotations = render_image(synthetic.image_size, rng)
+    bgr, annotations = render_image(synthetic.image_size, rng, parts)
     if split == 0 and rng.random() < synthetic.unlabelled_fraction:
         for annotation in annotations:
             annotation.update(num_keypoints=0, keypoints=[0] * (3 * COCO_17.num_keypoints))
+            annotation.update(empty_parts(parts))
     image_id = split * SPLIT_IDS + index + 1
     for position, annotation in enumerate(annotations):
         annotation["image_id"] = image_id
@@ -189,14 +217,14 @@ def _render_record(
 
 
 def _records(
-    synthetic: Synthetic, tasks: list[tuple[int, int]], workers: int
+    synthetic: Synthetic, parts: Sequence[str], tasks: list[tuple[int, int]], workers: int
 ) -> Iterator[tuple[int, bytes, list[dict[str, Any]]]]:
     """Rendered records in the order of tasks; at most eight chunks per worker are in memory."""
     if workers <= 1:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(0)
         try:
-            yield from map(partial(_render_record, synthetic), tasks)
+            yield from map(partial(_render_record, synthetic, parts), tasks)
         finally:
             cv2.setNumThreads(threads)
         return
@@ -204,7 +232,9 @@ def _records(
         window = workers * 8 * IMAGES_PER_TASK
         for begin in range(0, len(tasks), window):
             part = tasks[begin : begin + window]
-            yield from pool.map(partial(_render_record, synthetic), part, chunksize=IMAGES_PER_TASK)
+            yield from pool.map(
+                partial(_render_record, synthetic, parts), part, chunksize=IMAGES_PER_TASK
+            )
 
 
 def _add_member(archive: zipfile.ZipFile, name: str, content: bytes, method: int) -> None:
@@ -235,6 +265,7 @@ def _annotation_file(images: list[dict[str, Any]], annotations: list[dict[str, A
 def _write_split(
     folder: Path,
     synthetic: Synthetic,
+    parts: Sequence[str],
     split: str,
     tasks: list[tuple[int, int]],
     workers: int,
@@ -246,7 +277,7 @@ def _write_split(
     width, height = synthetic.image_size
     temporary = folder / f"{split}.zip.tmp"
     with zipfile.ZipFile(temporary, "w") as archive:
-        for image_id, content, image_annotations in _records(synthetic, tasks, workers):
+        for image_id, content, image_annotations in _records(synthetic, parts, tasks, workers):
             name = f"{image_id:012d}.jpg"
             _add_member(archive, f"{split}/{name}", content, zipfile.ZIP_STORED)
             images.append(
@@ -271,8 +302,12 @@ def write_coco_zips(
     synthetic: Synthetic,
     workers: int,
     progress: Callable[[int], object] | None = None,
+    parts: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Write the three zips into folder; returns counts by split. Same settings, same bytes."""
+    """Write the three zips into folder; returns counts by split. Same settings, same bytes.
+
+    parts: as in render_image.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}
     temporary = folder / f"{ANNOTATIONS_ZIP}.tmp"
@@ -282,7 +317,7 @@ def write_coco_zips(
         ):
             tasks = [(number, index) for index in range(size)]
             document, split_counts = _write_split(
-                folder, synthetic, split, tasks, workers, progress
+                folder, synthetic, parts, split, tasks, workers, progress
             )
             name = f"annotations/person_keypoints_{split}.json"
             _add_member(archive, name, document, zipfile.ZIP_DEFLATED)

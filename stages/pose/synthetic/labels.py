@@ -19,7 +19,7 @@ MIN_KEYPOINTS = 4  # labelled; below it a person has a box only
 MIN_PIXELS = 60  # of the visible silhouette; below it a person is not annotated
 
 
-def _silhouette(canvas: Canvas, instance: int) -> NDArray[np.uint8] | None:
+def silhouette(canvas: Canvas, instance: int) -> NDArray[np.uint8] | None:
     """(H, W) 0/1 mask of the visible pixels of an instance; None if there are too few."""
     mask = (canvas.instances == instance).astype(np.uint8)
     return mask if int(mask.sum()) >= MIN_PIXELS else None
@@ -36,7 +36,7 @@ def annotate_person(
 
     unoccluded_area: pixels of the silhouette before nearer objects were painted.
     """
-    mask = _silhouette(canvas, painter.instance)
+    mask = silhouette(canvas, painter.instance)
     if mask is None:
         return None
     area, points = int(mask.sum()), painter.keypoints_image()
@@ -78,9 +78,9 @@ def _visibility(
             continue
         row, col = round(y), round(x)
         if canvas.instances[row, col] != painter.instance:
-            if not _near(mask, row, col, 1):
+            if not near(mask, row, col, 1):
                 visibility[k] = 1
-            if unlabelled[k] and not _near(
+            if unlabelled[k] and not near(
                 mask, row, col, round(OCCLUSION_DISTANCE * painter.pixels)
             ):
                 visibility[k] = 0
@@ -89,7 +89,7 @@ def _visibility(
     return visibility
 
 
-def _near(mask: NDArray[np.uint8], row: int, col: int, reach: int) -> bool:
+def near(mask: NDArray[np.uint8], row: int, col: int, reach: int) -> bool:
     """Whether the mask has a pixel within `reach` rows and columns."""
     rows = slice(max(row - reach, 0), row + reach + 1)
     return bool(mask[rows, max(col - reach, 0) : col + reach + 1].any())
@@ -108,7 +108,7 @@ def _polygons(mask: NDArray[np.uint8]) -> list[list[float]]:
 
 def annotate_crowd(canvas: Canvas, instance: int) -> dict[str, Any] | None:
     """A crowd as uncompressed column-major run lengths, zeros first; None if not visible."""
-    mask = _silhouette(canvas, instance)
+    mask = silhouette(canvas, instance)
     if mask is None:
         return None
     flat = mask.ravel(order="F")

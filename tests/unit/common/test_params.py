@@ -280,10 +280,26 @@ def test_min_lr_is_compared_with_the_scaled_peak(bent_params) -> None:
         ("flip_pairs", "[[a, b, c]]", 'keypoints.flip_pairs.0 = ["a", "b", "c"], expected: tuple'),
         ("oks_sigmas", "[0.1, 0]", "keypoints.oks_sigmas.1 = 0, expected: input should be greater"),
         ("upper_body", "[nose]", "keypoints.upper_body and lower_body must both be given, or both"),
+        ("parts", "[body, feet]", "keypoints.parts.1 = \"feet\", expected: input should be 'body'"),
+        ("parts", "wholebody", 'keypoints.parts = "wholebody", expected: input should be a valid'),
+        ("parts", "[body]", "keypoints.parts = ['body'], expected body and others of foot, face,"),
+        ("parts", "[]", "keypoints.parts = [], expected body and others of foot, face, lefthand,"),
+        ("parts", "[foot, face]", "keypoints.parts = ['foot', 'face'], expected body and others"),
+        ("parts", "[body, face, foot]", "keypoints.parts = ['body', 'face', 'foot'], expected bod"),
+        ("parts", "[body, foot, foot]", "keypoints.parts = ['body', 'foot', 'foot'], expected bod"),
+        ("parts", "[body, lefthand]", "keypoints.parts = ['body', 'lefthand'], expected both hand"),
     ],
 )
 def test_bad_keypoints(bent_params, key: str, value: str, expected: str) -> None:
     assert message(bent_params({f"keypoints.{key}": value})).startswith(f"params.yaml: {expected}")
+
+
+def test_parts_have_names(bent_params) -> None:
+    changes = {"keypoints.parts": "[body, foot]"}
+    assert load_params(bent_params(changes)).keypoints.parts == ("body", "foot")
+    found = message(bent_params(changes | {"keypoints.names": "[nose]"}))
+    expected = "params.yaml: keypoints.parts and names are both given; null one: parts have names"
+    assert found == expected
 
 
 def other_value(value: object) -> str:

@@ -10,7 +10,8 @@ import torch
 
 from layouts import State, prefixed, random_state, sapiens_clean
 from pose.common.errors import PoseError
-from pose.common.skeleton import COCO_17
+from pose.common.skeleton import COCO_17, names_of_parts
+from pose.common.whole_body import ALL_PARTS
 from pose.models import checkpoint
 from pose.models.pose_model import build_on_meta
 from pose.models.spec import ModelSpec
@@ -212,6 +213,30 @@ def test_rows_of_coco() -> None:
         42,
         61,
     ]
+
+
+def test_hands_of_coco_wholebody_have_rows_and_faces_have_none() -> None:
+    rows = rows_for(names_of_parts(ALL_PARTS))
+    assert rows is not None
+    assert rows[:17] == COCO_ROWS
+    assert rows[17:23] == [15, 16, 17, 18, 19, 20]
+    assert rows[23:91] == [None] * 68
+    assert rows[91:96] == [62, 45, 44, 43, 42], "left wrist, thumb from its base to its tip"
+    assert rows[112:117] == [41, 24, 23, 22, 21]
+    hands = [row for row in rows[91:] if row is not None]
+    assert sorted(hands) == [*range(21, 63)]
+
+
+def test_maps_of_the_face_start_at_0(spec: ModelSpec) -> None:
+    whole = random_state(replace(spec, num_keypoints=308))
+    names = names_of_parts(("body", "face"))
+    model = build_on_meta(replace(spec, num_keypoints=len(names)))
+    found, report = convert(pose_file(whole), model, keep_head=True, names=names)
+    for kind in ("weight", "bias"):
+        key = f"head.final_layer.{kind}"
+        assert torch.equal(found[key][:17], whole[key][COCO_ROWS])
+        assert not found[key][17:].any()
+    assert report.notes[-1].endswith("of its 308, by keypoint names; the 68 of the face are new")
 
 
 def test_a_head_of_308_is_reduced_to_the_keypoints_by_name(spec: ModelSpec) -> None:

@@ -16,7 +16,14 @@ import evaluate_checkpoint
 import fetch_weights
 from pose.common.errors import PoseError
 from pose.common.params import Keypoints, Params, load_params
-from pose.common.skeleton import COCO_17, build_skeleton, limbs_by_name, oks_sigmas
+from pose.common.sides import Pairs
+from pose.common.skeleton import (
+    COCO_17,
+    build_skeleton,
+    limbs_by_name,
+    oks_sigmas,
+    whole_body,
+)
 from pose.pretrained.experts import EXPERTS, KEYPOINT_SETS
 from sections import changed
 
@@ -42,10 +49,26 @@ def keypoints_of(name: str) -> Keypoints:
     return apply.resolve(name).keypoints
 
 
+LISTS = [key for key in Keypoints.model_fields if key != "parts"]
+
+
 def lists_of(name: str) -> tuple[tuple, ...]:
-    """names, flip_pairs, upper_body, lower_body, skeleton, oks_sigmas; none is null."""
+    """names, flip_pairs, upper_body, lower_body, skeleton, oks_sigmas; none is null.
+
+    Those of a whole body are built in.
+    """
     found = keypoints_of(name)
-    values = [getattr(found, key) for key in Keypoints.model_fields]
+    if found.parts:
+        built_in = whole_body(found.parts)
+        at = built_in.names
+
+        def named(pairs: Pairs) -> tuple[tuple[str, str], ...]:
+            return tuple((at[a], at[b]) for a, b in pairs)
+
+        halves = [tuple(at[k] for k in half) for half in (built_in.upper_body, built_in.lower_body)]
+        sigmas = tuple(oks_sigmas(at, None).tolist())
+        return at, named(built_in.flip_pairs), *halves, named(built_in.limbs), sigmas
+    values = [getattr(found, key) for key in LISTS]
     assert all(values)
     return tuple(values)
 
@@ -100,6 +123,16 @@ def test_pairs_have_every_name_with_a_side(name: str) -> None:
         )
 
 
+def test_whole_body_left_of_the_face_is_the_persons_left() -> None:
+    """Points 0 to 16 are the jaw from the person's right ear on."""
+    pairs = dict(lists_of("keypoints/coco_wholebody")[1])
+    assert (pairs["face-16"], pairs["face-45"], pairs["face-54"]) == (
+        "face-0",
+        "face-36",
+        "face-48",
+    )
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_limbs_are_the_same_on_both_sides(name: str) -> None:
     _, pairs, _, _, limbs, _ = lists_of(name)
@@ -126,7 +159,7 @@ def test_half_bodies_have_every_keypoint_but_those_of_face_and_hands() -> None:
 
 
 def test_whole_body_starts_with_coco() -> None:
-    assert keypoints_of("keypoints/coco_wholebody").names[:17] == COCO_17.names
+    assert lists_of("keypoints/coco_wholebody")[0][:17] == COCO_17.names
 
 
 def test_apt36k_is_ap10k() -> None:
@@ -141,7 +174,8 @@ def test_a_set_changes_keypoints_alone(name: str, params_text: str) -> None:
         merged, changes = apply.merge(text, apply.read_recipe(name))
         before, after = apply.parse_params(text), apply.parse_params(merged)
         assert after == before.model_copy(update={"keypoints": after.keypoints})
-        assert {key for key, _, _ in changes} == {f"keypoints.{k}" for k in Keypoints.model_fields}
+        keys = ["parts"] if after.keypoints.parts else LISTS
+        assert {key for key, _, _ in changes} == {f"keypoints.{key}" for key in keys}
         assert re.findall(r"#.*", merged) == re.findall(r"#.*", text)
         assert apply.merge(merged, apply.read_recipe(name)) == (merged, [])
 

@@ -65,7 +65,8 @@ SSL = {  # labelled persons, epochs of stage 2, AP of one and of two networks (R
     "10k": (10000, 100, 59.9, 61.8),
 }
 SSL_NAMES = {size: f"ssl_coco_{size}" for size in (*SSL, "full")}
-READY = [*VITPOSEPP_NAMES.values(), ZERO_SHOT]  # evaluated without training
+WHOLE_BODY = "vitposepp_b_wholebody_256x192"
+READY = [*VITPOSEPP_NAMES.values(), ZERO_SHOT, WHOLE_BODY]  # evaluated without training
 SEVERAL, TRIAL = "vitpose_b_coco_aic_mpii", "coco_trial"
 NAMES = ["coco_512x384", *OFFICIAL, *SSL_NAMES.values(), *SAPIENS2_NAMES.values(), *READY]
 NAMES += [SEVERAL, TRIAL]
@@ -404,7 +405,21 @@ def test_a_ready_model_is_evaluated_once_and_not_trained(name: str) -> None:
     assert (params.phase1.epochs, params.phase2.epochs, params.ssl.epochs) == (0, 0, 0)
     assert params.evaluate.models == ("ssl",)
     assert "evaluate_checkpoint.py" in header(name)
-    assert f"hf://{params.weights.repo}/{params.weights.file}" in header(name)
+    if params.weights.source == "huggingface":
+        assert f"hf://{params.weights.repo}/{params.weights.file}" in header(name)
+
+
+def test_whole_bodies_are_evaluated_with_the_head_of_expert_5() -> None:
+    """Everything else is COCO's recipe; a recipe applied after it has the body alone again."""
+    found, body = leaves(resolved(WHOLE_BODY)), leaves(resolved(VITPOSEPP_NAMES["b"]))
+    differing = {key for key in found if found[key] != body[key]}
+    assert {key.split(".")[0] for key in differing} == {"data", "keypoints", "weights"}
+    assert found["keypoints.parts"] == ["body", "foot", "face", "lefthand", "righthand"]
+    assert (found["weights.expert"], found["weights.head"]) == (5, "keep")
+    for split in ("train", "val"):
+        file = f"coco_wholebody_{split}_v1.0.json"
+        assert found[f"data.{split}_annotations"] == f"annotations/{file}"
+        assert file in header(WHOLE_BODY)
 
 
 @pytest.mark.parametrize("size", SAPIENS2)

@@ -39,6 +39,7 @@ def truth(tmp_path: Path) -> Path:
         ("synthetic", {"keypoints.oks_sigmas": [0.1]}, ["keypoints.oks_sigmas"]),
         ("coco", {"synthetic.seed": 2}, []),
         ("coco", {"data.category": ["cat", "dog"]}, ["data.category"]),
+        ("synthetic", {"keypoints.parts": ["body", "foot"]}, ["keypoints.parts"]),
     ],
 )
 def test_rendered_and_downloaded_data_are_told_by_their_settings(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pose.common.skeleton import COCO_17, names_of_parts
 from pose.report import tables
 from pose.report.page import MISSING, Cards, Table, Text
 from report_project import ablation
@@ -65,6 +66,13 @@ def test_the_main_result_is_compared_with_the_baseline() -> None:
         ("AP", "0.500", "0.600", "-0.100"),
         ("APm", MISSING, MISSING, MISSING),
     ]
+
+
+def test_sigmas_of_known_names() -> None:
+    assert tables.sigmas_sentence(COCO_17.names, None) == "OKS sigmas: COCO's 17."
+    names = names_of_parts(("body", "foot"))
+    found = tables.sigmas_sentence(names, None)
+    assert found == "OKS sigmas: COCO-WholeBody's, for 23 keypoints."
 
 
 def test_failures_are_summarised() -> None:

@@ -138,6 +138,17 @@ def test_files_are_copied_if_hard_links_fail(
     assert text.endswith("free some disk space")
 
 
+def test_cocos_own_files_have_no_parts(run: Run, server: Server, bent_params) -> None:
+    values = {"data.source": "coco", "data.base_url": server.address}
+    values["keypoints.parts"] = "[body, foot]"
+    with pytest.raises(
+        PoseError, match=r"^params.yaml: keypoints.parts = \['body', 'foot'\], but C"
+    ):
+        download_coco.main(load_params(bent_params(values)))
+    assert not server.asked
+    assert not stage.COCO.exists()
+
+
 def test_a_damaged_download_is_downloaded_again(run: Run, server: Server) -> None:
     coco(run, server)
     with (stage.COCO / "val2017.zip").open("r+b") as stream:
