@@ -60,6 +60,9 @@ def _read(kind: Kind, key: str, entry: FurtherSet, data: Data, names: Sequence[s
         files, annotations = _read_files(kind, entry, own_data(data, entry))
     except PoseError as error:
         raise PoseError(with_key(str(error), key, entry)) from None
+    bad = [replace(one, advice=with_key(one.advice, key, entry)) for one in annotations.bad]
+    lines = [with_key(line, key, entry) for line in annotations.warnings]
+    annotations = replace(annotations, bad=bad, warnings=lines)
     theirs = annotations.category.names
     sources = map_keypoints(theirs, names, entry.map, key)
     return Further(key, entry, Split(files, mapped(annotations, names, sources)), theirs, sources)

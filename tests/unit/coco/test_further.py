@@ -121,9 +121,20 @@ def test_areas_and_confidences_are_read_by_the_rules_of_the_set(rats: Path) -> N
     bad = read(data_with(rats)).split.annotations.bad
     assert len(bad) == 6
     assert {record.file for record in bad} == {"rats: person_keypoints_train.json"}
+    assert {record.advice for record in bad} == {"set data.also.0.area: box"}
     persons = read(data_with(rats, area="box", visibility_thr=0.4)).split.annotations.persons
     assert len(persons) == 6
     assert persons[0].area == pytest.approx(0.53 * np.prod(persons[0].bbox_xywh[2:]))
+
+
+def test_warnings_name_the_keys_of_the_set(rats: Path) -> None:
+    raw = json.loads((rats / "annotations/person_keypoints_train.json").read_text())
+    for one in raw["annotations"]:
+        one["area"] = 0
+    save_mice(rats, "train", raw)
+    (line,) = read(data_with(rats)).split.annotations.warnings
+    assert line.startswith("rats: person_keypoints_train.json: area is 0 in 5 of 5 people")
+    assert line.endswith("set data.also.0.area: box")
 
 
 def test_a_val_is_read_by_its_own_keys(rats: Path) -> None:
