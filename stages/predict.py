@@ -15,8 +15,8 @@ the formats. The weights of the detector (--detector) are downloaded once.
 
 Writes to --out: results.json (COCO results, keypoints as x, y, score; track_id), images.json (id,
 file name and size of every picture and frame, time of a frame), results.csv (the same, one row a
-person) and overlays/ (JPEG; videos as MP4 with the same frames). Memory does not grow with the length
-of a video. Ctrl-C or SIGTERM ends it: the results so far are written. Unreadable inputs are
+person) and overlays/ (JPEG; videos as MP4 with the same frames). Memory does not grow with the
+length of a video. After Ctrl-C or SIGTERM the results so far are written. Unreadable inputs are
 skipped, counted and logged. Exit code: 0 every input was used, 1 some were not, 2 the command line
 is wrong, 130 or 143 stopped by Ctrl-C or SIGTERM. Not a stage of the pipeline.
 """
@@ -217,16 +217,18 @@ class _Videos:
         start, stride = time.perf_counter(), self.arguments.stride
         video = Video(source, stride)
         people = self._people(video, source)
-        first = next(people, None)
-        if first is not None:
-            image_wh = first[0].image.shape[1::-1]
-            with video_writer(overlay, video.fps / stride, image_wh) as write:
-                for frame, found in itertools.chain([first], people):
-                    self.writer.add_frame(str(source), frame, found)
-                    write(draw_people(frame.image, self.predictor.manifest, found))
-                    self.frames += 1
-        video.close()
-        self.total_seconds += time.perf_counter() - start
+        try:
+            first = next(people, None)
+            if first is not None:
+                image_wh = first[0].image.shape[1::-1]
+                with video_writer(overlay, video.fps / stride, image_wh) as write:
+                    for frame, found in itertools.chain([first], people):
+                        self.writer.add_frame(str(source), frame, found)
+                        write(draw_people(frame.image, self.predictor.manifest, found))
+                        self.frames += 1
+        finally:
+            video.close()
+            self.total_seconds += time.perf_counter() - start
         if not self.is_stopped() and (error := video.truncation()):
             raise BadImageError(error)
 

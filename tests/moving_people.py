@@ -15,19 +15,20 @@ from pose.synthetic.body import Figure, sample_figure
 from pose.synthetic.painter import Painter
 from pose.synthetic.scene import paint_scene
 
+Path = Callable[[float], tuple[float, float]]  # seconds -> x, y in pixels
 IMAGE_WH, FPS = (480, 360), 25.0
 MIN_VISIBLE = 0.3  # of a person's pixels; below it a detector is taken to miss the person
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A person: foot_xy(seconds) in pixels, an adult's height in pixels, two poses to swing between.
+    """A person: foot_xy(seconds) in pixels, an adult's height in pixels, a swing of poses.
 
     The farthest actor comes first. swing_hz: how often a second; 0 stands still.
     """
 
     seed: int
-    foot_xy: Callable[[float], tuple[float, float]]
+    foot_xy: Path
     pixels: float = 150.0
     swing_hz: float = 0.0
 
@@ -58,16 +59,14 @@ class Shot:
     keypoints: NDArray[np.float64]
 
 
-def render(
-    actors: list[Actor], frames: int, fps: float = FPS, noise: float = 4.0
-) -> Iterator[Shot]:
+def render(actors: list[Actor], frames: int, noise: float = 4.0) -> Iterator[Shot]:
     """Shots of the actors before one background, with sensor noise of a standard deviation."""
     scene = paint_scene(IMAGE_WH, 120.0, np.random.default_rng(3))
     for plane in scene.bgr:
         cv2.GaussianBlur(plane, (0, 0), 1.0, dst=plane)
     rng = np.random.default_rng(4)
     for index in range(frames):
-        seconds = index / fps
+        seconds = index / FPS
         empty = np.zeros(IMAGE_WH[::-1], np.uint8)
         canvas = replace(scene, bgr=scene.bgr.copy(), instances=empty, parts=empty.copy())
         keypoints, areas = [], []
@@ -89,8 +88,6 @@ def _box(mask: NDArray[np.bool_], area: int) -> list[float] | None:
     return [float(v) for v in cv2.boundingRect(mask.astype(np.uint8))]
 
 
-def walk(
-    start_x: float, pixels_per_second: float, y: float
-) -> Callable[[float], tuple[float, float]]:
+def walk(start_x: float, pixels_per_second: float, y: float) -> Path:
     """A walk along a row at a constant speed."""
     return lambda seconds: (start_x + pixels_per_second * seconds, y)

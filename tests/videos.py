@@ -1,4 +1,4 @@
-"""Videos for tests, written by OpenCV, and changes of an MP4 file's boxes that OpenCV cannot write."""
+"""Videos for tests, written by OpenCV, and MP4 boxes as OpenCV does not write them."""
 
 from __future__ import annotations
 

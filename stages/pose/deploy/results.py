@@ -74,13 +74,8 @@ class ResultsWriter:
             track = {"track_id": ids[index]} if ids else {}
             self._write_(self._results, self.poses + index, record | track, 1)
             box = people.boxes_xywh[index].round(2).tolist()
-            row = [
-                entry["file_name"],
-                *position,
-                *(ids[index : index + 1] or [""]),
-                record["score"],
-            ]
-            self._rows.writerow([*row, *box, *record["keypoints"]])
+            first = [entry["file_name"], *position, track.get("track_id", ""), record["score"]]
+            self._rows.writerow([*first, *box, *record["keypoints"]])
         self.pictures, self.poses = self.pictures + 1, self.poses + len(records)
 
     def _start_(self) -> None:

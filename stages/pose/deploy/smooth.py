@@ -1,8 +1,8 @@
-"""The one-euro filter (Casiez, Roussel and Vogel, CHI 2012): less jitter at rest, little lag in motion.
+"""The one-euro filter (Casiez, Roussel and Vogel, CHI 2012): less jitter, little lag in motion.
 
-A low-pass filter whose cutoff frequency rises with the speed of a keypoint. Speed is measured in box
-heights per second here, so that the same settings suit any image size, and by the length of the
-velocity (the paper filters each coordinate alone), so that the direction of a motion does not matter.
+A low-pass filter whose cutoff frequency rises with the speed of a keypoint. Here speed is in box
+heights per second, so that the same settings suit any image size, and it is the length of the
+velocity (the paper filters each coordinate alone), so that the direction does not matter.
 """
 
 from __future__ import annotations

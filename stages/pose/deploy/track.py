@@ -2,7 +2,7 @@
 
 After SORT (Bewley et al., ICIP 2016): a Kalman filter of constant velocity predicts where each
 person's box will be, and the Hungarian algorithm assigns the new boxes to the predicted ones. What
-differs: noise and motion are in box heights and seconds, so that frame rate, --stride and image size
+differs: noise and motion are in box heights and seconds, so that frame rate, stride and image size
 do not matter; and poses are compared too (OKS), which tells people apart whose boxes overlap.
 """
 
@@ -27,7 +27,7 @@ MAX_LOST_SECONDS = 1.0  # a person who is not found for longer gets a new id
 
 @dataclass
 class Track:
-    """Kalman filter of a person's box (centre and size), and the last pose relative to its centre."""
+    """Kalman filter of a person's box, and the person's last pose relative to its centre."""
 
     number: int
     seconds: float  # of `box`

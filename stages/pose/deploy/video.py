@@ -61,8 +61,8 @@ class Video:
             decoded, image = self._capture.retrieve()
             if not decoded:
                 return
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-            yield Frame(index, seconds, image)
+            rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            yield Frame(index, seconds, rgb.astype(np.uint8, copy=False))
 
     def _seconds(self, start: float, before: float) -> float:
         """Time of the frame that was grabbed; by the frame rate if the file's time stands still."""
@@ -81,10 +81,10 @@ class Video:
         Some containers (Matroska) only estimate their number of frames. A stream that states no
         number may have ended or broken off.
         """
-        if not self.frames_read:
-            return "has no frames"
         if self.frames_read < self.count:
             return f"ends after {self.frames_read} of {self.count} frames; is the file truncated?"
+        if not self.frames_read:
+            return "has no frames"
         if self._is_live and not self.count:
             return f"the stream ended or broke off after {self.frames_read} frames"
         return None
