@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count, islice
@@ -16,7 +16,7 @@ from pose.synthetic.painter import Painter
 from pose.synthetic.scene import paint_scene
 
 Path = Callable[[float], tuple[float, float]]  # seconds -> x, y in pixels
-IMAGE_WH, FPS = (480, 360), 25.0
+IMAGE_WH, FPS = (240, 180), 25.0
 MIN_VISIBLE = 0.3  # of a person's pixels; below it a detector is taken to miss the person
 
 
@@ -29,7 +29,7 @@ class Actor:
 
     seed: int
     foot_xy: Path
-    pixels: float = 150.0
+    pixels: float = 75.0
     swing_hz: float = 0.0
 
     def figure(self, seconds: float) -> Figure:
@@ -59,9 +59,9 @@ class Shot:
     keypoints: NDArray[np.float64]
 
 
-def render(actors: list[Actor], frames: int, noise: float = 4.0) -> Iterator[Shot]:
+def render(actors: Sequence[Actor], frames: int, noise: float = 4.0) -> Iterator[Shot]:
     """Shots of the actors before one background, with sensor noise of a standard deviation."""
-    scene = paint_scene(IMAGE_WH, 120.0, np.random.default_rng(3))
+    scene = paint_scene(IMAGE_WH, 60.0, np.random.default_rng(3))
     for plane in scene.bgr:
         cv2.GaussianBlur(plane, (0, 0), 1.0, dst=plane)
     rng = np.random.default_rng(4)
@@ -83,7 +83,7 @@ def render(actors: list[Actor], frames: int, noise: float = 4.0) -> Iterator[Sho
 
 
 def _box(mask: NDArray[np.bool_], area: int) -> list[float] | None:
-    if mask.sum() < max(60, MIN_VISIBLE * area):
+    if mask.sum() < max(30, MIN_VISIBLE * area):
         return None
     return [float(v) for v in cv2.boundingRect(mask.astype(np.uint8))]
 

@@ -68,7 +68,7 @@ class Video:
         """Time of the frame that was grabbed; by the frame rate if the file's time stands still."""
         if self._is_camera:
             return time.monotonic() - start
-        seconds: float = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        seconds = max(0.0, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
         return seconds if seconds > before else before + 1 / self.fps
 
     def close(self) -> None:
