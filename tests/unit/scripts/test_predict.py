@@ -296,7 +296,7 @@ def test_a_stream_that_breaks_off_keeps_its_frames(
     assert 10 < count < 50
     shown = f"{server.address}/clip.avi"
     assert f"predict: {shown}: ends after {count} of 60 frames; is the file truncated?" in lines
-    assert [one["file_name"] for one in read("images.json")["images"]][0] == f"{shown}/0"
+    assert read("images.json")["images"][0]["file_name"] == f"{shown}/0"
     assert Path("predicted/overlays/clip.mp4").exists()
     everything = "".join(lines) + Path("predicted/results.csv").read_text()
     assert "secret" not in everything
