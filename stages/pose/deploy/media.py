@@ -18,6 +18,7 @@ from pose.coco.images import BadImageError
 Image = NDArray[np.uint8]
 JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 PICTURES = (*JPEGS, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif")
+SCHEMES = ("rtsp", "rtsps", "http", "https")  # of streams
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -66,6 +67,9 @@ def list_inputs(names: Sequence[str]) -> tuple[list[Path | Stream], list[str]]:
     errors = []
     for name in names:
         path = Path(name)
+        if "://" in name and not _is_address(name):
+            errors.append(f"{name}: not a valid address of a stream ({', '.join(SCHEMES)})")
+            continue
         if "://" in name or (name.isdecimal() and not path.exists()):
             inputs[Stream(name)] = None
             continue
@@ -77,6 +81,14 @@ def list_inputs(names: Sequence[str]) -> tuple[list[Path | Stream], list[str]]:
         else:
             inputs |= dict.fromkeys(files)
     return list(inputs), errors
+
+
+def _is_address(name: str) -> bool:
+    try:
+        parts = urlsplit(name)
+    except ValueError:  # a bracket that is not closed
+        return False
+    return parts.scheme in SCHEMES and bool(parts.netloc)
 
 
 def _pictures_and_videos(folder: Path) -> list[Path]:

@@ -41,6 +41,12 @@ def test_cameras_and_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(map(is_video, inputs))
 
 
+@pytest.mark.parametrize("name", ["file:///etc/passwd", "rtsp://[", "rtsp://", "concat://a.mp4"])
+def test_other_addresses_are_refused(name: str) -> None:
+    line = f"{name}: not a valid address of a stream (rtsp, rtsps, http, https)"
+    assert list_inputs([name]) == ([], [line])
+
+
 @pytest.mark.parametrize(
     ("address", "text", "stem"),
     [
