@@ -84,16 +84,17 @@ class Predictor:
         and height above 0. Raises PoseError for anything else.
         """
         image_rgb = read_image(image, self.manifest.pixels)
-        [poses] = self.predict_images([image_rgb], [_checked_boxes(boxes_xywh)])
+        [poses] = self.predict_images([image_rgb], [boxes_xywh])
         return poses
 
     def predict_images(
-        self, images: Sequence[Image], boxes: Sequence[Array]
+        self, images: Sequence[Image], boxes_xywh: Sequence[Any]
     ) -> list[tuple[Array, Array]]:
         """Keypoints and scores as above of each RGB image (H, W, 3) with its boxes (N, 4).
 
-        People of several images are in one forward pass.
+        People of several images are in one forward pass. Raises PoseError for invalid boxes.
         """
+        boxes = [_checked_boxes(some) for some in boxes_xywh]
         codec, tta = self.manifest.codec, "flip" if self.flip else "none"
         decoders = {"refined": partial(codec.decode, blur=self.manifest.blur, refine=True)}
         people = [(image, box) for image, some in zip(images, boxes, strict=True) for box in some]
