@@ -1,11 +1,11 @@
-"""Reading of pictures and videos, and writing of videos. Errors name unreadable files."""
+"""The inputs of predict.py, and reading of pictures. Errors name unreadable files."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -14,33 +14,65 @@ from numpy.typing import NDArray
 from pose.coco.decode import ImageNote, PixelSettings, decode_image
 from pose.coco.formats import UNREADABLE
 from pose.coco.images import BadImageError
-from pose.common.errors import PoseError
-from pose.common.files import move_into_place
 
 Image = NDArray[np.uint8]
 JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 PICTURES = (*JPEGS, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif")
+SCHEMES = ("rtsp", "rtsps", "http", "https")  # of streams
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-FALLBACK_FPS = 25.0  # of a video without a frame rate
 
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: predict.py logs bad files
+@dataclass(frozen=True)
+class Stream:
+    """A camera, by its number, or a stream, by its URL. str() leaves out a user name and password.
+
+    >>> str(Stream("rtsp://me:secret@10.0.0.7:554/yard")), Stream("rtsp://10.0.0.7/yard").stem
+    ('rtsp://10.0.0.7:554/yard', 'yard')
+    """
+
+    address: str
+
+    def __str__(self) -> str:
+        if self.is_camera:
+            return f"camera {self.address}"
+        parts = urlsplit(self.address)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+    @property
+    def is_camera(self) -> bool:
+        return self.address.isdecimal()
+
+    @property
+    def stem(self) -> str:
+        """Name for its overlay."""
+        if self.is_camera:
+            return f"camera-{self.address}"
+        parts = urlsplit(self.address)
+        return Path(parts.path).stem or parts.hostname or "stream"
 
 
-def is_video(path: Path) -> bool:
-    """Whether the file extension is that of a video."""
-    return path.suffix.lower() in VIDEOS
+def is_video(source: Path | Stream) -> bool:
+    """Whether it is a stream, or its file extension is that of a video."""
+    return isinstance(source, Stream) or source.suffix.lower() in VIDEOS
 
 
-def list_inputs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Files to read, each once, and one error message per input that has none.
+def list_inputs(names: Sequence[str]) -> tuple[list[Path | Stream], list[str]]:
+    """Inputs to read, each once, and one error message per name that has none.
 
     A folder stands for the pictures and videos directly in it, sorted by name, with pictures of
-    formats that read_picture refuses. No file is opened.
+    formats that read_picture refuses. A URL is a stream, and so is a number unless a file has that
+    name. No file is opened.
     """
-    inputs: dict[Path, None] = {}  # a set in order
+    inputs: dict[Path | Stream, None] = {}  # a set in order
     errors = []
-    for path in paths:
+    for name in names:
+        path = Path(name)
+        if "://" in name and not _is_address(name):
+            errors.append(f"{name}: not a valid address of a stream ({', '.join(SCHEMES)})")
+            continue
+        if "://" in name or (name.isdecimal() and not path.exists()):
+            inputs[Stream(name)] = None
+            continue
         files = _pictures_and_videos(path) if path.is_dir() else [path]
         if not path.exists():
             errors.append(f"{path}: no such file or folder")
@@ -49,6 +81,14 @@ def list_inputs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         else:
             inputs |= dict.fromkeys(files)
     return list(inputs), errors
+
+
+def _is_address(name: str) -> bool:
+    try:
+        parts = urlsplit(name)
+    except ValueError:  # a bracket that is not closed
+        return False
+    return parts.scheme in SCHEMES and bool(parts.netloc)
 
 
 def _pictures_and_videos(folder: Path) -> list[Path]:
@@ -67,59 +107,3 @@ def read_picture(path: Path, settings: PixelSettings) -> tuple[Image, ImageNote]
         raise BadImageError(f"cannot be read: {error.strerror}") from None
     image, note = decode_image(content, None, settings, path.suffix)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False), note
-
-
-class Video:
-    """RGB frames (H, W, 3) of a video file, which can be iterated once.
-
-    fps and count (number of frames) are what the file's header states.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Raises BadImageError if OpenCV cannot read the file as a video."""
-        self._capture = cv2.VideoCapture(str(path))
-        if not self._capture.isOpened():
-            raise BadImageError("not a readable video")
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or FALLBACK_FPS
-        self.count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        self._frames_read = 0
-
-    def __iter__(self) -> Iterator[Image]:
-        while True:
-            read, frame = self._capture.read()
-            if not read:
-                return
-            self._frames_read += 1
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-    def truncation(self) -> str | None:
-        """Error message if fewer frames were read than the header states; call it after the last.
-
-        Some containers (Matroska) only estimate their number of frames.
-        """
-        if self._frames_read >= max(1, self.count):
-            return None
-        return f"ends after {self._frames_read} of {self.count} frames; is the file truncated?"
-
-
-@contextlib.contextmanager
-def video_writer(
-    path: Path, fps: float, image_wh: tuple[int, int]
-) -> Iterator[Callable[[Image], object]]:
-    """Yield a function that appends a BGR frame to an MP4 file (MPEG-4 Part 2).
-
-    The file appears under `path` only once it is complete. The encoder drops the last column or row
-    of frames with an odd width or height. Raises PoseError if OpenCV cannot write MP4 files.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")  # the extension sets the container
-    writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, image_wh)
-    if not writer.isOpened():
-        raise PoseError(f"{path}: OpenCV cannot write an MP4 file; install it with FFmpeg")
-    try:
-        yield writer.write
-        writer.release()
-        move_into_place(temporary, path)
-    finally:
-        writer.release()
-        temporary.unlink(missing_ok=True)

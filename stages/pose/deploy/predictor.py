@@ -10,7 +10,7 @@ Preprocessing and decoding are those of evaluate.py: padded box, UDP warp, flip 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,22 +84,38 @@ class Predictor:
         and height above 0. Raises PoseError for anything else.
         """
         image_rgb = read_image(image, self.manifest.pixels)
-        boxes = _checked_boxes(boxes_xywh)
+        [poses] = self.predict_images([image_rgb], [boxes_xywh])
+        return poses
+
+    def predict_images(
+        self, images: Sequence[Image], boxes_xywh: Sequence[Any]
+    ) -> list[tuple[Array, Array]]:
+        """Keypoints and scores as above of each RGB image (H, W, 3) with its boxes (N, 4).
+
+        People of several images are in one forward pass. Raises PoseError for invalid boxes.
+        """
+        boxes = [_checked_boxes(some) for some in boxes_xywh]
         codec, tta = self.manifest.codec, "flip" if self.flip else "none"
         decoders = {"refined": partial(codec.decode, blur=self.manifest.blur, refine=True)}
-        batches = self._batches(image_rgb, boxes)
+        people = [(image, box) for image, some in zip(images, boxes, strict=True) for box in some]
         parts = predict_batches(
-            self.network, codec, batches, self.device, self.amp, decoders, [tta]
+            self.network, codec, self._batches(people), self.device, self.amp, decoders, [tta]
         )
         empty = empty_predictions(self.manifest.skeleton.num_keypoints)
         predictions = concat_predictions([empty, *(part[tta, "refined"] for part in parts)])
-        return predictions.keypoints, predictions.scores
+        ends = np.cumsum([len(some) for some in boxes])[:-1]
+        columns = (np.split(column, ends) for column in (predictions.keypoints, predictions.scores))
+        return list(zip(*columns, strict=True))
 
-    def _batches(self, image: Image, boxes: Array) -> Iterator[dict[str, Any]]:
+    def _batches(self, people: Sequence[tuple[Image, Array]]) -> Iterator[dict[str, Any]]:
         """Input batches of predict_batches; the channels are BGR, as in training."""
-        for start in range(0, len(boxes), self.batch_size):
-            regions = [self.box(box) for box in boxes[start : start + self.batch_size]]
-            crops = [warp_box(image, *region, self.manifest.codec) for region in regions]
+        for start in range(0, len(people), self.batch_size):
+            part = people[start : start + self.batch_size]
+            regions = [self.box(box) for _, box in part]
+            crops = [
+                warp_box(image, *region, self.manifest.codec)
+                for (image, _), region in zip(part, regions, strict=True)
+            ]
             center, scale = (np.stack(column) for column in zip(*regions, strict=True))
             yield {
                 "image": torch.from_numpy(np.stack(crops)[..., ::-1].copy()),

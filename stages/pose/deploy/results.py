@@ -1,97 +1,130 @@
-"""Output of predict.py: COCO results, the list of images, overlays and their file names."""
+"""Output of predict.py: COCO results, the list of images, a CSV table, and names of overlays.
+
+Records go to temporary files as they come, so that memory does not grow with a video's length.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import contextlib
+import csv
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from pose.common.files import move_into_place
+from pose.deploy.manifest import Manifest
+from pose.deploy.media import Image, Stream, is_video
+from pose.deploy.people import People
+from pose.deploy.predictor import to_results
+from pose.deploy.video import Frame
 
-from pose.common.files import write_json
-from pose.deploy.boxes import Boxes
-from pose.deploy.media import Image, is_video
-from pose.deploy.predictor import Predictor, to_results
-from pose.draw import draw_pose
-
-FindBoxes = Callable[..., Boxes]  # called with an RGB image and its names, the most specific first
+FILES = ("results.json", "images.json", "results.csv")
 
 
-@dataclass
 class ResultsWriter:
-    """COCO results and image entries of pictures and video frames, in the order they are added."""
+    """Context that writes the people of pictures and video frames, in the order they are added.
 
-    predictor: Predictor
-    find_boxes: FindBoxes
-    results: list[dict[str, Any]] = field(default_factory=list)
-    images: list[dict[str, Any]] = field(default_factory=list)
-
-    def add_(self, image: Image, number: int | None, *names: str) -> Image:
-        """Predict and store the poses of an RGB picture; returns the BGR picture with poses drawn.
-
-        number: image id; None numbers the images from 1. names: the first is the file_name of the
-        image entry; boxes are looked up by the first name that has some.
-        """
-        boxes, box_scores = self.find_boxes(image, *names)
-        keypoints, scores = self.predictor(image, boxes)
-        kept, totals = self.predictor.rank(boxes, box_scores, keypoints, scores)
-        poses = keypoints[kept], scores[kept]
-        height, width = image.shape[:2]
-        image_id = len(self.images) + 1 if number is None else number
-        entry = {"id": image_id, "file_name": names[0], "width": width, "height": height}
-        self.images.append(entry)
-        category_id = self.predictor.manifest.category_id
-        self.results += to_results(image_id, category_id, *poses, totals[kept])
-        return draw_poses(image, self.predictor, *poses)
-
-    def save(self, folder: Path) -> None:
-        """Write results.json and images.json."""
-        write_json(folder / "results.json", self.results)
-        write_json(folder / "images.json", {"images": self.images})
-
-
-def draw_poses(
-    image_rgb: Image,
-    predictor: Predictor,
-    keypoints: NDArray[np.float64],
-    scores: NDArray[np.float64],
-) -> Image:
-    """BGR picture with poses (N, K, 2) and scores (N, K) drawn, the first pose on top.
-
-    Keypoints outside the picture or with scores up to keypoint_score_thr are not drawn.
+    The files of an earlier run are replaced at its end, also after an error, but only if something
+    was added.
     """
-    drawn = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
-    thickness = max(1, round(min(drawn.shape[:2]) / 240))
-    inside = ((keypoints >= 0) & (keypoints < drawn.shape[1::-1])).all(axis=2)
-    shown = inside & (scores > predictor.manifest.keypoint_score_thr)
-    for points, visible in zip(keypoints[::-1], shown[::-1], strict=True):
-        points = np.where(visible[:, None], points, 0)  # DARK may return values beyond int
-        drawn = draw_pose(drawn, predictor.manifest.skeleton, points, visible, thickness)
-    return drawn
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.pictures, self.poses = 0, 0  # added so far
+        self._folder, self._manifest = folder, manifest
+        self._open_files = contextlib.ExitStack()
+
+    def __enter__(self) -> ResultsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.pictures:
+            return
+        self._results.write("\n]\n")
+        self._images.write("\n ]\n}\n")
+        self._open_files.close()
+        for name in FILES:
+            move_into_place(self._temporary(name), self._folder / name)
+
+    def add_picture(self, name: str, number: int | None, image: Image, people: People) -> None:
+        """Add a picture. number: its image id; None numbers pictures and frames from 1."""
+        self._add_({"file_name": name}, number, image, people, ["", ""])
+
+    def add_frame(self, video: str, frame: Frame, people: People) -> None:
+        """Add a frame of a video."""
+        seconds = round(frame.seconds, 6)
+        entry = {"file_name": f"{video}/{frame.index}", "frame": frame.index, "seconds": seconds}
+        self._add_(entry, None, frame.image, people, [frame.index, seconds])
+
+    def _add_(
+        self, entry: dict[str, Any], number: int | None, image: Image, people: People,
+        position: list[Any],
+    ) -> None:  # fmt: skip
+        if not self.pictures:
+            self._start_()
+        image_id = self.pictures + 1 if number is None else number
+        size = {"width": image.shape[1], "height": image.shape[0]}
+        self._write_(self._images, self.pictures, {"id": image_id, **entry, **size}, 2)
+        records = to_results(
+            image_id, self._manifest.category_id, people.keypoints, people.keypoint_scores,
+            people.scores,
+        )  # fmt: skip
+        ids = [] if people.track_ids is None else people.track_ids.tolist()
+        for index, record in enumerate(records):
+            track = {"track_id": ids[index]} if ids else {}
+            self._write_(self._results, self.poses + index, record | track, 1)
+            box = people.boxes_xywh[index].round(2).tolist()
+            first = [entry["file_name"], *position, track.get("track_id", ""), record["score"]]
+            self._rows.writerow([*first, *box, *record["keypoints"]])
+        self.pictures, self.poses = self.pictures + 1, self.poses + len(records)
+
+    def _start_(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._results, self._images, table = (self._opened(name) for name in FILES)
+        self._results.write("[")
+        self._images.write('{\n "images": [')
+        self._rows = csv.writer(table, lineterminator="\n")
+        self._rows.writerow(columns(self._manifest.skeleton.names))
+
+    def _write_(self, file: IO[str], count: int, record: dict[str, Any], depth: int) -> None:
+        """Append a record as write_json would; count: of the records before."""
+        text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+        file.write(("," if count else "") + f"\n{text}".replace("\n", "\n" + " " * depth))
+
+    def _opened(self, name: str) -> IO[str]:
+        file = self._temporary(name).open("w", encoding="utf-8", errors="surrogateescape")
+        return self._open_files.enter_context(file)
+
+    def _temporary(self, name: str) -> Path:
+        return self._folder / f"{name}.tmp"
 
 
-def numeric_ids(paths: list[Path]) -> dict[Path, int]:
+def columns(names: Sequence[str]) -> list[str]:
+    """Header of results.csv: one row is one person in one picture or frame."""
+    first = ["file_name", "frame", "seconds", "track_id", "score"]
+    box = [f"box_{value}" for value in ("x", "y", "width", "height")]
+    return [*first, *box, *(f"{name}_{value}" for name in names for value in ("x", "y", "score"))]
+
+
+def numeric_ids(sources: Sequence[Path | Stream]) -> dict[Path | Stream, int]:
     """Image ids from file names as in COCO; {} unless all are pictures with distinct numbers."""
-    stems = [path.stem for path in paths]
+    stems = [source.stem for source in sources]
     numeric = all(
-        stem.isdecimal() and not is_video(p) for p, stem in zip(paths, stems, strict=True)
+        stem.isdecimal() and not is_video(s) for s, stem in zip(sources, stems, strict=True)
     )
     numbers = [int(stem) for stem in stems] if numeric else []
-    return dict(zip(paths, numbers, strict=True)) if len({*numbers}) == len(paths) else {}
+    return dict(zip(sources, numbers, strict=True)) if len({*numbers}) == len(sources) else {}
 
 
-def overlay_paths(paths: list[Path], folder: Path) -> dict[Path, Path]:
+def overlay_paths(sources: Sequence[Path | Stream], folder: Path) -> dict[Path | Stream, Path]:
     """Overlay path per input; inputs with the same name get a number."""
-    chosen: dict[Path, Path] = {}
+    chosen: dict[Path | Stream, Path] = {}
     taken: set[str] = set()
-    for path in paths:
-        suffix, name, count = ".mp4" if is_video(path) else ".jpg", path.stem, 1
+    for source in sources:
+        suffix, name, count = ".mp4" if is_video(source) else ".jpg", source.stem, 1
         while f"{name}{suffix}" in taken:
             count += 1
-            name = f"{path.stem}-{count}"
+            name = f"{source.stem}-{count}"
         taken.add(f"{name}{suffix}")
-        chosen[path] = folder / f"{name}{suffix}"
+        chosen[source] = folder / f"{name}{suffix}"
     return chosen

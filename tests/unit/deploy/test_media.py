@@ -11,20 +11,10 @@ import pytest
 
 from pose.coco.decode import PixelSettings
 from pose.coco.images import BadImageError
-from pose.deploy.media import Video, list_inputs, read_picture, video_writer
+from pose.deploy.media import Stream, is_video, list_inputs, read_picture
 from tiny_coco import picture
 
 STORED, UPRIGHT = PixelSettings(upright=False), PixelSettings(upright=True)
-FPS, FRAMES = 12.5, 5
-
-
-def clip(path: Path) -> Path:
-    """A motion-JPEG video of five frames of 64 x 48, the third mostly red."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (64, 48))
-    for index in range(FRAMES):
-        writer.write(np.full((48, 64, 3), (0, 0, 100 * index if index < 3 else 0), np.uint8))
-    writer.release()
-    return path
 
 
 def test_files_and_folders_are_listed_once(tmp_path: Path) -> None:
@@ -35,10 +25,40 @@ def test_files_and_folders_are_listed_once(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     odd = tmp_path / "notes.txt"
-    inputs, errors = list_inputs([tmp_path / "c.mp4", tmp_path, odd, empty, tmp_path / "gone"])
+    names = [tmp_path / "c.mp4", tmp_path, odd, empty, tmp_path / "gone"]
+    inputs, errors = list_inputs([str(name) for name in names])
     assert [path.name for path in inputs] == ["c.mp4", "a.png", "b.JPG", "notes.txt"]
     assert errors[0].startswith(f"{empty}: no picture (.jpg ")
     assert errors[1:] == [f"{tmp_path / 'gone'}: no such file or folder"]
+
+
+def test_cameras_and_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    inputs, errors = list_inputs(["0", "rtsp://h/a", "0"])
+    assert (inputs, errors) == ([Stream("0"), Stream("rtsp://h/a")], [])
+    Path("0").write_bytes(b"")
+    assert list_inputs(["0"])[0] == [Path("0")]
+    assert all(map(is_video, inputs))
+
+
+@pytest.mark.parametrize("name", ["file:///etc/passwd", "rtsp://[", "rtsp://", "concat://a.mp4"])
+def test_other_addresses_are_refused(name: str) -> None:
+    line = f"{name}: not a valid address of a stream (rtsp, rtsps, http, https)"
+    assert list_inputs([name]) == ([], [line])
+
+
+@pytest.mark.parametrize(
+    ("address", "text", "stem"),
+    [
+        ("0", "camera 0", "camera-0"),
+        ("rtsp://me:secret@h:554/yard?token=secret", "rtsp://h:554/yard", "yard"),
+        ("https://h/live/a.m3u8", "https://h/live/a.m3u8", "a"),
+        ("rtsp://me:secret@10.0.0.7", "rtsp://10.0.0.7", "10.0.0.7"),
+    ],
+)
+def test_a_streams_name_has_no_password(address: str, text: str, stem: str) -> None:
+    stream = Stream(address)
+    assert (str(stream), stream.stem) == (text, stem)
 
 
 def test_a_picture_is_read_as_rgb(tmp_path: Path) -> None:
@@ -67,7 +87,7 @@ def test_pictures_of_unreadable_formats_are_listed(tmp_path: Path) -> None:
     names = ["IMG_1.HEIC", "b.avif", "c.Cr2", "d.dng", "e.jxl", "f.jfif", "g.gif"]
     for name in [*names, "notes.txt", "x.json"]:
         (tmp_path / name).touch()
-    inputs, errors = list_inputs([tmp_path])
+    inputs, errors = list_inputs([str(tmp_path)])
     assert ([path.name for path in inputs], errors) == (names, [])
 
 
@@ -98,50 +118,3 @@ def test_a_picture_that_claims_an_absurd_size(
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(BadImageError, match="not a readable image"):
         read_picture(tmp_path / "a.png", STORED)
-
-
-def test_frames_of_a_video(tmp_path: Path) -> None:
-    video = Video(clip(tmp_path / "a.avi"))
-    frames = list(video)
-    assert (video.fps, video.count, len(frames)) == (FPS, FRAMES, FRAMES)
-    assert np.abs(frames[2].astype(int) - (200, 0, 0)).max() < 12
-    assert video.truncation() is None
-
-
-def test_a_video_whose_header_states_more_frames(tmp_path: Path) -> None:
-    video = Video(clip(tmp_path / "a.avi"))
-    video.count = 9
-    assert len(list(video)) == FRAMES
-    assert video.truncation() == "ends after 5 of 9 frames; is the file truncated?"
-
-
-def test_a_video_without_frames(tmp_path: Path) -> None:
-    video = Video(clip(tmp_path / "a.avi"))
-    video.count = 0
-    assert video.truncation() == "ends after 0 of 0 frames; is the file truncated?"
-
-
-@pytest.mark.parametrize("content", [b"", b"noise" * 100])
-def test_what_is_no_video(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.avi").write_bytes(content)
-    with pytest.raises(BadImageError, match=r"^not a readable video$"):
-        Video(tmp_path / "a.avi")
-
-
-def test_a_written_video_keeps_rate_size_and_number(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "a.mp4"
-    with video_writer(path, FPS, (64, 48)) as write:
-        for level in (0, 90, 180):
-            write(np.full((48, 64, 3), (0, level, 0), np.uint8))
-        assert not path.exists()
-    video = Video(path)
-    frames = list(video)
-    assert (video.fps, len(frames), frames[0].shape) == (FPS, 3, (48, 64, 3))
-    assert [round(frame[..., 1].mean() / 90) for frame in frames] == [0, 1, 2]
-    assert [file.name for file in path.parent.iterdir()] == ["a.mp4"]
-
-
-def test_a_video_that_is_not_finished_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), video_writer(tmp_path / "a.mp4", FPS, (64, 48)):
-        _ = 1 / 0
-    assert list(tmp_path.iterdir()) == []

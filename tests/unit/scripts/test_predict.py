@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import pytest
 from pycocotools.coco import COCO
 
 import predict
-from loopback import failure
+from loopback import Handler, Server, failure, serve
 from pose.coco.decode import PixelSettings
 from pose.common.files import write_json
 from pose.deploy import detector
@@ -48,6 +52,11 @@ def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return predict.main(predict._arguments())
 
     return call
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    yield from serve(Handler)
 
 
 @pytest.fixture
@@ -237,6 +246,101 @@ def test_a_picture_without_people_is_not_an_error(run, tiny_coco: TinyCoco) -> N
     assert (read("results.json"), len(read("images.json")["images"])) == ([], 1)
 
 
+def test_ids_and_smoothing_of_a_video(run, tmp_path: Path, lines: list[str]) -> None:
+    """Two people who stand still: ids 1 and 2, and other keypoints with the filter than without."""
+    path, boxes = clip(tmp_path / "clip.avi", 5), tmp_path / "boxes.json"
+    write_json(boxes, {"clip.avi": [[2, 5, 20, 30], [35, 5, 20, 30]]})
+    keypoints = {}
+    for options in (("--track",), ("--smooth",), ("--smooth", "--smooth-cutoff", "1e5")):
+        assert run(path, "--boxes", boxes, *options) == 0
+        results = read("results.json")
+        assert [{one["track_id"] for one in results if one["image_id"] == n} for n in
+                range(1, 6)] == [{1, 2}] * 5  # fmt: skip
+        keypoints[options] = np.array([one["keypoints"] for one in results])
+        assert len(Path("predicted/results.csv").read_text().splitlines()) == 11
+    raw, smooth, barely = keypoints.values()
+    assert np.abs(smooth - raw).max() > 0.1
+    np.testing.assert_allclose(barely, raw, atol=0.01)
+    assert re.fullmatch(
+        r"predict: 10 poses in 5 pictures and frames, in predicted; 5 frames in [\d.]+ s: boxes "
+        r"[\d.]+ s \([\d.]+ frames/s\), poses [\d.]+ s \([\d.]+ frames/s\)",
+        lines[-1],
+    )
+
+
+def test_ids_go_on_in_the_next_video(run, tmp_path: Path) -> None:
+    paths = [clip(tmp_path / name, 2) for name in ("a.avi", "b.avi")]
+    assert run(*paths, "--whole-image", "--track") == 0
+    assert [one["track_id"] for one in read("results.json")] == [1, 1, 2, 2]
+
+
+def test_every_second_frame(run, tmp_path: Path) -> None:
+    path = clip(tmp_path / "clip.avi", 5)
+    assert run(path, "--whole-image", "--stride", "2") == 0
+    images = read("images.json")["images"]
+    assert [(one["frame"], one["seconds"]) for one in images] == [(0, 0.0), (2, 0.16), (4, 0.32)]
+    capture = cv2.VideoCapture("predicted/overlays/clip.mp4")
+    assert capture.get(cv2.CAP_PROP_FPS) == FPS / 2
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_a_stream_that_breaks_off_keeps_its_frames(
+    run, tmp_path: Path, lines: list[str], server: Server
+) -> None:
+    content = clip(tmp_path / "clip.avi", 60).read_bytes()
+    server.files["/clip.avi"] = content
+    server.cuts += [len(content) // 2] * 9
+    address = f"{server.address.replace('//', '//me:secret@')}/clip.avi"
+    assert run(address, "--whole-image", "--no-flip") == 1
+    count = len(read("results.json"))
+    assert 10 < count < 50
+    shown = f"{server.address}/clip.avi"
+    assert f"predict: {shown}: ends after {count} of 60 frames; is the file truncated?" in lines
+    assert read("images.json")["images"][0]["file_name"] == f"{shown}/0"
+    assert Path("predicted/overlays/clip.mp4").exists()
+    everything = "".join(lines) + Path("predicted/results.csv").read_text()
+    assert "secret" not in everything
+
+
+def test_a_camera_that_is_not_there(run, lines: list[str]) -> None:
+    assert run("77", "--whole-image") == 1
+    assert lines[0] == "predict: camera 77: cannot be opened; check /dev/video77"
+
+
+def test_a_video_without_frames(run, tmp_path: Path, lines: list[str]) -> None:
+    assert run(clip(tmp_path / "clip.avi", 0), "--whole-image", "--track") == 1
+    assert lines[0] == f"predict: {tmp_path}/clip.avi: has no frames"
+    assert not Path("predicted").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_the_results_so_far(
+    run, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """The signal comes while the 12th frame is read; groups have 4 frames."""
+    path, other = clip(tmp_path / "clip.avi", 40), clip(tmp_path / "other.avi", 3)
+
+    def interrupted(self: predict.Video) -> Iterator[predict.Frame]:
+        for frame in frames(self):
+            if frame.index == 11:
+                os.kill(os.getpid(), number)
+            yield frame
+
+    frames = predict.Video.__iter__
+    monkeypatch.setattr(predict.Video, "__iter__", interrupted)
+    assert run(path, other, "--whole-image", "--batch-size", "4") == 128 + number
+    assert len(read("results.json")) == 11
+    assert cv2.VideoCapture("predicted/overlays/clip.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 11
+    assert lines[-1] == f"predict: stopped by {number.name}; the results so far are written"
+
+
+def test_tracking_needs_a_video(run, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), picture(0, 60, 80))
+    for option in ("--track", "--smooth"):
+        line = failure(run, tmp_path / "a.png", "--whole-image", option)
+        assert line == "--track and --smooth need a video or a stream, and no input is one"
+
+
 def test_without_internet_access_the_error_names_the_next_step(
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +372,10 @@ def test_no_detector_for_mice(model: Path, tmp_path: Path, run) -> None:
         ("a.jpg", "--boxes", "b.json", "--whole-image"),
         ("a.jpg", "--detector", "oracle"),
         ("a.jpg", "--batch-size", "0"),
+        ("a.mp4", "--stride", "0"),
+        ("a.mp4", "--smooth", "--smooth-cutoff", "-1"),
+        ("a.mp4", "--smooth", "--smooth-beta", "nan"),
+        ("a.mp4", "--track", "--smooth-beta", "3"),
         (),
     ],
 )
