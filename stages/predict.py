@@ -55,6 +55,11 @@ def _arguments() -> argparse.Namespace:
         "--flip", action=argparse.BooleanOptionalAction, help="flip test (as in evaluate.flip_test)"
     )
     parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="add the probabilities that keypoints are right to results.json",
+    )
+    parser.add_argument(
         "--batch-size", type=_count, default=32, help="people per forward pass (32)"
     )
     parser.add_argument(
@@ -81,7 +86,13 @@ from pose.common.log import log, progress
 from pose.common.script import exit_codes
 from pose.deploy.boxes import BoxFile, whole_image
 from pose.deploy.detector import Detector, weights_path, weights_url
-from pose.deploy.manifest import FILE, build_manifest, project_params, project_weights
+from pose.deploy.manifest import (
+    FILE,
+    build_manifest,
+    project_calibration,
+    project_params,
+    project_weights,
+)
 from pose.deploy.media import Video, is_video, list_inputs, read_picture, video_writer
 from pose.deploy.predictor import Predictor, torch_network
 from pose.deploy.results import FindBoxes, ResultsWriter, numeric_ids, overlay_paths
@@ -105,7 +116,10 @@ def _predict(arguments: argparse.Namespace, paths: list[Path]) -> int:
     """Predict and write all files; returns the number of failed ones, which are logged."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictor, out = _predictor(arguments, device), arguments.out
-    writer = ResultsWriter(predictor, _box_source(arguments, predictor, device))
+    if arguments.calibrated:
+        predictor.require_calibration()
+    boxes = _box_source(arguments, predictor, device)
+    writer = ResultsWriter(predictor, boxes, arguments.calibrated)
     settings = predictor.manifest.pixels
     if arguments.boxes is None:  # boxes are in pixels of images as in training
         settings = replace(settings, upright=True)
@@ -142,7 +156,10 @@ def _predictor(arguments: argparse.Namespace, device: torch.device) -> Predictor
         return Predictor.load(path, arguments.flip, size, device)
     params = project_params()
     manifest = build_manifest(params)
-    network = torch_network(manifest, path or project_weights("ssl"), device)
+    path = path or project_weights("ssl")
+    if arguments.calibrated:
+        manifest = replace(manifest, calibration=project_calibration(path))
+    network = torch_network(manifest, path, device)
     flip = manifest.flip_test if arguments.flip is None else arguments.flip
     return Predictor(network, manifest, flip, size, device, params.train.amp)
 

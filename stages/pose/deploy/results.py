@@ -26,6 +26,7 @@ class ResultsWriter:
 
     predictor: Predictor
     find_boxes: FindBoxes
+    calibrated: bool = False  # adds `probabilities` to each result
     results: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
 
@@ -44,7 +45,12 @@ class ResultsWriter:
         entry = {"id": image_id, "file_name": names[0], "width": width, "height": height}
         self.images.append(entry)
         category_id = self.predictor.manifest.category_id
-        self.results += to_results(image_id, category_id, *poses, totals[kept])
+        results = to_results(image_id, category_id, *poses, totals[kept])
+        if self.calibrated:
+            probabilities = self.predictor.require_calibration()(poses[1]).round(4)
+            for result, values in zip(results, probabilities.tolist(), strict=True):
+                result["probabilities"] = values
+        self.results += results
         return draw_poses(image, self.predictor, *poses)
 
     def save(self, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -18,6 +19,7 @@ from pose.coco.annotations import read_annotations
 from pose.coco.files import coco_files
 from pose.common import stage
 from pose.common.errors import PoseError
+from pose.common.files import write_atomic
 from pose.common.params import load_params
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
@@ -59,6 +61,7 @@ def val(tiny_coco, crop_table: CropTable, crop_settings: CropSettings) -> Val:
 def written(home: Path, params: Any, val: Val, found: Predictions) -> dict[str, Any]:
     """metrics.json after the headline alone was predicted as `found`."""
     every: PredictionsByView = {key: found for key in KEYS}
+    write_atomic(home / "models/ssl.safetensors", b"weights")
     rows = evaluate._scores(params, val, "ssl", every)
     evaluate._write(params, val, rows, found, evaluate._results(params, val, found))
     return json.loads((home / "metrics/evaluate/metrics.json").read_text())
@@ -87,6 +90,20 @@ def test_perfect_poses(at_home: Path, params, val) -> None:
     persons = json.loads((at_home / "data/predictions/persons.json").read_text())
     assert [{*one} for one in persons] == [{"row", "keypoints", "oks", "score"}] * 5
     assert {(one["oks"], one["score"]) for one in persons} == {(1.0, 0.9)}
+
+
+def test_scores_are_mapped_to_probabilities(at_home: Path, params, val) -> None:
+    """All labelled keypoints are right, so that each score is; raw scores promise 0.9."""
+    metrics = written(at_home, params, val, perfect(val))
+    assert (metrics["keypoint_ECE"], metrics["keypoint_ECE_calibrated"]) == (0.1, 0.0)
+    found = json.loads((at_home / "data/predictions/calibration.json").read_text())
+    assert found == {
+        "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "flip_test": True,
+        "keypoints": 17 * 3 + 8 + 12,
+        "scores": [0.9],
+        "probabilities": [1.0],
+    }
 
 
 def test_nms_by_the_area_of_the_box_or_of_the_pose(bent_params, val) -> None:
@@ -131,6 +148,8 @@ def test_no_prediction_is_ap_0_with_a_reason(
     assert table(at_home, "errors")["share"].eq(0).all()
     assert table(at_home, "keypoints")["labelled"].gt(0).all()
     assert table(at_home, "pr").empty
+    assert table(at_home, "keypoint_scores").empty
+    assert json.loads((at_home / "data/predictions/calibration.json").read_text()) is None
 
 
 def test_without_truth_there_are_poses_alone(at_home: Path, params, val) -> None:
