@@ -47,9 +47,9 @@ def main(frames: int, out: Path, model: Path) -> None:
     render_clip.main(out / "clip.mp4", frames, seed=0)
     boxes = {PHOTO: [PHOTO_BOX], **read_json(out / "clip.json")}
     write_json(out / "boxes.json", boxes)
-    inputs = [out / PHOTO, out / "clip.mp4"]
-    command = [sys.executable, ROOT / "stages/predict.py", *inputs, "--model", model]
-    if subprocess.run([*command, "--boxes", out / "boxes.json", "--out", out]).returncode:
+    command: list[str | Path] = [sys.executable, ROOT / "stages/predict.py"]
+    command += [out / PHOTO, out / "clip.mp4", "--boxes", out / "boxes.json"]
+    if subprocess.run([*command, "--model", model, "--out", out]).returncode:
         raise PoseError("predict.py failed, see above")
     print(f"{NAME}: open {out / 'overlays' / PHOTO} and {out / 'overlays' / 'clip.mp4'}")
     print(f"{NAME}: {SEEN}")

@@ -88,7 +88,7 @@ def render_frames(frames: int, seed: int) -> Iterator[tuple[NDArray[np.uint8], l
 
 def _two_poses(rng: np.random.Generator) -> tuple[Figure, Figure]:
     """Two standing poses from nearly the same side; the second has the clothes of the first."""
-    standing = []
+    standing: list[Figure] = []
     while len(standing) < 2:
         figure = sample_figure(rng, CAMERA_PITCH_DEG)
         facing = figure.torso_rotation[2, 2] > 0.9

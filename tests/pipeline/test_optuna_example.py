@@ -12,6 +12,7 @@ import pytest
 from pipeline.project import ROOT, Project
 
 pytest.importorskip("optuna")
+LIMIT = 2e-3  # from here on the stage fails
 EVALUATE = """
 import json, math
 lr = float(open("params.yaml").read().split("lr:")[1])
@@ -28,13 +29,13 @@ stages:
 """
 
 
-def search(folder: Path, limit: float) -> dict[float, tuple[str, float | None]]:
-    """(state, AP) by train.lr after two rounds of two trials; from limit on the stage fails."""
-    project = Project(folder / "a project" / "pose")
+def search(folder: Path) -> dict[float, tuple[str, float | None]]:
+    """(state, AP) by train.lr after two rounds of two trials."""
+    project = Project(folder / "a project" / "pose", preloaded=False)
     project.root.mkdir(parents=True)
     shutil.copy(ROOT / "examples/optuna_lr.py", project.root)
     (project.root / "params.yaml").write_text("train:\n  lr: 0.0005\n")
-    (project.root / "evaluate.py").write_text(EVALUATE.replace("LIMIT", str(limit)))
+    (project.root / "evaluate.py").write_text(EVALUATE.replace("LIMIT", str(LIMIT)))
     (project.root / "dvc.yaml").write_text(STAGE)
     project.must("git", "init", "--quiet", "--initial-branch", "main")
     project.must("git", "config", "user.name", "test")
@@ -51,15 +52,11 @@ def search(folder: Path, limit: float) -> dict[float, tuple[str, float | None]]:
     return {lr: (state, value) for lr, state, value in rows}
 
 
-def test_each_trial_is_an_experiment_with_its_ap(tmp_path: Path) -> None:
-    found = search(tmp_path, math.inf)
+def test_each_trial_is_an_experiment_with_its_ap_or_failed(tmp_path: Path) -> None:
+    found = search(tmp_path)
     assert len(found) == 4
     for lr, (state, value) in found.items():
-        assert state == "COMPLETE"
-        assert value == pytest.approx(1 - abs(math.log10(lr) + 3) / 10, abs=1e-3)
-
-
-def test_a_failed_experiment_is_a_failed_trial(tmp_path: Path) -> None:
-    found = search(tmp_path, 2e-3)
-    assert {state for lr, (state, _) in found.items() if lr >= 2e-3} == {"FAIL"}
-    assert {state for lr, (state, _) in found.items() if lr < 2e-3} == {"COMPLETE"}
+        assert state == ("COMPLETE" if lr < LIMIT else "FAIL")
+        if state == "COMPLETE":
+            assert value == pytest.approx(1 - abs(math.log10(lr) + 3) / 10, abs=1e-3)
+    assert {state for state, _ in found.values()} == {"COMPLETE", "FAIL"}
