@@ -8,7 +8,7 @@ import psutil
 
 from pipeline.project import ROOT, Project, wait_for
 
-STAGE = "stages: {slow: {cmd: 'touch started && sleep 60', outs: [out]}}\n"
+STAGE = "stages: {slow: {cmd: 'touch started && sleep 600', outs: [out]}}\n"
 
 
 def test_the_second_is_refused_while_a_stage_runs(tmp_path: Path) -> None:
