@@ -5,7 +5,7 @@ SYSTEM_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup dev repro preflight test unit test-long coverage mutants check lock setup-matrix seeds
-.PHONY: pr-report reproduce verify-metrics demo-exp experiments baseline remake
+.PHONY: pr-report reproduce verify-metrics demo demo-exp experiments baseline remake
 
 help:                   ## this list
 	@awk -F ':[^#]*## ' '/^[a-z][a-z-]*:.*##/ { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -82,7 +82,7 @@ reproduce: setup        ## run the pipeline in two places and compare all bytes
 # Columns: the main numbers, and the params in which the experiments differ.
 experiments: setup      ## one row per experiment: AP, and the params in which experiments differ
 	$(BIN)/python -m dvc exp show --md --only-changed --sort-by AP --sort-order desc --drop \
-		'^(data|models|stages|metrics|report|recipes)(/|$$)|^(AP75|AP[ml]|AR..?|ap_gain_.*|PCK|ECE|Created)$$'
+		'^(data|models|stages|metrics|report|recipes)(/|$$)|^(AP75|AP[ml]|AR..?|ap_gain_.*|PCK|(keypoint_)?ECE(_calibrated)?|Created)$$'
 
 # Each point in a folder of its own (--temp): the working tree stays as it is.
 demo-exp: setup         ## two short experiments and their table (docs/experiments.md)
@@ -92,6 +92,9 @@ demo-exp: setup         ## two short experiments and their table (docs/experimen
 	done
 	$(BIN)/python -m dvc exp show --no-pager --only-changed --drop '.*' \
 		--keep 'Experiment|AP$$|train[.]lr$$|phase2[.]epochs$$' --sort-by AP --sort-order desc
+
+demo: setup             ## poses in a photograph and in a rendered clip, by the trained model
+	@$(BIN)/python tools/demo.py
 
 lock: dev               ## write requirements*.txt from requirements*.in
 	$(BIN)/python tools/lock.py

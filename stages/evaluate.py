@@ -7,10 +7,11 @@ data/cache and models/; `evaluate.models`, `ablation`, `scales` and `ensemble` s
 evaluated. The main result is the last model's, with refined peaks and, if evaluate.flip_test, the
 flip test. Its numbers go to metrics/evaluate/metrics.json, its tables beside it
 (docs/evaluation.md), its poses to data/predictions/keypoints.json, in COCO's results format;
-instances.csv there lists the people of val, the lowest OKS first. For a val split without
-annotations (test-dev) only poses are written. A further val (`data.also_val`) adds a row per model
-to ablation.csv, its name in the column `val`, and `AP_<name>` of the last model to metrics.json; it
-is measured in its own boxes and on the keypoints that it has.
+instances.csv there lists the people of val, the lowest OKS first; calibration.json maps keypoint
+scores to probabilities. For a val split without annotations (test-dev) only poses are written.
+A further val (`data.also_val`) adds a row per model to ablation.csv, its name in the column `val`,
+and `AP_<name>` of the last model to metrics.json; it is measured in its own boxes and on the
+keypoints that it has.
 Predictions are stored batch by batch: a killed run resumes at the next batch. About 30 s on two
 cores with the embedded default.
 """
@@ -26,6 +27,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,16 @@ import torch
 from torch import nn
 
 from pose import distributed
+from pose.analysis.calibration import CALIBRATION_FILE, Calibration
 from pose.analysis.further_vals import FurtherVal, read_further_vals
 from pose.analysis.predict_resumable import predict_resumable
+from pose.analysis.reliability import (
+    ScoredKeypoints,
+    fit_calibration,
+    keypoint_errors,
+    reliability_table,
+    scored_keypoints,
+)
 from pose.analysis.tables import (
     COLUMNS,
     INSTANCE_COLUMNS,
@@ -245,6 +255,7 @@ def _write(
     metrics = {name: pd.DataFrame(columns=columns) for name, columns in COLUMNS.items()}
     summary: dict[str, Any] = {"boxes": val.boxes}
     persons: list[dict[str, Any]] = []
+    calibration: Calibration | None = None
     instances = pd.DataFrame(columns=INSTANCE_COLUMNS)
     if val.scored:
         person_poses = poses_per_person(val, predictions, settings.keypoint_score_thr)
@@ -252,7 +263,11 @@ def _write(
         instances = instances_table(val, person_poses)
         metrics |= {"ablation": pd.DataFrame(rows)}
         metrics |= tables(val, results, person_poses, settings.pck_thr)
-        summary = main_result(metrics, settings.asked_models[-1], *_final(params, val)) | summary
+        keypoints = scored_keypoints(val, person_poses)
+        calibration = _calibration(params, keypoints)
+        metrics |= {"keypoint_scores": reliability_table(keypoints)}
+        main_row = main_result(metrics, settings.asked_models[-1], *_final(params, val))
+        summary = main_row | keypoint_errors(metrics["keypoint_scores"]) | summary
         if not results:
             summary["reason"] = f"no predictions: there is no box to predict in ({val.boxes})"
     else:
@@ -263,14 +278,21 @@ def _write(
         main = [row for row in further_rows if row["model"] == settings.asked_models[-1]]
         summary |= {f"AP_{row['val']}": row["AP"] for row in main}
     write_json(stage.PREDICTIONS / "persons.json", persons)
+    write_json(stage.PREDICTIONS / CALIBRATION_FILE, calibration and asdict(calibration))
     write_atomic(stage.PREDICTIONS / "instances.csv", instances.to_csv(index=False).encode())
     for name, table in metrics.items():
         write_atomic(stage.METRICS / NAME / f"{name}.csv", to_csv(name, table))
     with stage.live(NAME) as live:
         live.summary.update(summary)
     for path in stage.PREDICTIONS.glob("*.json"):  # poses of models that are no longer asked for
-        if path.stem not in {"keypoints", "persons", *_networks(params)}:
+        if path.stem not in {"calibration", "keypoints", "persons", *_networks(params)}:
             path.unlink()
+
+
+def _calibration(params: Params, keypoints: ScoredKeypoints) -> Calibration | None:
+    """The map of the main result's keypoint scores to probabilities."""
+    weights = stage.MODELS / f"{params.evaluate.asked_models[-1]}.safetensors"
+    return fit_calibration(keypoints, digest(weights), params.evaluate.flip_test)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ if __name__ == "__main__":
 
 import importlib.metadata
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import jinja2
@@ -80,6 +80,7 @@ from pose.deploy.manifest import (
     Manifest,
     build_manifest,
     describe,
+    project_calibration,
     project_params,
     project_weights,
 )
@@ -96,7 +97,12 @@ EXAMPLES = 3  # images on which the graphs are compared with torch
 
 def main(name: str, out: Path, flip: bool) -> None:
     params = project_params()
-    path, manifest = project_weights(name), build_manifest(params)
+    path = project_weights(name)
+    calibration = project_calibration(path)
+    manifest = replace(build_manifest(params), calibration=calibration)
+    if calibration is None:
+        main_model = params.evaluate.asked_models[-1]
+        log(f"{NAME}: no calibration of keypoint scores; `dvc repro` fits that of {main_model}")
     model = torch_network(manifest, path, torch.device("cpu"))
     w, h = manifest.codec.input_size
     images = torch.randn(EXAMPLES, 3, h, w, generator=torch.Generator().manual_seed(0))

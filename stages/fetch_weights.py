@@ -73,7 +73,6 @@ from pose.fetch.url import download
 from pose.models.checkpoint import State, read_provenance, save_weights
 from pose.models.pose_model import build_backbone, build_on_meta
 from pose.models.spec import ModelSpec, model_spec
-from pose.models.vit import Vit, sincos_pos_embed
 from pose.pretrained.convert import convert
 from pose.pretrained.hub import download_from_hub
 from pose.pretrained.read import index_of, shards_of
@@ -106,12 +105,7 @@ def _keypoint_names(params: Params) -> tuple[str, ...]:
 
 def _embedded(params: Params) -> tuple[State, dict[str, Any]]:
     torch.manual_seed(params.run.seed)
-    backbone = build_backbone(_spec(params))
-    state = backbone.state_dict()
-    if isinstance(backbone, Vit):
-        state["pos_embed"] = sincos_pos_embed(
-            backbone.patch_embed.grid_size, params.model.embed_dim
-        )
+    state = build_backbone(_spec(params)).state_dict()
     provenance = {
         "source": f"random initialisation, seed {params.run.seed}",
         "licence": NONE.name,

@@ -68,6 +68,11 @@ def _arguments() -> argparse.Namespace:
         "--flip", action=argparse.BooleanOptionalAction, help="flip test (as in evaluate.flip_test)"
     )
     parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="add the probabilities that keypoints are right to results.json",
+    )
+    parser.add_argument(
         "--batch-size", type=_count, default=32, help="people per forward pass (32)"
     )
     video = parser.add_argument_group("videos, cameras and streams")
@@ -116,7 +121,13 @@ from pose.common.script import exit_codes
 from pose.deploy.boxes import Boxes, BoxFile, whole_image
 from pose.deploy.detector import Detector, weights_path, weights_url
 from pose.deploy.interrupt import stop_signals
-from pose.deploy.manifest import FILE, build_manifest, project_params, project_weights
+from pose.deploy.manifest import (
+    FILE,
+    build_manifest,
+    project_calibration,
+    project_params,
+    project_weights,
+)
 from pose.deploy.media import Stream, is_video, list_inputs, read_picture
 from pose.deploy.overlay import draw_people
 from pose.deploy.people import (
@@ -164,13 +175,17 @@ def _predict(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictor, out = _predictor(arguments, device), arguments.out
+    calibration = predictor.require_calibration() if arguments.calibrated else None
     find_boxes = _box_source(arguments, predictor, device)
     settings = predictor.manifest.pixels
     if arguments.boxes is None:  # boxes are in pixels of images as in training
         settings = replace(settings, upright=True)
     notes: list[ImageNote] = []
     overlays, ids, failed = overlay_paths(sources, out / "overlays"), numeric_ids(sources), 0
-    with ResultsWriter(out, predictor.manifest) as writer, stop_signals() as stopped:
+    with (
+        ResultsWriter(out, predictor.manifest, calibration) as writer,
+        stop_signals() as stopped,
+    ):
         videos = _Videos(arguments, predictor, find_boxes, writer, lambda: bool(stopped))
         for source in progress(sources, NAME):
             try:
@@ -268,7 +283,10 @@ def _predictor(arguments: argparse.Namespace, device: torch.device) -> Predictor
         return Predictor.load(path, arguments.flip, size, device)
     params = project_params()
     manifest = build_manifest(params)
-    network = torch_network(manifest, path or project_weights("ssl"), device)
+    path = path or project_weights("ssl")
+    if arguments.calibrated:
+        manifest = replace(manifest, calibration=project_calibration(path))
+    network = torch_network(manifest, path, device)
     flip = manifest.flip_test if arguments.flip is None else arguments.flip
     return Predictor(network, manifest, flip, size, device, params.train.amp)
 

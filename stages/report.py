@@ -160,6 +160,7 @@ def _scores(
         _read("pr", "oks_thr", "recall", "precision"),
         _read("oks", "oks_thr", "share"),
         _read("calibration", "bin", "count", "score", "oks"),
+        _read("keypoint_scores", "scores", "bin", "count", "score", "right"),
     )
     weights = stage.MODELS / f"{ablation['model'].tolist()[final]}.safetensors"
     return [

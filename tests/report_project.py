@@ -58,6 +58,11 @@ EVALUATED = {
     ),
     "oks": ("oks_thr,share", "0.0,1", "0.5,0.6", "1.0,0"),
     "calibration": ("bin,count,score,oks", "0.0..0.5,0,,", "0.5..1.0,5,0.7,0.6"),
+    "keypoint_scores": (
+        "scores,bin,count,score,right",
+        "raw,0.5-0.6,5,0.55,0.8",
+        "calibrated,0.7-0.8,5,0.75,0.8",
+    ),
 }
 
 

@@ -22,7 +22,7 @@ from commands import FENCE, PAGES, ROOT, Block, Command, read_blocks, read_lines
 
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in ("stages", "tools", "benchmarks", "recipes")
+    for folder in ("stages", "tools", "benchmarks", "recipes", "examples")
     for path in (ROOT / folder).glob("*.py")
     if "__main__" in path.read_text(encoding="utf-8")
 )

@@ -17,7 +17,7 @@ PAGES = sorted(
 )
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-NAMED = re.compile(r"`((?:stages|tests|tools|recipes|benchmarks|docs|\.github)/[\w./-]+)`")
+NAMED = re.compile(r"`((?:stages|tests|tools|recipes|benchmarks|examples|docs|\.github)/[\w./-]+)`")
 MADE = ("report/", "data/", "models/", "metrics/")  # by the pipeline; data/ and models/ not in git
 
 
@@ -51,7 +51,8 @@ def test_named_files_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_name_scripts_recipes_and_make_targets_that_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for script in re.findall(r"python ((?:stages|tools|recipes|benchmarks)/\w+\.py)", text):
+    folders = "stages|tools|recipes|benchmarks|examples"
+    for script in re.findall(rf"python ((?:{folders})/\w+\.py)", text):
         assert (ROOT / script).is_file(), script
     for recipe in re.findall(r"(?:apply|plan)\.py ([a-z]\w[\w./]+)", text):
         assert (ROOT / "recipes" / f"{recipe}.yaml").is_file(), recipe

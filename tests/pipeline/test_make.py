@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.project import ROOT
 
-RUN = ["setup", "repro", "seeds", "reproduce", "verify-metrics", "demo-exp"]
+RUN = ["setup", "repro", "seeds", "reproduce", "verify-metrics", "demo", "demo-exp"]
 DEV = ["dev", "test", "unit", "test-long", "coverage", "mutants", "check", "lock", "setup-matrix"]
 SCRIPT = "tools/setup_environment.py"
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from commands import PAGES, ROOT, Block, read_blocks
-from pipeline import test_chain, test_merge
+from pipeline import test_chain, test_merge, test_registry
 from pipeline.preloaded_python import python_folder
 from pipeline.project import FirstRun, Project, ran, succeeded
 
-ELSEWHERE = {test_chain.FIRST, *test_chain.BLOCKS, test_merge.BLOCK}
+ELSEWHERE = {test_chain.FIRST, *test_chain.BLOCKS, test_merge.BLOCK, *test_registry.BLOCKS}
 TYPED = {
     page: blocks
     for page in PAGES

@@ -202,12 +202,16 @@ def oks_table(oks: Array) -> pd.DataFrame:
 
 
 def calibration_table(results: list[Json], matches: list[Match]) -> pd.DataFrame:
-    """Mean score and mean OKS of all results, matched or not, per bin of the score.
+    """Mean score and mean OKS of all results, matched or not, per bin of the score."""
+    scores = np.array([results[match.result]["score"] for match in matches])
+    return score_bins(scores, np.array([match.oks for match in matches]), "oks")
+
+
+def score_bins(scores: Array, outcomes: NDArray[Any], outcome: str) -> pd.DataFrame:
+    """Count, mean score and mean outcome (a column of that name) per bin of the score.
 
     Bins are tenths of 0..1. Scores outside fall into the first or last bin; empty bins are omitted.
     """
-    scores = np.array([results[match.result]["score"] for match in matches])
-    oks = np.array([match.oks for match in matches])
     bins = np.clip((scores * SCORE_BINS).astype(int), 0, SCORE_BINS - 1)
     return pd.DataFrame(
         [
@@ -215,18 +219,18 @@ def calibration_table(results: list[Json], matches: list[Match]) -> pd.DataFrame
                 "bin": f"{b / SCORE_BINS:.1f}-{(b + 1) / SCORE_BINS:.1f}",
                 "count": int((bins == b).sum()),
                 "score": scores[bins == b].mean(),
-                "oks": oks[bins == b].mean(),
+                outcome: outcomes[bins == b].mean(),
             }
             for b in np.unique(bins)
         ],
-        columns=["bin", "count", "score", "oks"],
+        columns=["bin", "count", "score", outcome],
     )
 
 
-def calibration_error(table: pd.DataFrame) -> float:
-    """Expected calibration error: |mean score - mean OKS|, weighted by count; 0 for no results.
+def calibration_error(table: pd.DataFrame, outcome: str = "oks") -> float:
+    """Expected calibration error: |mean score - mean outcome|, weighted by count; 0 for no rows.
 
-    Source: Guo et al., ICML 2017, with OKS in place of accuracy.
+    Source: Guo et al., ICML 2017; the outcome is OKS, or the share of right keypoints.
     """
-    gap = (table["score"] - table["oks"]).abs() * table["count"]
+    gap = (table["score"] - table[outcome]).abs() * table["count"]
     return float(gap.sum() / max(table["count"].sum(), 1))

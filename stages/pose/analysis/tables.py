@@ -38,6 +38,7 @@ COLUMNS = {
     "pr": ["oks_thr", "recall", "precision"],
     "oks": ["oks_thr", "share"],
     "calibration": ["bin", "count", "score", "oks"],
+    "keypoint_scores": ["scores", "bin", "count", "score", "right"],
 }
 
 INSTANCE_COLUMNS = ["oks", "image", "image_id", "ann_id", "score", "area"]
@@ -87,7 +88,10 @@ def poses_per_person(val: Val, predictions: Predictions, score_thr: float) -> Pe
 
 
 def tables(val: Val, results: list[Json], person_poses: PersonPoses, pck_thr: float) -> Tables:
-    """All tables of COLUMNS except `ablation`, from COCO results and poses of labelled persons."""
+    """Tables of COLUMNS by name, from COCO results and poses of labelled persons.
+
+    Not `ablation`, and not `keypoint_scores` (reliability.py).
+    """
     truth, sigmas, skeleton = val.truth, val.sigmas, val.skeleton
     matches = match_results(truth, results, sigmas, MATCH_OKS)
     ann_ids = val.persons.ann_id[person_poses.predictions.rows].tolist()

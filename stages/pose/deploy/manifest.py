@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from pose.analysis.calibration import CALIBRATION_FILE, Calibration
 from pose.coco.decode import AS_STORED, PixelSettings
 from pose.codecs.gaussian import Blur
 from pose.codecs.udp import UdpCodec
 from pose.common import stage
 from pose.common.errors import PoseError
-from pose.common.files import read_json
+from pose.common.files import digest, read_json
 from pose.common.params import Params, load_params
 from pose.common.skeleton import Skeleton, oks_sigmas
 from pose.data import build
@@ -42,6 +43,7 @@ class Manifest:
     oks_nms_thr: float
     pixels: PixelSettings = AS_STORED
     nms_area: Literal["box", "keypoints"] = "box"
+    calibration: Calibration | None = None  # of keypoint scores; None: not measured
 
     @property
     def sigmas(self) -> NDArray[np.float64]:
@@ -78,6 +80,15 @@ def build_manifest(params: Params) -> Manifest:
         pixels=PixelSettings(params.data.orientation == "apply", params.data.bit_depth),
         nms_area=params.evaluate.nms_area,
     )
+
+
+def project_calibration(weights: Path) -> Calibration | None:
+    """What evaluate fitted for this file of weights; None if its main result is of another one."""
+    path = stage.ROOT / stage.PREDICTIONS / CALIBRATION_FILE
+    raw = read_json(path) if path.is_file() else None
+    if raw is None or raw["weights_sha256"] != digest(weights):
+        return None
+    return TypeAdapter(Calibration).validate_python(raw)
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pose.analysis.calibration import Calibration
 from pose.coco.decode import PixelSettings
 from pose.coco.images import BadImageError
 from pose.codecs import geometry
@@ -145,6 +146,22 @@ class Predictor:
             areas = geometry.padded_areas(boxes_xywh, manifest.bbox_padding, input_wh)
         kept = oks_nms(keypoints, totals, areas, manifest.oks_nms_thr, manifest.sigmas)
         return kept, totals
+
+    def require_calibration(self) -> Calibration:
+        """The map of scores to the probabilities that keypoints are right.
+
+        Raises PoseError if the model has none, or if it was fitted with another flip test.
+        """
+        calibration = self.manifest.calibration
+        if calibration is None:
+            raise PoseError(
+                "this model has no calibration: evaluate fits one for the last of evaluate.models; "
+                "run `dvc repro evaluate`, and for an exported model stages/export.py again"
+            )
+        if calibration.flip_test != self.flip:
+            state = "with" if calibration.flip_test else "without"
+            raise PoseError(f"the calibration was fitted {state} the flip test; predict {state} it")
+        return calibration
 
 
 def read_image(image: Any, pixels: PixelSettings) -> Image:

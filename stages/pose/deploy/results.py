@@ -12,6 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pose.analysis.calibration import Calibration
 from pose.common.files import move_into_place
 from pose.deploy.manifest import Manifest
 from pose.deploy.media import Image, Stream, is_video
@@ -29,9 +33,12 @@ class ResultsWriter:
     was added.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, calibration: Calibration | None = None
+    ) -> None:
+        """calibration: adds the `probabilities` of each result's keypoints."""
         self.pictures, self.poses = 0, 0  # added so far
-        self._folder, self._manifest = folder, manifest
+        self._folder, self._manifest, self._calibration = folder, manifest, calibration
         self._open_files = contextlib.ExitStack()
 
     def __enter__(self) -> ResultsWriter:
@@ -72,11 +79,18 @@ class ResultsWriter:
         ids = [] if people.track_ids is None else people.track_ids.tolist()
         for index, record in enumerate(records):
             track = {"track_id": ids[index]} if ids else {}
-            self._write_(self._results, self.poses + index, record | track, 1)
+            more = track | self._probabilities(people.keypoint_scores[index])
+            self._write_(self._results, self.poses + index, record | more, 1)
             box = people.boxes_xywh[index].round(2).tolist()
             first = [entry["file_name"], *position, track.get("track_id", ""), record["score"]]
             self._rows.writerow([*first, *box, *record["keypoints"]])
         self.pictures, self.poses = self.pictures + 1, self.poses + len(records)
+
+    def _probabilities(self, scores: NDArray[np.float64]) -> dict[str, list[float]]:
+        """Those of one person's keypoint scores (K,), if there is a calibration."""
+        if self._calibration is None:
+            return {}
+        return {"probabilities": self._calibration(scores).round(4).tolist()}
 
     def _start_(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

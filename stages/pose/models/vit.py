@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
@@ -61,17 +60,3 @@ def resize_pos_embed(pos_embed: Tensor, from_hw: tuple[int, int], to_hw: tuple[i
     planes = pos_embed.float().unflatten(1, tuple(from_hw)).permute(0, 3, 1, 2)
     resized = F.interpolate(planes, size=tuple(to_hw), mode="bicubic", align_corners=False)
     return resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)
-
-
-def sincos_pos_embed(grid_hw: tuple[int, int], dim: int) -> Tensor:
-    """A position embedding (1, h * w, D) of sines and cosines of each patch's column and row.
-
-    A quarter of the channels each for sin x, cos x, sin y and cos y, with wavelengths from 2 pi to
-    almost 20,000 pi patches; channels beyond a multiple of 4 are 0. MAE starts from it (He et al.,
-    CVPR 2022).
-    """
-    rows, columns = torch.meshgrid(*map(torch.arange, grid_hw), indexing="ij")
-    frequencies = 10_000 ** -torch.linspace(0, 1, dim // 4 + 1, dtype=torch.float64)[:-1]
-    angles = [positions.flatten()[:, None] * frequencies for positions in (columns, rows)]
-    waves = torch.cat([wave(a) for a in angles for wave in (torch.sin, torch.cos)], dim=1)
-    return F.pad(waves, (0, dim % 4)).float()[None]

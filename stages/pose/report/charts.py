@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pose.report import svg_charts
 from pose.report.page import Block, Picture, Pictures, Text
 from pose.report.tables import lowest, metric_table, read_table
 
+Array = NDArray[np.float64]
 PHASES = {"train_phase1": "phase 1", "train_phase2": "phase 2", "train_ssl": "SSL"}
 
 # Of a training stage: column, the file in metrics/<stage> that has it, title, scale of the y axis.
@@ -96,11 +98,15 @@ def groups(table: pd.DataFrame) -> tuple[Block, ...]:
     return Pictures((picture,)), metric_table("Metrics per group of people", rows, "group", columns)
 
 
-def curves(pr: pd.DataFrame, oks: pd.DataFrame, calibration: pd.DataFrame) -> tuple[Block, ...]:
-    """Precision over recall, share of people over OKS, and the reliability diagram of scores."""
+def curves(
+    pr: pd.DataFrame, oks: pd.DataFrame, calibration: pd.DataFrame, keypoints: pd.DataFrame
+) -> tuple[Block, ...]:
+    """Precision over recall, people over OKS, reliability of the scores of poses and keypoints."""
     pictures = [_precision_recall(pr), _oks_distribution(oks)]
     if calibration["count"].sum():
         pictures.append(_reliability(calibration))
+    if keypoints["count"].sum():
+        pictures.append(_keypoint_reliability(keypoints))
     return (Pictures(tuple(pictures)),)
 
 
@@ -134,9 +140,29 @@ def _reliability(table: pd.DataFrame) -> Picture:
     gap = (filled["score"] - filled["oks"]).abs() * filled["count"] / filled["count"].sum()
     return Picture(
         "calibration.svg",
-        svg_charts.calibration(filled["score"].to_numpy(), filled["oks"].to_numpy()),
+        svg_charts.reliability({"measured": _columns(filled, "score", "oks")}, "mean OKS"),
         f"Mean OKS against mean score, {len(filled)} bins; expected calibration error "
         f"{gap.sum():.3f}",
         "Reliability diagram: mean OKS against mean score per bin. Calibrated scores lie on the "
         "dotted line.",
     )
+
+
+def _keypoint_reliability(table: pd.DataFrame) -> Picture:
+    curves, errors = {}, []
+    for kind, rows in table.groupby("scores", sort=False):
+        curves[str(kind)] = _columns(rows, "score", "right")
+        gap = (rows["score"] - rows["right"]).abs() * rows["count"] / rows["count"].sum()
+        errors.append(f"{kind} {gap.sum():.3f}")
+    return Picture(
+        "keypoint_reliability.svg",
+        svg_charts.reliability(curves, "share of keypoints that are right"),
+        f"Share of right keypoints against mean keypoint score; expected calibration error: "
+        f"{', '.join(errors)}",
+        "Reliability diagram of keypoint scores: right means a similarity above 0.5. Calibrated "
+        "scores are of maps fitted on the other images.",
+    )
+
+
+def _columns(table: pd.DataFrame, x: str, y: str) -> tuple[Array, Array]:
+    return table[x].to_numpy(), table[y].to_numpy()

@@ -131,13 +131,14 @@ def bars(names: Sequence[str], values: Sequence[float], xlabel: str, top: float 
     return svg(draw, height=max(1.6, 0.9 + 0.21 * len(names)))
 
 
-def calibration(score: NDArray[np.float64], oks: NDArray[np.float64]) -> bytes:
-    """Reliability diagram: mean OKS against mean score per bin, and the diagonal (calibrated)."""
+def reliability(curves: Curves, ylabel: str) -> bytes:
+    """Reliability diagram: what was measured against mean scores; calibrated is the diagonal."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=SERIES[0], linestyle="dotted", label="as scores promise")
-        axes.plot(score, oks, color=SERIES[1], marker="o", markersize=4, label="measured")
-        axes.set(xlabel="mean score", ylabel="mean OKS", xlim=(0, 1), ylim=(0, 1))
+        for (name, (x, y)), colour in zip(curves.items(), SERIES[1:], strict=False):
+            axes.plot(x, y, color=colour, marker="o", markersize=4, label=name)
+        axes.set(xlabel="mean score", ylabel=ylabel, xlim=(0, 1), ylim=(0, 1))
         axes.legend()
 
     return svg(draw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,18 @@ import pytest
 from pydantic import TypeAdapter
 
 from loopback import failure
+from pose.analysis.calibration import Calibration
 from pose.common import stage
-from pose.common.files import write_json
+from pose.common.files import digest, write_json
 from pose.common.params import load_params
 from pose.common.skeleton import COCO_17, Skeleton
-from pose.deploy.manifest import build_manifest, describe, project_params, read_manifest
+from pose.deploy.manifest import (
+    build_manifest,
+    describe,
+    project_calibration,
+    project_params,
+    read_manifest,
+)
 from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD
 from tiny_model import tiny_manifest
 
@@ -27,6 +35,29 @@ def written(folder: Path, **changes: Any) -> Path:
 
 def test_there_and_back(tmp_path: Path) -> None:
     assert read_manifest(written(tmp_path, versions={"torch": "0"})) == tiny_manifest()
+
+
+CALIBRATION = Calibration("ab", True, 40, (0.25, 0.75), (0.5, 1.0))
+
+
+def test_there_and_back_with_a_calibration(tmp_path: Path) -> None:
+    path = tmp_path / "pose.json"
+    manifest = replace(tiny_manifest(), calibration=CALIBRATION)
+    path.write_text(json.dumps(describe(manifest)), encoding="utf-8")
+    assert read_manifest(path) == manifest
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_calibration_is_of_the_same_weights(monkeypatch, tmp_path: Path, same: bool) -> None:
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
+    weights = tmp_path / "ssl.safetensors"
+    weights.write_bytes(b"weights")
+    assert project_calibration(weights) is None
+    write_json(tmp_path / "data/predictions/calibration.json", None)
+    assert project_calibration(weights) is None
+    fitted = replace(CALIBRATION, weights_sha256=digest(weights) if same else "ab")
+    write_json(tmp_path / "data/predictions/calibration.json", asdict(fitted))
+    assert project_calibration(weights) == (fitted if same else None)
 
 
 def test_a_manifest_of_the_project(monkeypatch, tmp_path: Path, bent_params) -> None:
@@ -57,7 +88,7 @@ def test_a_file_of_before_means_what_was_done_then(tmp_path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     for key in ("interpolation", "outside", "occluded_weight"):
         del content["codec"][key]
-    del content["nms_area"]
+    del content["nms_area"], content["calibration"]
     path.write_text(json.dumps(content), encoding="utf-8")
     found = read_manifest(path)
     assert (found.codec.interpolation, found.codec.outside) == ("linear", "window")

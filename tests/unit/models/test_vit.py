@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -10,7 +9,6 @@ from torch import nn
 
 from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD, PoseModel, normalise
 from pose.models.spec import ModelSpec
-from pose.models.vit import sincos_pos_embed
 
 HEAD = [
     "head.deconv_layers.0.weight",
@@ -96,14 +94,3 @@ def test_normalise_is_rgb_minus_mean_by_std() -> None:
         torch.testing.assert_close(found[:, rgb].double(), expected, atol=1e-5, rtol=0)
     assert PIXEL_MEAN == (123.675, 116.28, 103.53)
     assert PIXEL_STD == (58.395, 57.12, 57.375)
-
-
-def test_sincos_pos_embed_is_waves_of_column_and_row() -> None:
-    embedding = sincos_pos_embed((3, 2), 8).unflatten(1, (3, 2))[0]  # (h, w, D)
-    slow = 0.01  # 10,000 ** -(1 / 2)
-    x, y = 1.0, 2.0
-    angles = [[x, x * slow], [y, y * slow]]
-    expected = [f(a) for axis in angles for f in (math.sin, math.cos) for a in axis]
-    torch.testing.assert_close(embedding[2, 1], torch.tensor(expected))
-    assert sincos_pos_embed((3, 2), 10).shape == (1, 6, 10)
-    assert not sincos_pos_embed((3, 2), 10)[..., 8:].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from pose.coco.files import coco_files
 from pose.coco.further import mapped
 from pose.common import stage
 from pose.common.errors import PoseError
+from pose.common.files import write_atomic
 from pose.common.params import load_params
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
@@ -64,6 +66,7 @@ def written(
 ) -> dict[str, Any]:
     """metrics.json after the headline alone was predicted as `found`; further: rows."""
     every: PredictionsByView = {key: found for key in KEYS}
+    write_atomic(home / "models/ssl.safetensors", b"weights")
     rows = evaluate._scores(params, val, "ssl", every)
     results = evaluate._results(params, val, found)
     evaluate._write(params, val, rows, found, results, [*further])
@@ -118,6 +121,20 @@ def test_a_further_val_is_scored_on_its_keypoints_alone(
     assert evaluate._further_row(params, further, "ssl", poses)["AP"] < 0.5
 
 
+def test_scores_are_mapped_to_probabilities(at_home: Path, params, val) -> None:
+    """All labelled keypoints are right, so that each score is; raw scores promise 0.9."""
+    metrics = written(at_home, params, val, perfect(val))
+    assert (metrics["keypoint_ECE"], metrics["keypoint_ECE_calibrated"]) == (0.1, 0.0)
+    found = json.loads((at_home / "data/predictions/calibration.json").read_text())
+    assert found == {
+        "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "flip_test": True,
+        "keypoints": 17 * 3 + 8 + 12,
+        "scores": [0.9],
+        "probabilities": [1.0],
+    }
+
+
 def test_nms_by_the_area_of_the_box_or_of_the_pose(bent_params, val) -> None:
     """Two small poses, a few pixels apart, in the two large boxes of image 2."""
     rows = np.flatnonzero(val.persons.image_id == 2)
@@ -160,6 +177,8 @@ def test_no_prediction_is_ap_0_with_a_reason(
     assert table(at_home, "errors")["share"].eq(0).all()
     assert table(at_home, "keypoints")["labelled"].gt(0).all()
     assert table(at_home, "pr").empty
+    assert table(at_home, "keypoint_scores").empty
+    assert json.loads((at_home / "data/predictions/calibration.json").read_text()) is None
 
 
 def test_without_truth_there_are_poses_alone(at_home: Path, params, val) -> None:

@@ -21,7 +21,6 @@ from pose.common.licence import SAPIENS2, UNKNOWN
 from pose.common.params import Params, load_params
 from pose.models import checkpoint
 from pose.models.spec import ModelSpec
-from pose.models.vit import sincos_pos_embed
 
 Fetch = Callable[..., None]
 
@@ -178,14 +177,6 @@ def test_embedded_weights_are_those_of_the_seed(fetch: Fetch) -> None:
     fetch(source="embedded")
     assert stage.WEIGHTS.read_bytes() == first
     assert checkpoint.read_provenance(stage.WEIGHTS)["source"] == "random initialisation, seed 0"
-
-
-def test_embedded_weights_have_the_position_embedding_of_mae(fetch: Fetch, spec: ModelSpec) -> None:
-    fetch(source="embedded")
-    weights = checkpoint.read_weights(stage.WEIGHTS)
-    (width, height), patch = spec.input_wh, spec.patch_size
-    expected = sincos_pos_embed((height // patch, width // patch), spec.embed_dim)
-    assert torch.equal(weights["backbone.pos_embed"], expected)
 
 
 class Trap:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pycocotools.coco import COCO
 
 import predict
 from loopback import Handler, Server, failure, serve
+from pose.analysis.calibration import Calibration
 from pose.coco.decode import PixelSettings
 from pose.common.files import write_json
 from pose.deploy import detector
@@ -132,6 +134,39 @@ def test_the_flip_test_is_that_of_the_manifest_by_default(run, tiny_coco: TinyCo
         assert run(tiny_coco.image_path(1), "--whole-image", *option) == 0
         scores[option] = read("results.json")[0]["score"]
     assert scores[()] == scores[("--flip",)] != scores[("--no-flip",)]
+
+
+CALIBRATION = Calibration("ab", True, 40, (-1.0, 1.0), (0.0, 1.0))  # (1 + score) / 2
+
+
+@pytest.fixture
+def calibrated(model: Path, tmp_path: Path) -> Path:
+    """The model with a pose.json that has a calibration."""
+    folder = tmp_path / "calibrated"
+    shutil.copytree(model.parent, folder)
+    write_json(folder / "pose.json", describe(replace(tiny_manifest(), calibration=CALIBRATION)))
+    return folder / "model.safetensors"
+
+
+def test_probabilities_beside_raw_scores(run, calibrated: Path, tiny_coco: TinyCoco) -> None:
+    image = tiny_coco.image_path(1)
+    assert run(image, "--whole-image", "--model", calibrated) == 0
+    (raw,) = read("results.json")
+    assert run(image, "--whole-image", "--model", calibrated, "--calibrated") == 0
+    (result,) = read("results.json")
+    expected = np.interp(raw["keypoints"][2::3], (-1, 1), (0, 1))
+    np.testing.assert_allclose(result.pop("probabilities"), expected, atol=1e-4)
+    assert result == raw
+    assert COCO(str(tiny_coco.json_path)).loadRes([result | {"probabilities": [0.5] * 17}]).anns
+
+
+def test_calibrated_needs_a_map_of_the_same_flip_test(run, calibrated: Path) -> None:
+    cv2.imwrite("a.png", picture(0, 60, 80))
+    arguments = ("a.png", "--whole-image", "--calibrated")
+    assert "this model has no calibration: evaluate fits one" in failure(run, *arguments)
+    said = failure(run, *arguments, "--model", calibrated, "--no-flip")
+    assert said == "the calibration was fitted with the flip test; predict with it"
+    assert not Path("predicted").exists()
 
 
 def test_frames_take_the_videos_boxes_or_their_own(run, tmp_path: Path) -> None:
