@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loopback import failure
-from pose.codecs import combined, gaussian
 from pose.codecs.gaussian import Blur
 from pose.codecs.geometry import apply_affine, udp_affine
 from pose.common.files import write_json
@@ -200,28 +199,6 @@ def test_keypoints_that_rounding_moves_are_not_compared(monkeypatch: pytest.Monk
     assert "x.onnx: its keypoints differ from torch's by 1.4e-02 pixel" in failure(
         verify_keypoints, *arguments
     )
-
-
-def test_functions_of_codecs_are_replaced_by_equal_ones_and_only_while_tracing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    maps = torch.rand(3, K, 16, 12, generator=torch.Generator().manual_seed(0))
-    maps = maps * torch.logspace(-4, 2, K)[:, None, None]
-    maps[0, 0], maps[1, :, 3:7] = -1.0, 100.0  # several maxima
-    peaks, scores = gaussian.argmax_decode(maps)
-    for mine, theirs in zip(keypoints_graph._argmax_decode(maps), (peaks, scores), strict=True):
-        assert torch.equal(mine, theirs)
-    around = gaussian._blurred_around_peaks(maps, peaks, Blur(11))
-    gain = gaussian._gain(maps, scores, around, 11)
-    assert torch.equal(keypoints_graph._gain(maps, scores, around, 11), gain)
-    assert (gain == 1).any()
-    assert (gain != 1).any()
-    before = gaussian.argmax_decode, gaussian._gain, combined.argmax_decode
-    monkeypatch.setattr(keypoints_graph, "trace", lambda *_: 1 / 0)
-    manifest = manifest_of("gaussian")
-    with pytest.raises(ZeroDivisionError):
-        export(KeypointsGraph(Painted(manifest), manifest, False), tmp_path / KEYPOINTS_ONNX)
-    assert (gaussian.argmax_decode, gaussian._gain, combined.argmax_decode) == before
 
 
 def example() -> str:
