@@ -39,7 +39,7 @@ class KeypointsGraph(nn.Module):
 
     def maps(self, crops: Tensor) -> Tensor:
         """Maps (B, K or 3 K, H, W)."""
-        images = normalise(crops.flip(3))  # it takes BGR
+        images = normalise(crops.float().flip(3))  # BGR; TensorRT takes uint8 only into a cast
         return predict_maps(self.network, self.codec, images, self.flip)
 
     def decode(self, maps: Tensor) -> tuple[Tensor, Tensor]:
