@@ -99,9 +99,11 @@ def _vit_checks(spec: ModelSpec) -> list[tuple[str, Any, bool, str]]:
 
 
 def _sapiens2_checks(spec: ModelSpec) -> list[tuple[str, Any, bool, str]]:
+    deconvs = list(spec.deconv_channels)
     return [
         ("model.head", spec.head, spec.head == "sapiens", "sapiens"),
         ("model.patch_padding", spec.patch_padding, spec.patch_padding == 0, "0"),
+        ("model.deconv_channels", deconvs, bool(deconvs), "at least one"),
     ]
 
 
@@ -127,9 +129,11 @@ def rename_state(state: State, family: str) -> State:
     layer, parts = SPLIT[family]
     renamed: State = {}
     for name, tensor in state.items():
-        names = [name.replace(layer, part) for part in parts] if layer in name else [name]
-        for part, rows in zip(names, tensor.chunk(len(names)), strict=True):
-            renamed[_their_name(part, family)] = rows.contiguous()
+        if layer in name:
+            for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True):
+                renamed[_their_name(name.replace(layer, part), family)] = rows.contiguous()
+        else:
+            renamed[_their_name(name, family)] = tensor
     if family == "vit":  # its class adds the first row, the class token's, to all others
         renamed[POSITIONS] = F.pad(renamed[POSITIONS], (0, 0, 1, 0))
     return renamed
