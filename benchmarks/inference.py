@@ -36,8 +36,10 @@ from pose.common.files import read_json, write_atomic
 from pose.crop_table import CropTable
 from pose.data.samples import TestSamples
 from pose.deploy.half import HalfNetwork
+from pose.deploy.int8 import CALIBRATION, OPERATORS, write_int8
 from pose.deploy.keypoints_graph import CROPS, KeypointsGraph, write_keypoints_onnx
 from pose.deploy.manifest import Manifest, build_manifest, project_params, project_weights
+from pose.deploy.precision import cached_crops
 from pose.deploy.predictor import torch_network
 from pose.evaluation.coco_metrics import coco_eval, to_results
 from pose.evaluation.predict import Predictions
@@ -46,8 +48,7 @@ from timing import clock
 
 PAGE = Path(__file__).with_suffix(".md")
 BATCHES = (1, 32)
-CALIBRATION = 128  # training crops, evenly spaced
-INT8 = {"blocks": ["MatMul", "Gemm"], "all": ["MatMul", "Gemm", "Conv"]}  # operators in int8
+INT8 = {"blocks": OPERATORS, "all": (*OPERATORS, "Conv")}  # operators in int8
 CUDA = "CUDAExecutionProvider"
 HEAD = """# Inference
 
@@ -95,36 +96,8 @@ def openvino_form(path: Path) -> Form:
     return lambda crops: tuple(model([crops]).values())
 
 
-def write_int8(full: Path, path: Path, crops: Crops, operators: list[str]) -> None:
-    """Quantise the graph statically: ONNX Runtime's QDQ format, int8 weights per channel."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter(np.split(crops, range(16, len(crops), 16)))
-
-        def get_next(self) -> dict[str, Crops] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {CROPS: batch}
-
-    quantize_static(
-        full,
-        path,
-        Reader(),
-        op_types_to_quantize=operators,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
-
-
-def crops_of(samples: TestSamples, indices: NDArray[np.intp]) -> Crops:
-    """Crops (N, h, w, 3) RGB."""
-    return np.stack([samples[int(i)]["image"][..., ::-1] for i in indices])
-
-
-def samples_of(split: str, manifest: Manifest) -> TestSamples:
-    table = CropTable(stage.CACHE / split)
+def val_samples(manifest: Manifest) -> TestSamples:
+    table = CropTable(stage.CACHE / "val")
     return TestSamples(table, table.labelled(), manifest.bbox_padding, manifest.codec)
 
 
@@ -164,8 +137,7 @@ def onnx_forms(
     if device.type == "cuda":
         return
     yield "OpenVINO float32", openvino_form(full)
-    train = samples_of("train", manifest)
-    calibration = crops_of(train, np.linspace(0, len(train) - 1, CALIBRATION).astype(np.intp))
+    calibration = cached_crops("train", manifest, CALIBRATION)
     for part, operators in INT8.items():
         path = folder / f"int8 {part}.onnx"
         write_int8(full, path, calibration, operators)
@@ -217,8 +189,8 @@ def measure(
     rounds: int,
     seconds: float,
 ) -> list[Row]:
-    samples = samples_of("val", manifest)
-    crops = crops_of(samples, np.arange(len(samples)))
+    samples = val_samples(manifest)
+    crops = np.stack([samples[i]["image"][..., ::-1] for i in range(len(samples))])
     aps = {
         name: average_precision(manifest, samples, predict(form, samples, crops))
         for name, form in named.items()
@@ -266,7 +238,7 @@ def main(name: str, device: torch.device, rounds: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         named = dict(forms(manifest, project_weights(name), device, Path(folder)))
         rows = measure(manifest, named, device, rounds, seconds)
-    text = section(command, device, rows, len(samples_of("val", manifest)))
+    text = section(command, device, rows, len(val_samples(manifest)))
     print(text)
     page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else HEAD
     write_atomic(PAGE, with_section(page, text).encode())

@@ -12,7 +12,8 @@ card). model.onnx and model.pt2 take normalised images and return heatmaps; mode
 takes RGB crops of uint8 and returns keypoints in pixels of the crop, and scores. All are run and
 compared with torch: a difference above 1e-4, or 1e-3 pixel, is an error (1e-3 with model.rope_dtype
 bf16, whose roundings depend on the order of sums). --half adds model_keypoints_fp16.onnx, whose
-network is in float16. --format transformers writes config.json, model.safetensors,
+network is in float16, and --int8 model_keypoints_int8.onnx, whose matrix products are in int8; both
+are compared with float32 on val. --format transformers writes config.json, model.safetensors,
 preprocessor_config.json, pose.json and README.md instead, for VitPoseForPoseEstimation or
 Sapiens2ForPoseEstimation. --push uploads the folder into a new repository of the Hugging Face Hub,
 private unless --public, with the token in HF_TOKEN. Reads params.yaml, models/, data/cache and, for
@@ -52,8 +53,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--public", action="store_true", help="--push: not private")
     arguments = parser.parse_args()
-    if arguments.format == "transformers" and (arguments.flip or arguments.half):
-        parser.error("--flip and --half are of --format onnx")
+    if arguments.format == "transformers" and (arguments.flip or arguments.half or arguments.int8):
+        parser.error("--flip, --half and --int8 are of --format onnx")
     if arguments.public and not arguments.push:
         parser.error("--public is of --push")
     return arguments
@@ -64,6 +65,7 @@ if __name__ == "__main__":
 
 import importlib.metadata
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -76,6 +78,7 @@ from pose.common.licence import Licence, licence_of
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.script import exit_codes
+from pose.deploy import half, int8
 from pose.deploy.export import (
     DATASETS,
     OPSET,
@@ -86,7 +89,6 @@ from pose.deploy.export import (
     verify,
     write_onnx,
 )
-from pose.deploy.half import HALF_ONNX, PEOPLE, HalfNetwork, compare_with_float32, val_crops
 from pose.deploy.keypoints_graph import (
     CROPS,
     KEYPOINTS,
@@ -104,6 +106,7 @@ from pose.deploy.manifest import (
     project_params,
     project_weights,
 )
+from pose.deploy.precision import PEOPLE, cached_crops, compare_with_float32
 from pose.deploy.predictor import INPUT, ONNX, OUTPUT, SAFETENSORS, torch_network
 from pose.deploy.push import push, require_token
 from pose.deploy.transformers_model import (
@@ -122,7 +125,7 @@ PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
 EXAMPLES = 3  # images on which the graphs are compared with torch
 
 
-def main(name: str, out: Path, flip: bool, half: bool = False) -> None:
+def main(name: str, out: Path, flip: bool, precisions: Sequence[str] = ()) -> None:
     """Write the ONNX graphs, the torch.export program, the weights, pose.json and the card."""
     params = project_params()
     path, manifest = project_weights(name), build_manifest(params)
@@ -138,8 +141,10 @@ def main(name: str, out: Path, flip: bool, half: bool = False) -> None:
         for file, difference in differences.items():
             log(f"{NAME}: {file} differs from torch by {difference:.1e} at most")
         keypoints = _write_keypoints(model, manifest, folder, flip, differences[ONNX])
-        if half:
+        if "fp16" in precisions:
             keypoints["fp16"] = _write_half(model, manifest, folder, flip)
+        if "int8" in precisions:
+            keypoints["int8"] = _write_int8(manifest, folder)
         shutil.copyfile(path, folder / SAFETENSORS)
         info = _provenance(name, path, params.model.family) | {
             "onnx": {"opset": OPSET, "input": INPUT, "output": OUTPUT, "keypoints": keypoints},
@@ -189,15 +194,32 @@ def _write_keypoints(
 def _write_half(model: PoseModel, manifest: Manifest, folder: Path, flip: bool) -> dict[str, Any]:
     """Write model_keypoints_fp16.onnx and compare it on val; returns its entry of pose.json."""
     w, h = manifest.codec.input_size
-    graph, path = KeypointsGraph(HalfNetwork(model), manifest, flip).eval(), folder / HALF_ONNX
+    graph, path = (
+        KeypointsGraph(half.HalfNetwork(model), manifest, flip).eval(),
+        folder / half.HALF_ONNX,
+    )
     write_keypoints_onnx(graph, torch.zeros(EXAMPLES, h, w, 3, dtype=torch.uint8), path)
-    crops = val_crops(manifest, PEOPLE)
-    pixels = compare_with_float32(path, folder / KEYPOINTS_ONNX, crops)
+    return _compared(manifest, path, half.MEDIAN_TOLERANCE)
+
+
+def _write_int8(manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """Write model_keypoints_int8.onnx and compare it on val; returns its entry of pose.json."""
+    path = folder / int8.INT8_ONNX
+    int8.write_int8(
+        folder / KEYPOINTS_ONNX, path, cached_crops("train", manifest, int8.CALIBRATION)
+    )
+    return _compared(manifest, path, int8.MEDIAN_TOLERANCE)
+
+
+def _compared(manifest: Manifest, path: Path, tolerance: float) -> dict[str, Any]:
+    """Entry of pose.json of a graph of lower precision, compared with float32's on val."""
+    crops = cached_crops("val", manifest, PEOPLE)
+    pixels = compare_with_float32(path, path.with_name(KEYPOINTS_ONNX), crops, tolerance)
     log(
-        f"{NAME}: keypoints of {HALF_ONNX} differ from float32's by {pixels['median']:.1e} pixel "
+        f"{NAME}: keypoints of {path.name} differ from float32's by {pixels['median']:.1e} pixel "
         f"in the median, {pixels['max']:.1e} at most, on {pixels['people']} people of val"
     )
-    return {"file": HALF_ONNX, "pixels_from_float32": pixels}
+    return {"file": path.name, "pixels_from_float32": pixels}
 
 
 def _provenance(name: str, path: Path, family: str) -> dict[str, Any]:
@@ -270,7 +292,9 @@ if __name__ == "__main__":
         if arguments.format == "transformers":
             main_transformers(arguments.model, arguments.out)
         else:
-            main(arguments.model, arguments.out, arguments.flip, arguments.half)
+            asked = {"fp16": arguments.half, "int8": arguments.int8}
+            precisions = [name for name, wanted in asked.items() if wanted]
+            main(arguments.model, arguments.out, arguments.flip, precisions)
         if arguments.push:
             address = push(arguments.out, arguments.push, arguments.public)
             log(f"{NAME}: uploaded {arguments.out} to {address}")

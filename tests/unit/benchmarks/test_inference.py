@@ -13,6 +13,7 @@ import torch
 
 import inference
 from pose.codecs.geometry import apply_affine, udp_affine
+from pose.deploy.int8 import write_int8
 from pose.deploy.keypoints_graph import KeypointsGraph, write_keypoints_onnx
 from tiny_model import random_model, tiny_manifest
 
@@ -29,7 +30,7 @@ def test_every_form_gives_the_same_keypoints(tmp_path: Path) -> None:
     path = tmp_path / "float32.onnx"
     example = torch.zeros(2, 32, 24, 3, dtype=torch.uint8)
     write_keypoints_onnx(KeypointsGraph(model, manifest, False).eval(), example, path)
-    inference.write_int8(path, tmp_path / "int8.onnx", crops, inference.INT8["all"])
+    write_int8(path, tmp_path / "int8.onnx", crops, inference.INT8["all"])
     for form, largest in (
         (inference.onnx_form(path, CPU), 1e-4),
         (inference.openvino_form(path), 1e-4),

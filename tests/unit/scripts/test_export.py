@@ -23,6 +23,7 @@ from pose.common.licence import CC_BY_NC, SAPIENS2
 from pose.deploy import keypoints_graph
 from pose.deploy.export import verify
 from pose.deploy.half import HALF_ONNX
+from pose.deploy.int8 import INT8_ONNX
 from pose.deploy.keypoints_graph import KeypointsGraph
 from pose.deploy.manifest import project_params, read_manifest
 from pose.deploy.predictor import OnnxNetwork, Predictor
@@ -54,14 +55,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         patch.setattr(stage, "METRICS", root / "metrics")
         crops = np.random.default_rng(0).integers(0, 256, (40, 32, 24, 3), dtype=np.uint8)
-        patch.setattr(export, "val_crops", lambda manifest, people: crops)
-        export.main("ssl", out, False, half=True)
+        patch.setattr(export, "cached_crops", lambda split, manifest, people: crops)
+        export.main("ssl", out, False, ("fp16", "int8"))
     assert sorted(path.name for path in root.iterdir()) == ["exported", "metrics", "models"]
     return out
 
 
 def test_all_files_are_there_and_old_ones_gone(exported: Path) -> None:
-    models = {"model.onnx", "model.pt2", "model.safetensors", "model_keypoints.onnx", HALF_ONNX}
+    models = {"model.onnx", "model.pt2", "model.safetensors", "model_keypoints.onnx"}
+    models |= {HALF_ONNX, INT8_ONNX}
     assert {path.name for path in exported.iterdir()} == {"README.md", "pose.json"} | models
     expected, found = (
         random_model(MANIFEST).state_dict(),
@@ -76,10 +78,12 @@ def test_the_onnx_graph_takes_any_batch_and_states_its_opset(exported: Path) -> 
     onnx_info = json.loads((exported / "pose.json").read_text())["onnx"]
     keypoints = onnx_info.pop("keypoints")
     assert onnx_info == {"opset": 18, "input": "images", "output": "heatmaps"}
-    differences, half = keypoints.pop("largest_difference_to_torch"), keypoints.pop("fp16")
-    assert half["file"] == HALF_ONNX
-    assert half["pixels_from_float32"]["people"] == 40
-    assert 0 < half["pixels_from_float32"]["median"] < 0.05
+    differences = keypoints.pop("largest_difference_to_torch")
+    for name, file, limit in (("fp16", HALF_ONNX, 0.05), ("int8", INT8_ONNX, 1.0)):
+        entry = keypoints.pop(name)
+        assert entry["file"] == file
+        assert entry["pixels_from_float32"]["people"] == 40
+        assert 0 < entry["pixels_from_float32"]["median"] < limit
     assert differences["keypoints"] < 1e-3
     assert differences["scores"] < 1e-4
     assert keypoints == {
@@ -242,7 +246,7 @@ def test_a_folder_for_transformers(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--format", "transformers", "--half"], "--flip and --half are of --format onnx"),
+        (["--format", "transformers", "--half"], "--flip, --half and --int8 are of --format onnx"),
         (["--public"], "--public is of --push"),
     ],
 )
