@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import HfApi, constants
 from huggingface_hub import errors as hub
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
 from pose.common.errors import PoseError
 from pose.fetch.errors import describe_error, describe_status, first_line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -255,6 +256,15 @@ def test_options_that_do_not_fit(options: list[str], text: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert text in done.stderr
+
+
+def test_a_push_without_a_token_stops_before_the_export(tmp_path: Path) -> None:
+    command = [sys.executable, export.__file__, "--out", str(tmp_path / "x"), "--push", "me/mine"]
+    environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert "--push me/mine: HF_TOKEN is not set; set it to a write token of" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_models_numbers_are_its_own(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
