@@ -2,6 +2,7 @@
 
     python stages/export.py --out exported                   # the final model
     python stages/export.py --model phase2 --out exported
+    python stages/export.py --out exported --format transformers --push owner/name
 
 Writes these files; the folder is replaced as a whole, after everything is verified:
 model.onnx (opset 18, any batch size), model_keypoints.onnx (the same with all steps from crop to
@@ -10,7 +11,12 @@ size, normalisation, codec, keypoints, test settings, licence, versions) and REA
 card). model.onnx and model.pt2 take normalised images and return heatmaps; model_keypoints.onnx
 takes RGB crops of uint8 and returns keypoints in pixels of the crop, and scores. All are run and
 compared with torch: a difference above 1e-4, or 1e-3 pixel, is an error (1e-3 with model.rope_dtype
-bf16, whose roundings depend on the order of sums). Reads params.yaml, models/, data/cache and, for
+bf16, whose roundings depend on the order of sums). --half adds model_keypoints_fp16.onnx, whose
+network is in float16, and --int8 model_keypoints_int8.onnx, whose matrix products are in int8; both
+are compared with float32 on val. --format transformers writes config.json, model.safetensors,
+preprocessor_config.json, pose.json and README.md instead, for VitPoseForPoseEstimation or
+Sapiens2ForPoseEstimation. --push uploads the folder into a new repository of the Hugging Face Hub,
+private unless --public, with the token in HF_TOKEN. Reads params.yaml, models/, data/cache and, for
 the card, metrics/evaluate. Not a stage of the pipeline. Takes half a minute with the embedded
 default.
 """
@@ -32,11 +38,26 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument(
+        "--format", choices=("onnx", "transformers"), default="onnx", help="what is written (onnx)"
+    )
+    parser.add_argument(
         "--flip",
         action="store_true",
         help="model_keypoints.onnx does the flip test",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--half", action="store_true", help="also model_keypoints_fp16.onnx, in float16"
+    )
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="new repository on the Hub to upload to"
+    )
+    parser.add_argument("--public", action="store_true", help="--push: not private")
+    arguments = parser.parse_args()
+    if arguments.format == "transformers" and (arguments.flip or arguments.half or arguments.int8):
+        parser.error("--flip, --half and --int8 are of --format onnx")
+    if arguments.public and not arguments.push:
+        parser.error("--public is of --push")
+    return arguments
 
 
 if __name__ == "__main__":
@@ -44,6 +65,7 @@ if __name__ == "__main__":
 
 import importlib.metadata
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -56,6 +78,7 @@ from pose.common.licence import Licence, licence_of
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.script import exit_codes
+from pose.deploy import half, int8
 from pose.deploy.export import (
     DATASETS,
     OPSET,
@@ -84,18 +107,27 @@ from pose.deploy.manifest import (
     project_params,
     project_weights,
 )
+from pose.deploy.precision import PEOPLE, cached_crops, compare_with_float32
 from pose.deploy.predictor import INPUT, ONNX, OUTPUT, SAFETENSORS, torch_network
+from pose.deploy.push import push, require_token
+from pose.deploy.transformers_model import (
+    CLASSES,
+    PROCESSORS,
+    require_expressible,
+    write_transformers,
+)
 from pose.models.checkpoint import read_provenance
 from pose.models.pose_model import PoseModel
 
 NAME = "export"
 PROGRAM = "model.pt2"
-TEMPLATE = "card.md.j2"
+TEMPLATE, TRANSFORMERS_TEMPLATE = "card.md.j2", "card_transformers.md.j2"
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
 EXAMPLES = 3  # images on which the graphs are compared with torch
 
 
-def main(name: str, out: Path, flip: bool) -> None:
+def main(name: str, out: Path, flip: bool, precisions: Sequence[str] = ()) -> None:
+    """Write the ONNX graphs, the torch.export program, the weights, pose.json and the card."""
     params = project_params()
     path = project_weights(name)
     calibration = project_calibration(path)
@@ -115,13 +147,30 @@ def main(name: str, out: Path, flip: bool) -> None:
         for file, difference in differences.items():
             log(f"{NAME}: {file} differs from torch by {difference:.1e} at most")
         keypoints = _write_keypoints(model, manifest, folder, flip, differences[ONNX])
+        if "fp16" in precisions:
+            keypoints["fp16"] = _write_half(model, manifest, folder, flip)
+        if "int8" in precisions:
+            keypoints["int8"] = _write_int8(manifest, folder)
         shutil.copyfile(path, folder / SAFETENSORS)
-        info = _export_info(name, path, differences, keypoints, params.model.family)
-        write_json(folder / FILE, describe(manifest) | info)
-        write_atomic(
-            folder / "README.md", _card(out.resolve().name, params, manifest, info).encode()
-        )
+        info = _provenance(name, path, params.model.family) | {
+            "onnx": {"opset": OPSET, "input": INPUT, "output": OUTPUT, "keypoints": keypoints},
+            "largest_difference_to_torch": differences,
+        }
+        _write_settings(folder, out, params, manifest, info)
     log(f"{NAME}: wrote {name} to {out}")
+
+
+def main_transformers(name: str, out: Path) -> None:
+    """Write the folder that transformers loads, with pose.json and the card."""
+    params = project_params()
+    path, manifest = project_weights(name), build_manifest(params)
+    require_expressible(manifest)
+    state = torch_network(manifest, path, torch.device("cpu")).state_dict()
+    with replacing_folder(out, FILE) as folder:
+        write_transformers(manifest, state, folder)
+        info = _provenance(name, path, params.model.family)
+        _write_settings(folder, out, params, manifest, info, TRANSFORMERS_TEMPLATE)
+    log(f"{NAME}: wrote {name} to {out} for {CLASSES[params.model.family]}")
 
 
 def _write_keypoints(
@@ -148,25 +197,68 @@ def _write_keypoints(
     }
 
 
-def _export_info(
-    name: str,
-    path: Path,
-    differences: dict[str, float],
-    keypoints: dict[str, Any],
-    family: str,
-) -> dict[str, Any]:
-    """Entries of pose.json beside the manifest."""
+def _write_half(model: PoseModel, manifest: Manifest, folder: Path, flip: bool) -> dict[str, Any]:
+    """Write model_keypoints_fp16.onnx and compare it on val; returns its entry of pose.json."""
+    w, h = manifest.codec.input_size
+    graph, path = (
+        KeypointsGraph(half.HalfNetwork(model), manifest, flip).eval(),
+        folder / half.HALF_ONNX,
+    )
+    write_keypoints_onnx(graph, torch.zeros(EXAMPLES, h, w, 3, dtype=torch.uint8), path)
+    return _compared(manifest, path, half.MEDIAN_TOLERANCE)
+
+
+def _write_int8(manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """Write model_keypoints_int8.onnx and compare it on val; returns its entry of pose.json."""
+    path = folder / int8.INT8_ONNX
+    int8.write_int8(
+        folder / KEYPOINTS_ONNX, path, cached_crops("train", manifest, int8.CALIBRATION)
+    )
+    return _compared(manifest, path, int8.MEDIAN_TOLERANCE)
+
+
+def _compared(manifest: Manifest, path: Path, tolerance: float) -> dict[str, Any]:
+    """Entry of pose.json of a graph of lower precision, compared with float32's on val."""
+    crops = cached_crops("val", manifest, PEOPLE)
+    pixels = compare_with_float32(path, path.with_name(KEYPOINTS_ONNX), crops, tolerance)
+    log(
+        f"{NAME}: keypoints of {path.name} differ from float32's by {pixels['median']:.1e} pixel "
+        f"in the median, {pixels['max']:.1e} at most, on {pixels['people']} people of val"
+    )
+    return {"file": path.name, "pixels_from_float32": pixels}
+
+
+def _provenance(name: str, path: Path, family: str) -> dict[str, Any]:
+    """Entries of pose.json beside the manifest: weights, licence and versions."""
     start = read_provenance(path)
     return {
         "trained": {"model": name, "sha256": digest(path), "start": start},
         "licence": asdict(licence_of(start, family)),
-        "onnx": {"opset": OPSET, "input": INPUT, "output": OUTPUT, "keypoints": keypoints},
-        "largest_difference_to_torch": differences,
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }
 
 
-def _card(title: str, params: Params, manifest: Manifest, info: dict[str, Any]) -> str:
+def _write_settings(
+    folder: Path,
+    out: Path,
+    params: Params,
+    manifest: Manifest,
+    info: dict[str, Any],
+    template: str = TEMPLATE,
+) -> None:
+    """Write pose.json and the model card."""
+    write_json(folder / FILE, describe(manifest) | info)
+    card = _card(out.resolve().name, params, manifest, info, template)
+    write_atomic(folder / "README.md", card.encode())
+
+
+def _card(
+    title: str,
+    params: Params,
+    manifest: Manifest,
+    info: dict[str, Any],
+    template: str = TEMPLATE,
+) -> str:
     licence = Licence(**info["licence"])
     dataset = DATASETS[params.data.source]
     scores = _scores(info["trained"]["model"], params.evaluate.asked_models[-1])
@@ -174,15 +266,17 @@ def _card(title: str, params: Params, manifest: Manifest, info: dict[str, Any]) 
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "pose" / "deploy"),
         keep_trailing_newline=True,
     )
-    return environment.get_template(TEMPLATE).render(
-        front_matter=front_matter(title, licence, params.data.source, scores),
+    library = "transformers" if template == TRANSFORMERS_TEMPLATE else None
+    return environment.get_template(template).render(
+        front_matter=front_matter(title, licence, params.data.source, scores, library),
         title=title,
         manifest=manifest,
         dataset=dataset,
         source=params.data.source,
         scores=scores,
         family=params.model.family,
-        files=(ONNX, KEYPOINTS_ONNX, PROGRAM, SAFETENSORS),
+        network=CLASSES[params.model.family],
+        processor=PROCESSORS[params.model.family],
         **info,
     )
 
@@ -199,4 +293,14 @@ def _scores(name: str, main_model: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     with exit_codes(NAME):
-        main(arguments.model, arguments.out, arguments.flip)
+        if arguments.push:
+            require_token(arguments.push)
+        if arguments.format == "transformers":
+            main_transformers(arguments.model, arguments.out)
+        else:
+            asked = {"fp16": arguments.half, "int8": arguments.int8}
+            precisions = [name for name, wanted in asked.items() if wanted]
+            main(arguments.model, arguments.out, arguments.flip, precisions)
+        if arguments.push:
+            address = push(arguments.out, arguments.push, arguments.public)
+            log(f"{NAME}: uploaded {arguments.out} to {address}")

@@ -49,7 +49,8 @@ def argmax_decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([[[2., 1.]]]), tensor([[0.9000]]))
     """
     width, planes = heatmaps.shape[-1], heatmaps.flatten(2)
-    if planes.device.type == "cpu" and planes.dtype == torch.float32:  # NumPy is ten times faster
+    on_cpu = planes.device.type == "cpu" and planes.dtype == torch.float32
+    if on_cpu and not torch.compiler.is_exporting():  # NumPy is ten times faster
         flat = torch.from_numpy(planes.detach().numpy().argmax(2))
     else:
         flat = planes.argmax(2)
@@ -131,15 +132,22 @@ def _gain(heatmaps: Tensor, scores: Tensor, around: Tensor, kernel_size: int) ->
 
     It is at least 1 and leaves no value above the peak. A factor does not move the peak of a
     logarithm, so it is computed only where the logarithm is clipped, since it needs a blur of the
-    whole map. If the blurred maximum is negative, so is the factor, as in the official code.
+    whole map; an exported program, whose shapes cannot depend on values, blurs all maps. If the
+    blurred maximum is negative, so is the factor, as in the official code.
     """
     clipped = (around.amin((2, 3)) < LOG_RANGE[0]) | (scores > LOG_RANGE[1])
     gain = torch.ones_like(scores)
-    if clipped.any():
-        half = kernel_size // 2
-        maps = _blur_padded(F.pad(heatmaps[clipped][None], [half] * 4), kernel_size)
-        gain[clipped] = scores[clipped] / maps.amax((2, 3))[0]
+    if torch.compiler.is_exporting():
+        gain = torch.where(clipped, scores / _blurred_maxima(heatmaps, kernel_size), gain)
+    elif clipped.any():
+        gain[clipped] = scores[clipped] / _blurred_maxima(heatmaps[clipped][None], kernel_size)[0]
     return gain[..., None, None]
+
+
+def _blurred_maxima(heatmaps: Tensor, kernel_size: int) -> Tensor:
+    """(B, K) largest values of the heatmaps (B, K, H, W), blurred with zeros around them."""
+    padded = F.pad(heatmaps, [kernel_size // 2] * 4)
+    return _blur_padded(padded, kernel_size).amax((2, 3))
 
 
 def _repeat_border(around: Tensor, peaks: Tensor, shape: torch.Size) -> Tensor:

@@ -131,10 +131,17 @@ def replacing_folder(out: Path, marker: str) -> Iterator[Path]:
             shutil.rmtree(workspace, ignore_errors=True)
 
 
-def front_matter(name: str, licence: Licence, source: str, scores: dict[str, float]) -> str:
+def front_matter(
+    name: str,
+    licence: Licence,
+    source: str,
+    scores: dict[str, float],
+    library: str | None = None,
+) -> str:
     """YAML header of the model card.
 
-    source: value of data.source. scores: by COCO metric name; empty if not measured.
+    source: value of data.source. scores: by COCO metric name; empty if not measured. library: that
+    loads the files, by its name at the Hub.
     """
     results = [
         EvalResult(
@@ -150,8 +157,9 @@ def front_matter(name: str, licence: Licence, source: str, scores: dict[str, flo
         license=licence.hub_id,
         license_name=licence.hub_name,
         license_link=licence.link,
+        library_name=library,
         pipeline_tag="keypoint-detection",
-        tags=["pose-estimation", "top-down", "vit", "onnx"],
+        tags=["pose-estimation", "top-down", "vit", *([] if library else ["onnx"])],
         model_name=name,
         eval_results=results or None,
     )

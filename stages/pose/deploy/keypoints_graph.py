@@ -1,21 +1,16 @@
 """One ONNX graph from crops to keypoints: normalisation, network, flip test and decoding.
 
-Formulas are those of models, evaluation and codecs, which are traced. Two functions of codecs
-cannot be traced, since they use NumPy or depend on values; the export replaces them by equal ones.
+Formulas are those of models, evaluation and codecs, which are traced.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pose.codecs import combined, gaussian, geometry
+from pose.codecs import geometry
 from pose.common.errors import PoseError
 from pose.deploy.export import TOLERANCE, trace, write_onnx
 from pose.deploy.manifest import Manifest
@@ -44,7 +39,7 @@ class KeypointsGraph(nn.Module):
 
     def maps(self, crops: Tensor) -> Tensor:
         """Maps (B, K or 3 K, H, W)."""
-        images = normalise(crops.flip(3))  # it takes BGR
+        images = normalise(crops.float().flip(3))  # BGR; TensorRT takes uint8 only into a cast
         return predict_maps(self.network, self.codec, images, self.flip)
 
     def decode(self, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,34 +51,7 @@ class KeypointsGraph(nn.Module):
 
 def write_keypoints_onnx(graph: KeypointsGraph, crops: Tensor, path: Path) -> None:
     """Write the graph for any batch size; crops (B, h, w, 3) uint8 with B >= 2 is an example."""
-    with _traceable_codecs():
-        program = trace(graph, crops)
-    write_onnx(program, crops, path, (CROPS,), (KEYPOINTS, SCORES))
-
-
-@contextlib.contextmanager
-def _traceable_codecs() -> Iterator[None]:
-    with (
-        patch.object(gaussian, "argmax_decode", _argmax_decode),
-        patch.object(combined, "argmax_decode", _argmax_decode),
-        patch.object(gaussian, "_gain", _gain),
-    ):
-        yield
-
-
-def _argmax_decode(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-    """gaussian.argmax_decode without NumPy."""
-    width, planes = heatmaps.shape[-1], heatmaps.flatten(2)
-    flat = planes.argmax(2)
-    return torch.stack([flat % width, flat // width], dim=2).to(heatmaps.dtype), planes.amax(2)
-
-
-def _gain(heatmaps: Tensor, scores: Tensor, around: Tensor, kernel_size: int) -> Tensor:
-    """gaussian._gain, computed for every map: which of them need it is not known while tracing."""
-    lowest, highest = gaussian.LOG_RANGE
-    clipped = (around.amin((2, 3)) < lowest) | (scores > highest)
-    maps = gaussian._blur_padded(F.pad(heatmaps, [kernel_size // 2] * 4), kernel_size)
-    return torch.where(clipped, scores / maps.amax((2, 3)), 1.0)[..., None, None]
+    write_onnx(trace(graph, crops), crops, path, (CROPS,), (KEYPOINTS, SCORES))
 
 
 @torch.no_grad()

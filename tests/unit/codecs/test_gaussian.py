@@ -155,3 +155,20 @@ def test_dark_leaves_maps_without_a_find_at_their_peak_cell(level: float) -> Non
     found, scores = gaussian.dark_decode(torch.full((1, 1, 8, 6), level), gaussian.Blur(11))
     assert found.tolist() == [[[0, 0]]]
     assert scores.tolist() == [[level]]
+
+
+@pytest.mark.parametrize("border", ["zero", "mirror"])
+def test_an_exported_program_decodes_to_the_same_bits(border: str) -> None:
+    """Maps of all heights, one without a positive value and some with several maxima."""
+    maps = torch.rand(3, 17, 16, 12, generator=torch.Generator().manual_seed(0))
+    maps = maps * torch.logspace(-4, 2, 17)[:, None, None]
+    maps[0, 0], maps[1, :, 3:7] = -1.0, 100.0
+
+    class Decode(torch.nn.Module):
+        def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return gaussian.dark_decode(maps, gaussian.Blur(11, border))
+
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(Decode(), (maps[:2],), dynamic_shapes=batch).module()
+    for found, expected in zip(program(maps), Decode()(maps), strict=True):
+        assert torch.equal(found, expected)

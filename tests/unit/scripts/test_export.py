@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +15,7 @@ import onnx
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from transformers import VitPoseForPoseEstimation
 
 import export
 from loopback import failure
@@ -19,6 +23,8 @@ from pose.common import stage
 from pose.common.licence import CC_BY_NC, SAPIENS2
 from pose.deploy import keypoints_graph
 from pose.deploy.export import verify
+from pose.deploy.half import HALF_ONNX
+from pose.deploy.int8 import INT8_ONNX
 from pose.deploy.keypoints_graph import KeypointsGraph
 from pose.deploy.manifest import project_params, read_manifest
 from pose.deploy.predictor import OnnxNetwork, Predictor
@@ -49,13 +55,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
             export, "project_weights", lambda name: root / "models" / f"{name}.safetensors"
         )
         patch.setattr(stage, "METRICS", root / "metrics")
-        export.main("ssl", out, False)
+        crops = np.random.default_rng(0).integers(0, 256, (40, 32, 24, 3), dtype=np.uint8)
+        patch.setattr(export, "cached_crops", lambda split, manifest, people: crops)
+        export.main("ssl", out, False, ("fp16", "int8"))
     assert sorted(path.name for path in root.iterdir()) == ["exported", "metrics", "models"]
     return out
 
 
 def test_all_files_are_there_and_old_ones_gone(exported: Path) -> None:
     models = {"model.onnx", "model.pt2", "model.safetensors", "model_keypoints.onnx"}
+    models |= {HALF_ONNX, INT8_ONNX}
     assert {path.name for path in exported.iterdir()} == {"README.md", "pose.json"} | models
     expected, found = (
         random_model(MANIFEST).state_dict(),
@@ -71,6 +80,11 @@ def test_the_onnx_graph_takes_any_batch_and_states_its_opset(exported: Path) -> 
     keypoints = onnx_info.pop("keypoints")
     assert onnx_info == {"opset": 18, "input": "images", "output": "heatmaps"}
     differences = keypoints.pop("largest_difference_to_torch")
+    for name, file, limit in (("fp16", HALF_ONNX, 0.05), ("int8", INT8_ONNX, 1.0)):
+        entry = keypoints.pop(name)
+        assert entry["file"] == file
+        assert entry["pixels_from_float32"]["people"] == 40
+        assert 0 < entry["pixels_from_float32"]["median"] < limit
     assert differences["keypoints"] < 1e-3
     assert differences["scores"] < 1e-4
     assert keypoints == {
@@ -169,6 +183,7 @@ def test_the_card_is_one_that_the_hub_reads(exported: Path) -> None:
         "input 24 x 32, heatmaps 12 x 16",
         "do not apply to photographs",
         "| model_keypoints.onnx | crops to keypoints",
+        "pixel at most |\n| model_keypoints_fp16.onnx | the same",
         "`crops` (batch, h, w, 3) uint8 RGB to `keypoints`",
         "right_ankle",
     ):
@@ -192,6 +207,64 @@ def test_the_card_of_a_sapiens2_model_links_its_licence(exported: Path) -> None:
     assert card.data.license_link == SAPIENS2.link
     assert f"{SAPIENS2.terms} The licence: {SAPIENS2.link}\n\n- Starting" in card.text
     assert "A Sapiens2 vision transformer" in card.text
+
+
+def test_a_folder_for_transformers(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = {"head": "simple", "deconv_channels": (), "conv_channels": ()}
+    simple = replace(MANIFEST, model=replace(MANIFEST.model, **head))
+    model = random_model(simple)
+    weights = tmp_path / "trained.safetensors"
+    save_weights(weights, model.state_dict(), {"source": "facebook/sapiens/x.pth"})
+    monkeypatch.setattr(export, "build_manifest", lambda params: simple)
+    monkeypatch.setattr(export, "project_weights", lambda name: weights)
+    monkeypatch.setattr(stage, "METRICS", exported.parent / "metrics")
+    out = tmp_path / "mine"
+    export.main_transformers("ssl", out)
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "pose.json",
+        "README.md",
+    }
+    assert read_manifest(out / "pose.json") == simple
+    theirs = VitPoseForPoseEstimation.from_pretrained(out)
+    images = torch.randn(2, 3, 32, 24)
+    with torch.no_grad():
+        assert (theirs(images).heatmaps - model(images)).abs().max() <= 1e-4
+    card = ModelCard((out / "README.md").read_text())
+    assert (card.data.library_name, card.data.license) == ("transformers", "cc-by-nc-4.0")
+    assert "VitPoseForPoseEstimation.from_pretrained(name)" in card.text
+    assert "model.onnx" not in card.text
+    monkeypatch.setattr(export, "build_manifest", lambda params: MANIFEST)
+    line = failure(export.main_transformers, "ssl", tmp_path / "other")
+    assert "model.head = sapiens, but VitPoseForPoseEstimation of transformers has" in line
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--format", "transformers", "--half"], "--flip, --half and --int8 are of --format onnx"),
+        (["--public"], "--public is of --push"),
+    ],
+)
+def test_options_that_do_not_fit(options: list[str], text: str) -> None:
+    command = [sys.executable, export.__file__, "--out", "x", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_a_push_without_a_token_stops_before_the_export(tmp_path: Path) -> None:
+    command = [sys.executable, export.__file__, "--out", str(tmp_path / "x"), "--push", "me/mine"]
+    environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert "--push me/mine: HF_TOKEN is not set; set it to a write token of" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_models_numbers_are_its_own(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

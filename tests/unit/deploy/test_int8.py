@@ -1,0 +1,32 @@
+"""Which operators of the quantised graph are in int8."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from pose.deploy.int8 import write_int8
+from pose.deploy.keypoints_graph import KeypointsGraph, write_keypoints_onnx
+from tiny_model import random_model, tiny_manifest
+
+
+def test_matrix_products_are_in_int8_and_convolutions_in_float32(tmp_path: Path) -> None:
+    manifest, full, path = tiny_manifest(), tmp_path / "full.onnx", tmp_path / "int8.onnx"
+    graph = KeypointsGraph(random_model(manifest), manifest, False).eval()
+    write_keypoints_onnx(graph, torch.zeros(2, 32, 24, 3, dtype=torch.uint8), full)
+    crops = np.random.default_rng(0).integers(0, 256, (20, 32, 24, 3), dtype=np.uint8)
+    write_int8(full, path, crops)
+    nodes = onnx.load(path).graph.node
+    made_by = {output: node.op_type for node in nodes for output in node.output}
+    quantised: dict[str, set[bool]] = {}
+    for node in nodes:
+        in_int8 = made_by.get((*node.input, "", "")[1]) == "DequantizeLinear"
+        quantised.setdefault(node.op_type, set()).add(in_int8)
+    assert {kind for kind, found in quantised.items() if True in found} <= {"MatMul", "Gemm", "Add"}
+    assert quantised["Conv"] == {False}
+    assert True in quantised.get("MatMul", set()) | quantised.get("Gemm", set())
+    assert logging.root.manager.disable == logging.NOTSET
