@@ -8,7 +8,9 @@ model.onnx (opset 18, any batch size), model_keypoints.onnx (the same with all s
 keypoints), model.pt2 (torch.export), model.safetensors (the weights as trained), pose.json (input
 size, normalisation, codec, keypoints, test settings, licence, versions) and README.md (a model
 card). model.onnx and model.pt2 take normalised images and return heatmaps; model_keypoints.onnx
-takes RGB crops of uint8 and returns keypoints in pixels of the crop, and scores. All are run and
+takes RGB crops of uint8 and returns keypoints in pixels of the crop, and scores. A model that was
+trained with adapters is merged in all of them; the folder adapter has its adapter and head as peft
+stores them. All are run and
 compared with torch: a difference above 1e-4, or 1e-3 pixel, is an error (1e-3 with model.rope_dtype
 bf16, whose roundings depend on the order of sums). Reads params.yaml, models/, data/cache and, for
 the card, metrics/evaluate. Not a stage of the pipeline. Takes half a minute with the embedded
@@ -56,6 +58,7 @@ from pose.common.licence import Licence, licence_of
 from pose.common.log import log
 from pose.common.params import Params
 from pose.common.script import exit_codes
+from pose.deploy.adapter import ADAPTER, write_adapter
 from pose.deploy.export import (
     DATASETS,
     OPSET,
@@ -84,7 +87,13 @@ from pose.deploy.manifest import (
     project_weights,
 )
 from pose.deploy.predictor import INPUT, ONNX, OUTPUT, SAFETENSORS, torch_network
-from pose.models.checkpoint import read_provenance
+from pose.models.checkpoint import (
+    read_base,
+    read_own,
+    read_provenance,
+    read_weights,
+    save_weights,
+)
 from pose.models.pose_model import PoseModel
 
 NAME = "export"
@@ -109,13 +118,22 @@ def main(name: str, out: Path, flip: bool) -> None:
         for file, difference in differences.items():
             log(f"{NAME}: {file} differs from torch by {difference:.1e} at most")
         keypoints = _write_keypoints(model, manifest, folder, flip, differences[ONNX])
-        shutil.copyfile(path, folder / SAFETENSORS)
+        _write_weights(path, folder)
         info = _export_info(name, path, differences, keypoints, params.model.family)
         write_json(folder / FILE, describe(manifest) | info)
         write_atomic(
             folder / "README.md", _card(out.resolve().name, params, manifest, info).encode()
         )
     log(f"{NAME}: wrote {name} to {out}")
+
+
+def _write_weights(path: Path, folder: Path) -> None:
+    """The weights as trained; those of a model with a base merged, and beside them its adapter."""
+    if base := read_base(path):
+        save_weights(folder / SAFETENSORS, read_weights(path), read_provenance(path))
+        write_adapter(folder / ADAPTER, read_own(path), base)
+    else:
+        shutil.copyfile(path, folder / SAFETENSORS)
 
 
 def _write_keypoints(
