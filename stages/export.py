@@ -131,7 +131,8 @@ def _write_weights(path: Path, folder: Path) -> None:
     """The weights as trained; those of a model with a base merged, and beside them its adapter."""
     if base := read_base(path):
         save_weights(folder / SAFETENSORS, read_weights(path), read_provenance(path))
-        write_adapter(folder / ADAPTER, read_own(path), base)
+        if not write_adapter(folder / ADAPTER, read_own(path), base):
+            log(f"{NAME}: no folder {ADAPTER}: peft's files cannot hold what {path} has")
     else:
         shutil.copyfile(path, folder / SAFETENSORS)
 

@@ -12,18 +12,23 @@ from pose.models.adapter import LORA_A, MAGNITUDE, Base, State
 from pose.models.checkpoint import save_weights
 
 ADAPTER = "adapter"
+POS_EMBED = "backbone.pos_embed"
 PREFIX = "base_model.model."  # of a model in peft's wrapper
 
 
-def write_adapter(folder: Path, own: State, base: Base) -> None:
-    """Write what was trained, as a folder that peft loads; nothing if it has no adapters."""
+def write_adapter(folder: Path, own: State, base: Base) -> bool:
+    """Write what was trained, as a folder that peft loads; returns whether it could.
+
+    Not without adapters, and not with a trained position embedding: peft's files have modules only.
+    """
     layers = [name.removesuffix(LORA_A) for name in own if name.endswith(LORA_A)]
-    if not layers:
-        return
+    if not layers or POS_EMBED in own:
+        return False
     folder.mkdir()
     write_json(folder / "adapter_config.json", _config(layers, own, base))
     tensors = {f"{PREFIX}{name}": tensor for name, tensor in own.items()}
-    save_weights(folder / "adapter_model.safetensors", tensors, {"source": base.file})
+    save_weights(folder / "adapter_model.safetensors", tensors, {"base": base.file})
+    return True
 
 
 def _config(layers: list[str], own: State, base: Base) -> dict[str, object]:

@@ -10,6 +10,7 @@ import bisect
 import logging
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -130,7 +131,8 @@ def build_adamw8bit(
     import bitsandbytes
 
     groups = _groups(model, weight_decay, layer_decay)
-    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=0.0, betas=betas)
+    kind: Any = bitsandbytes.optim
+    optimizer: torch.optim.Optimizer = kind.AdamW8bit(groups, lr=0.0, betas=betas)
     return optimizer
 
 

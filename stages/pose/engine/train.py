@@ -69,8 +69,8 @@ def _memory_settings(params: Params) -> str:
         f"train.accumulate = {train.accumulate} (more)" if train.accumulate < share else "",
         "" if model.grad_checkpointing else "model.grad_checkpointing = false (true)",
         "train.amp = none (bf16)" if train.amp == "none" else "",
-        f"train.finetune = {train.finetune} (lora)" if train.finetune == "full" else "",
         "train.parallel = ddp (fsdp, with NPROC)" if train.parallel == "ddp" else "",
+        "train.finetune = full (lora)" if train.finetune == "full" else "",
         f"train.ema_decay = {train.ema_decay} (0)" if train.ema_decay else "",
         f"train.batch_size = {train.batch_size} (less)",
     ]

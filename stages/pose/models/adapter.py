@@ -124,7 +124,7 @@ def add_adapters_(model: PoseModel, lora: Lora, family: str) -> None:
     peft.inject_adapter_in_model(config, model)
     for layer in model.modules():  # autocast casts the input once for base and adapter
         if hasattr(layer, "cast_input_dtype_enabled"):
-            layer.cast_input_dtype_enabled = False
+            layer.cast_input_dtype_enabled = False  # type: ignore[assignment]
     for name, parameter in model.named_parameters():
         if name.startswith("head.") or (lora.norms and NORMS.fullmatch(name)):
             parameter.requires_grad_(True)
@@ -179,4 +179,5 @@ def _merged_weight(weight: Tensor, own: State, layer: str, base: Base) -> Tensor
     merged = weight + base.alpha / len(down) * (up @ down)
     if (magnitude := own.get(layer + MAGNITUDE)) is None:
         return merged
-    return magnitude[:, None] * merged / merged.norm(dim=1, keepdim=True)
+    lengths: Tensor = merged.norm(dim=1, keepdim=True)
+    return magnitude[:, None] * merged / lengths
