@@ -8,6 +8,7 @@ ICLR 2022 (LoRA); Liu et al., ICML 2024 (DoRA).
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -68,7 +69,8 @@ def find_base(path: Path, base: Base, given: Path | None = None) -> Path:
 
     Raises PoseError if it is absent or has another digest.
     """
-    in_project, beside = path.absolute().parents[1] / base.file, path.parent / Path(base.file).name
+    in_project = path.absolute().parent.parent / base.file
+    beside = path.parent / Path(base.file).name
     places = [given] if given else [in_project, beside]
     found = next((file for file in places if file.is_file()), None)
     wanted = f"{path}: holds only what was trained and needs {base.file} of sha256 {base.sha256}"
@@ -111,6 +113,7 @@ def add_adapters_(model: PoseModel, lora: Lora, family: str) -> None:
 
     The output does not change: matrix B of each adapter is 0.
     """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, see engine.optim
     import peft  # imports transformers, which takes seconds
 
     targets = "|".join(lora.targets or LORA_TARGETS[family])
