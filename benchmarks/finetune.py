@@ -1,11 +1,12 @@
 """AP, memory, time and disk of fine-tuning all weights, adapters (LoRA) or the head alone.
 
-    python benchmarks/finetune.py [--seeds 1 2 3] [--epochs 25] [--lr 0.004] [--work FOLDER]
+    python benchmarks/finetune.py [--seeds 1 2 3] [--epochs 25] [--lr 0.004 0.001]
+        [--work FOLDER]
 
 The starting weights are the backbone of models/phase2.safetensors, of a finished default run. The
 new task are people of another seed of the renderer, of whom 200 have keypoints. Each arm trains a
-fresh head on the frozen backbone (phase 1, 2 epochs) and then phase 2 as its settings say. All arms
-have one lr, so an arm that needs another one is at a disadvantage. A finished arm is a row of
+fresh head on the frozen backbone (phase 1, 2 epochs) and then phase 2 as its settings say, with
+each lr, since one that suits all weights need not suit adapters. A finished arm is a row of
 WORK/rows.csv and is not run again; the table of these rows is written to benchmarks/finetune.md.
 About 3 minutes of one core per arm and seed with 25 epochs, if nothing else runs; Linux only.
 """
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,7 @@ ARMS: dict[str, dict[str, Any]] = {  # in the order of the table
     "lora, rank 16, adamw8bit": {"train.finetune": "lora", "train.optimizer": "adamw8bit"},
     "head": {"train.finetune": "head"},
 }
-COLUMNS = ("arm", "AP", "spread", "trained", "peak MB", "s / step", "MB in DVC")
+COLUMNS = ("arm", "lr", "AP", "spread", "trained", "peak MB", "s / step", "MB in DVC")
 
 
 def main() -> None:
@@ -78,23 +80,23 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--lr", type=float, default=0.004)
+    parser.add_argument("--lr", type=float, nargs="+", default=[0.004, 0.001])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--work", type=Path, default=ROOT / "data" / "benchmark_finetune")
     options = parser.parse_args()
     work, rows = options.work.resolve(), options.work.resolve() / "rows.csv"
-    settings = {"phase2.epochs": options.epochs, "train.lr": options.lr}
     for seed in options.seeds:
         folder = work / f"seed-{seed}"
-        people = {**COMMON, "run.seed": seed, "synthetic.seed": seed, **settings}
+        people = {**COMMON, "run.seed": seed, "synthetic.seed": seed}
+        people["phase2.epochs"] = options.epochs
         if not (folder / "data/cache/summary.json").exists():
             in_child(prepare, folder, people)
-        for arm in options.arms:
-            key = {"arm": arm, "seed": seed, "epochs": options.epochs, "lr": options.lr}
+        for arm, lr in product(options.arms, options.lr):
+            key = {"arm": arm, "seed": seed, "epochs": options.epochs, "lr": lr}
             if not is_done(rows, key):
-                found = in_child(run_arm, folder, people | ARMS[arm])
+                found = in_child(run_arm, folder, people | ARMS[arm] | {"train.lr": lr})
                 append(rows, key | found)
-                write_table(rows, options.epochs, options.lr)
+                write_table(rows, options.epochs)
 
 
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -173,26 +175,28 @@ def append(rows: Path, row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
 
 
-def write_table(rows: Path, epochs: int, lr: float) -> None:
-    """benchmarks/finetune.md: a row per arm, mean and standard deviation over seeds."""
+def write_table(rows: Path, epochs: int) -> None:
+    """benchmarks/finetune.md: a row per arm and lr, mean and standard deviation over seeds."""
     found = pd.read_csv(rows)
-    found = found[(found["epochs"] == epochs) & (found["lr"] == lr)]
+    found = found[found["epochs"] == epochs]
+    lrs = sorted({*found["lr"]}, reverse=True)
     seeds = " ".join(map(str, sorted({*found["seed"]})))
     lines = [
         "# Fine-tuning all weights, adapters or the head",
         "",
-        f"`python benchmarks/finetune.py --seeds {seeds} --epochs {epochs} --lr {lr:g}`",
+        f"`python benchmarks/finetune.py --seeds {seeds} --epochs {epochs} "
+        f"--lr {' '.join(f'{lr:g}' for lr in lrs)}`",
         "",
         *TEXT,
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{'---|' * len(COLUMNS)}",
     ]
-    for arm in ARMS:
-        if len(part := found[found["arm"] == arm]):
+    for arm, lr in product(ARMS, lrs):
+        if len(part := found[(found["arm"] == arm) & (found["lr"] == lr)]):
             spread = f"{part['AP'].std():.3f}" if len(part) > 1 else "one seed"
             mean = part.mean(numeric_only=True)
-            cells = (arm, f"{mean['AP']:.3f}", spread, f"{mean['trained']:,.0f}")
+            cells = (arm, f"{lr:g}", f"{mean['AP']:.3f}", spread, f"{mean['trained']:,.0f}")
             cells += (f"{mean['peak']:.0f}", f"{mean['seconds']:.2f}", f"{mean['disk']:.2f}")
             lines.append(f"| {' | '.join(cells)} |")
     path = ROOT / "benchmarks" / "finetune.md"
@@ -202,7 +206,7 @@ def write_table(rows: Path, epochs: int, lr: float) -> None:
 TEXT = (
     "Rendered people at 72 x 96 pixels of another seed than the backbone was trained on, 200 of",
     "them with keypoints; AP on held-out people with flip test, mean over seeds, and its standard",
-    "deviation. Every arm has the same steps and the same lr. Trained are parameters of phase 2;",
+    "deviation. Every row has the same number of steps. Trained are parameters of phase 2;",
     "peak is the memory that phase 2 added to its process; MB in DVC is models/phase2.safetensors.",
     "Seconds depend on what else the machine did.",
 )

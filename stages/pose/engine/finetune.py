@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from pose.common.errors import PoseError
 from pose.common.params import Params
 from pose.engine.fit import freeze_backbone_
 from pose.models.adapter import (
@@ -20,7 +21,7 @@ from pose.models.adapter import (
     is_adapter,
     load_adapters_,
 )
-from pose.models.checkpoint import State, load_model, load_state, read_base, read_own
+from pose.models.checkpoint import load_model, load_state, read_base, read_own
 from pose.models.pose_model import PoseModel
 
 
@@ -41,15 +42,20 @@ def freeze_for_phase1_(model: PoseModel, params: Params, start: Path) -> Base | 
 def load_for_training_(model: PoseModel, params: Params, start: Path) -> Base | None:
     """Load an earlier phase's file and freeze what train.finetune does not train.
 
-    Returns the base of the file that the phase saves; None if that has all weights.
+    Returns the base of the file that the phase saves; None if that has all weights. Raises
+    PoseError if the files do not fit.
     """
-    base = read_base(start)
-    if params.train.finetune == "full" or base is None:
+    if params.train.finetune == "full":
         load_model(model, start)
         return None
+    if (base := read_base(start)) is None:
+        raise PoseError(
+            f"{start}: has all weights, but train.finetune = {params.train.finetune!r} builds on "
+            "a file of trained parts; rerun the stage that writes it"
+        )
     own = read_own(start)
     plain = {name: tensor for name, tensor in own.items() if not is_adapter(name)}
-    load_state(model, _float32(start, base) | plain, start)
+    load_state(model, read_own(find_base(start, base)) | plain, start)
     freeze_for_phase2_(model, params)
     load_adapters_(model, own)
     return replace(base, alpha=params.lora.alpha if params.train.finetune == "lora" else None)
@@ -62,7 +68,3 @@ def freeze_for_phase2_(model: PoseModel, params: Params) -> None:
     elif params.train.finetune == "head":
         freeze_backbone_(model)
     cast_frozen_(model, params.model.frozen_dtype)
-
-
-def _float32(start: Path, base: Base) -> State:
-    return read_own(find_base(start, base))

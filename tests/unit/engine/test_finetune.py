@@ -183,7 +183,14 @@ def test_each_phase_starts_where_the_one_before_ended(
     assert (found and found.file) == (None if finetune == "full" else start.as_posix())
 
 
-def test_a_file_without_trained_parts_is_small(tmp_path: Path, tiny_model_spec) -> None:
+def test_adapters_need_a_file_that_names_its_base(tmp_path: Path, tiny_model_spec) -> None:
+    path = tmp_path / "phase1.safetensors"
+    save_weights(path, fresh(tiny_model_spec).state_dict(), {})
+    with pytest.raises(PoseError, match=r"has all weights, but train.finetune = 'lora' builds"):
+        load_for_training_(fresh(tiny_model_spec), params("lora"), path)
+
+
+def test_phase_1_saves_the_head_alone(tmp_path: Path, tiny_model_spec) -> None:
     model = fresh(tiny_model_spec)
     settings = params("head")
     base = freeze_for_phase1_(model, settings, tmp_path / files(tmp_path, model))
