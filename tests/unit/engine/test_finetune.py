@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from pose.models.pose_model import PoseModel
 from pose.models.spec import ModelSpec
 from sections import DEFAULT, changed
 
+ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 CODEC = UdpCodec("gaussian", (24, 32), (12, 16), 1.0, 0.0546875, COCO_17.flip_indices)
 STEPS = 7
@@ -231,3 +235,14 @@ def test_settings_that_cannot_serve(
         load_params(bent_params(changes))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_default_does_not_wait_for_the_libraries_of_adapters() -> None:
+    """peft imports transformers, which takes seconds."""
+    code = "import sys, train_phase1, train_phase2, train_ssl, evaluate, export\n"
+    code += "print(sorted({'peft', 'transformers', 'bitsandbytes'} & {*sys.modules}))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "stages")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
