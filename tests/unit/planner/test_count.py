@@ -79,6 +79,7 @@ def test_bytes_under_autocast(tiny_model_spec: ModelSpec) -> None:
 PEAK = """
 import json, sys, torch
 from pathlib import Path
+from pose.common.params import load_params
 from pose.models.pose_model import PoseModel
 from pose.models.spec import ModelSpec
 
@@ -93,6 +94,9 @@ def step(batch):
 torch.set_num_threads(1)
 spec = json.loads(sys.argv[1])
 model = PoseModel(ModelSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}))
+if sys.argv[3] == "lora":
+    from pose.models.adapter import add_adapters_
+    add_adapters_(model, load_params(Path("params.yaml")).lora, spec["family"])
 width, height = spec["input_wh"]
 step(1)  # loads kernels, allocates gradients
 before = status("VmRSS")
@@ -104,16 +108,20 @@ print(status("VmHWM") - before)
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="the peak is read from Linux' /proc"
 )
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("finetune", "checkpointing"),
+    [("full", False), ("full", True), ("lora", False), ("lora", True)],
+)
 def test_the_process_peaks_at_what_was_predicted(
-    default_spec: ModelSpec, checkpointing: bool
+    default_spec: ModelSpec, finetune: str, checkpointing: bool
 ) -> None:
     """From 0.9 to 1.3 of it: backward's temporary gradients are not counted."""
     spec, batch = replace(default_spec, grad_checkpointing=checkpointing), 96
-    predicted = count_activation_bytes(spec, "none").per_sample * batch
-    command = [sys.executable, "-c", PEAK, json.dumps(asdict(spec)), str(batch)]
+    freeze = freezing(lora_params("none"), "float32") if finetune == "lora" else count.train_all
+    predicted = count_activation_bytes(spec, "none", freeze).per_sample * batch
+    command = [sys.executable, "-c", PEAK, json.dumps(asdict(spec)), str(batch), finetune]
     path = {"PYTHONPATH": str(ROOT / "stages"), "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(command, env=path, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
     assert 0.9 < int(done.stdout) / predicted < 1.3
 
 
