@@ -9,7 +9,9 @@ model.onnx (opset 18, any batch size), model_keypoints.onnx (the same with all s
 keypoints), model.pt2 (torch.export), model.safetensors (the weights as trained), pose.json (input
 size, normalisation, codec, keypoints, test settings, licence, versions) and README.md (a model
 card). model.onnx and model.pt2 take normalised images and return heatmaps; model_keypoints.onnx
-takes RGB crops of uint8 and returns keypoints in pixels of the crop, and scores. All are run and
+takes RGB crops of uint8 and returns keypoints in pixels of the crop, and scores. A model that was
+trained with adapters is merged in all of them; the folder adapter has its adapter and head as peft
+stores them. All are run and
 compared with torch: a difference above 1e-4, or 1e-3 pixel, is an error (1e-3 with model.rope_dtype
 bf16, whose roundings depend on the order of sums). --half adds model_keypoints_fp16.onnx, whose
 network is in float16, and --int8 model_keypoints_int8.onnx, whose matrix products are in int8; both
@@ -79,6 +81,7 @@ from pose.common.log import log
 from pose.common.params import Params
 from pose.common.script import exit_codes
 from pose.deploy import half, int8
+from pose.deploy.adapter import ADAPTER, write_adapter
 from pose.deploy.export import (
     DATASETS,
     OPSET,
@@ -116,7 +119,13 @@ from pose.deploy.transformers_model import (
     require_expressible,
     write_transformers,
 )
-from pose.models.checkpoint import read_provenance
+from pose.models.checkpoint import (
+    read_base,
+    read_own,
+    read_provenance,
+    read_weights,
+    save_weights,
+)
 from pose.models.pose_model import PoseModel
 
 NAME = "export"
@@ -151,7 +160,7 @@ def main(name: str, out: Path, flip: bool, precisions: Sequence[str] = ()) -> No
             keypoints["fp16"] = _write_half(model, manifest, folder, flip)
         if "int8" in precisions:
             keypoints["int8"] = _write_int8(manifest, folder)
-        shutil.copyfile(path, folder / SAFETENSORS)
+        _write_weights(path, folder)
         info = _provenance(name, path, params.model.family) | {
             "onnx": {"opset": OPSET, "input": INPUT, "output": OUTPUT, "keypoints": keypoints},
             "largest_difference_to_torch": differences,
@@ -171,6 +180,16 @@ def main_transformers(name: str, out: Path) -> None:
         info = _provenance(name, path, params.model.family)
         _write_settings(folder, out, params, manifest, info, TRANSFORMERS_TEMPLATE)
     log(f"{NAME}: wrote {name} to {out} for {CLASSES[params.model.family]}")
+
+
+def _write_weights(path: Path, folder: Path) -> None:
+    """The weights as trained; those of a model with a base merged, and beside them its adapter."""
+    if base := read_base(path):
+        save_weights(folder / SAFETENSORS, read_weights(path), read_provenance(path))
+        if not write_adapter(folder / ADAPTER, read_own(path), base):
+            log(f"{NAME}: no folder {ADAPTER}: peft's files cannot hold what {path} has")
+    else:
+        shutil.copyfile(path, folder / SAFETENSORS)
 
 
 def _write_keypoints(

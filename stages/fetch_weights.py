@@ -70,7 +70,14 @@ from pose.common.params import Params
 from pose.common.skeleton import COCO_17, asked_names
 from pose.fetch.checksums import Checksum
 from pose.fetch.url import download
-from pose.models.checkpoint import State, read_provenance, save_weights
+from pose.models.checkpoint import (
+    State,
+    read_base,
+    read_own,
+    read_provenance,
+    save_weights,
+    with_base,
+)
 from pose.models.pose_model import build_backbone, build_on_meta
 from pose.models.spec import ModelSpec, model_spec
 from pose.pretrained.convert import convert
@@ -179,11 +186,21 @@ def _experiment(params: Params) -> tuple[Path, dict[str, Any]]:
     file, revision = weights.file or FINAL_MODEL, str(weights.revision)
     path, commit = copy_from_run(file, revision, stage.RESUME / NAME)
     _require_sha256(path, weights.sha256, "weights.revision")
+    start = read_provenance(path)
+    if base := read_base(path):  # the file has only what was trained
+        base_path, _ = copy_from_run(base.file, revision, stage.RESUME / NAME)
+        path = _merged(path, base_path)
     if weights.revision != commit:
         log(f"{NAME}: to pin this run: weights.revision={commit}")
-    start = read_provenance(path)
     provenance = {"source": f"{file} of {revision}", "revision": commit}
     return path, provenance | {f"start {key}": value for key, value in start.items()}
+
+
+def _merged(path: Path, base_path: Path) -> Path:
+    """A file with all weights, beside a model file that has only what was trained."""
+    merged = path.with_stem(f"{path.stem}_merged")
+    save_weights(merged, with_base(path, read_own(path), base_path), read_provenance(path))
+    return merged
 
 
 def _url(params: Params) -> tuple[Path, dict[str, Any]]:

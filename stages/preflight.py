@@ -167,7 +167,9 @@ def check_disk(params: Params, plan: Plan) -> str:
     pins = COCO_2017 | COCO_2017_UNLABELLED
     downloads = sum(pins[name].expected_bytes for name in missing_zips(params))
     people = plan.people.labelled + plan.people.unlabelled + plan.people.val
-    outs = people * CROP_BYTES + MODEL_FILES * 4 * (plan.backbone + plan.head)
+    whole = 4 * (plan.backbone + plan.head)
+    trained = whole if params.train.finetune == "full" else 4 * plan.trained
+    outs = people * CROP_BYTES + whole + (MODEL_FILES - 1) * trained
     links = any(kind in cache_type() for kind in ("hardlink", "symlink"))
     needed = downloads + outs if links else 3 * downloads + 2 * outs
     copies = "linked with" if links else "copied to (unless the file system has reflinks)"

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 from pose.common.log import log
 from pose.common.params import Params
-from pose.engine.fit import freeze_backbone_
+from pose.engine.finetune import freeze_for_phase1_
 from pose.engine.train import train_supervised
 from pose.models.build import build_model, setup_torch
 from pose.models.checkpoint import load_start
@@ -29,9 +29,10 @@ def main(params: Params) -> None:
     skeleton = stage.skeleton()
     model = build_model(params, skeleton)
     log(f"{NAME}: loaded {load_start(model, stage.WEIGHTS)}")
-    freeze_backbone_(model.to(device))
+    base = freeze_for_phase1_(model, params, stage.WEIGHTS)
+    model.to(device)
     epochs = params.phase1.epochs
-    train_supervised(NAME, STREAM, params, skeleton, model, epochs, stage.WEIGHTS)
+    train_supervised(NAME, STREAM, params, skeleton, model, epochs, stage.WEIGHTS, base)
 
 
 if __name__ == "__main__":

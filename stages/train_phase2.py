@@ -1,4 +1,4 @@
-"""Stage 1, phase 2: fine-tune the whole network from phase 1's weights.
+"""Stage 1, phase 2: fine-tune the network from phase 1's weights, as train.finetune says.
 
     python stages/train_phase2.py
 
@@ -14,9 +14,9 @@ if __name__ == "__main__":
     stage.parse_arguments(__doc__)  # --help does not wait for the imports below
 
 from pose.common.params import Params
+from pose.engine.finetune import load_for_training_
 from pose.engine.train import model_path, train_supervised
 from pose.models.build import build_model, setup_torch
-from pose.models.checkpoint import load_model
 
 NAME = "train_phase2"
 STREAM = 2  # part of the seed; other phases have other streams
@@ -27,10 +27,10 @@ def main(params: Params) -> None:
     skeleton = stage.skeleton()
     model = build_model(params, skeleton)
     start_weights = model_path("train_phase1")
-    load_model(model, start_weights)
+    base = load_for_training_(model, params, start_weights)
     epochs = params.phase2.epochs
     model.to(device)
-    train_supervised(NAME, STREAM, params, skeleton, model, epochs, start_weights)
+    train_supervised(NAME, STREAM, params, skeleton, model, epochs, start_weights, base)
 
 
 if __name__ == "__main__":

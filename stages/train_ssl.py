@@ -34,6 +34,7 @@ from pose.data import build as data_build
 from pose.data.samples import TrainingSamples, steps_per_epoch
 from pose.draw import encode_jpeg, placeholder
 from pose.engine.ema import WeightEma
+from pose.engine.finetune import freeze_for_phase2_, load_for_training_
 from pose.engine.fit import ONE_BATCH, Gradients, Row, to_device
 from pose.engine.train import (
     build_schedule,
@@ -43,8 +44,9 @@ from pose.engine.train import (
     train,
     wrap_model,
 )
+from pose.models.adapter import Base
 from pose.models.build import build_model, setup_torch
-from pose.models.checkpoint import load_model, read_provenance
+from pose.models.checkpoint import read_provenance
 from pose.models.pose_model import PoseModel
 from pose.ssl.consistency import Consistency
 from pose.ssl.pictures import picture_views
@@ -66,20 +68,24 @@ def main(params: Params) -> None:
     skeleton = stage.skeleton()
     model = build_model(params, skeleton)
     start_weights = model_path("train_phase2")
-    load_model(model, start_weights)
+    base = load_for_training_(model, params, start_weights)
     model.to(device)
     if params.ssl.epochs and not len(CropTable(stage.CACHE / "unlabelled")):
         log(f"{NAME}: data/cache/unlabelled has no people: stage 2 is skipped, as with 0 epochs")
     elif params.ssl.epochs:
-        return train_students(params, skeleton, model, device)
-    copy_weights(NAME, model, start_weights)
+        return train_students(params, skeleton, model, device, base)
+    copy_weights(NAME, model, start_weights, base)
     write_skipped_outputs()
 
 
 def train_students(
-    params: Params, skeleton: Skeleton, model: PoseModel, device: torch.device
+    params: Params,
+    skeleton: Skeleton,
+    model: PoseModel,
+    device: torch.device,
+    base: Base | None,
 ) -> None:
-    """Train `model`, which has the weights of phase 2, and save it."""
+    """Train `model`, which has the weights of phase 2, and save it; base as in `train`."""
     start_weights = model_path("train_phase2")
     labelled, unlabelled = samples(params, skeleton)
     batch_size, ssl, accumulate = params.train.batch_size, params.ssl, params.train.accumulate
@@ -120,6 +126,7 @@ def train_students(
         build(gradients),
         gradients,
         read_provenance(start_weights),
+        base,
         trainable=trainable,
         teacher_ema=ema,
         extra_models={SECOND: students[-1]},
@@ -151,6 +158,7 @@ def second_networks(params: Params, skeleton: Skeleton, first: PoseModel) -> lis
     if params.ssl.networks == 1:
         return []
     second = build_model(params, skeleton)
+    freeze_for_phase2_(second, params)
     second.backbone.load_state_dict(first.backbone.state_dict())
     return [second.to(next(first.parameters()).device)]
 

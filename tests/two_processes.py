@@ -31,6 +31,7 @@ from pose.engine.fit import (
     supervised_step,
 )
 from pose.engine.optim import Schedule, build_adamw
+from pose.models.adapter import add_adapters_
 from pose.models.pose_model import PoseModel
 from pose.models.spec import ModelSpec
 from pose.ssl.consistency import Consistency
@@ -82,6 +83,7 @@ def train(
     ssl: bool = False,
     pair: bool = False,
     frozen: bool = False,
+    lora: bool = False,
     compiled: bool = False,
     drop_path: float = 0.0,
     family: str = "vit",
@@ -100,6 +102,8 @@ def train(
     torch.nn.init.normal_(model.head.final_layer.weight, std=0.1)
     if frozen:
         freeze_backbone_(model)
+    if lora:
+        add_adapters_(model, changed(DEFAULT.lora, rank=2, norms=True), family)
     for block in model.backbone.blocks if compiled else ():
         block.compile(backend="aot_eager")
     students = [model]
@@ -235,6 +239,7 @@ def main(folder: Path) -> None:
     cut(folder, "ddp", "dropping", drop_path=0.5)
     cut(folder, "fsdp", "sapiens2", family="sapiens2")
     cut(folder, "fsdp", "ema", decay=0.5)
+    cut(folder, "fsdp", "lora", lora=True)
     cut(folder, "fsdp", "teacher", pair=True, teacher_decay=0.5)
     found = {
         "ddp": train(),
@@ -249,6 +254,9 @@ def main(folder: Path) -> None:
         "fsdp pair": train("fsdp", pair=True),
         "ddp frozen": train(frozen=True),
         "fsdp frozen": train("fsdp", frozen=True),
+        "ddp lora": train(lora=True),
+        "fsdp lora": train("fsdp", lora=True),
+        "fsdp lora, resumed": resumed(folder, "fsdp", "lora", lora=True),
         "fsdp fp16": train("fsdp", amp="fp16"),
         "ddp compiled": train(compiled=True),
         "fsdp compiled": train("fsdp", compiled=True),

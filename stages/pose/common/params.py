@@ -45,6 +45,10 @@ TTAS = ("none", "flip", "multiscale")  # test-time views, see inference.py
 PathName = Literal["jc", "jo", "co", "cm", "mu", "randaugment", "joco", "jccm"]
 MAX_BYTES, MAX_VALUES = 1 << 20, 10_000  # of params.yaml
 MAX_SHOWN = 300  # characters of a value in a message
+LORA_TARGETS = {  # linear layers of a block by model.family
+    "vit": ("qkv", "proj", "fc1", "fc2"),
+    "sapiens2": ("wq", "wk", "wv", "proj", "w12", "w3"),
+}
 YAML_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # of ruamel
 
 
@@ -309,6 +313,7 @@ class Model(Section):
     deconv_channels: tuple[Count, ...]
     conv_channels: tuple[Count, ...]
     grad_checkpointing: bool
+    frozen_dtype: Literal["float32", "bf16"]
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Model:
@@ -374,6 +379,8 @@ class Augment(Section):
 
 
 class Train(Section):
+    finetune: Literal["full", "lora", "head"]
+    optimizer: Literal["adamw", "adamw8bit"]
     lr: Positive
     weight_decay: NonNegative
     betas: tuple[BelowOne, BelowOne]
@@ -428,10 +435,30 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def _optimizer_can(self) -> Train:
+        for key, value in (("parallel", "fsdp"), ("on_bad_step", "skip")):
+            if self.optimizer == "adamw8bit" and getattr(self, key) == value:
+                raise ValueError(
+                    f"optimizer = 'adamw8bit' cannot be used with {key} = '{value}'; use adamw, or "
+                    f"{key}: {'ddp' if value == 'fsdp' else 'stop'}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _best_is_known(self) -> Train:
         if self.keep == "best" and not self.val_epochs:
             raise ValueError("keep = 'best', but val_epochs = 0 measures no AP; set val_epochs: 1")
         return self
+
+
+class Lora(Section):
+    rank: Count
+    alpha: Positive
+    dropout: BelowOne
+    targets: Annotated[Names, Field(min_length=1)] | None
+    dora: bool
+    norms: bool
+    pos_embed: bool
 
 
 class Phase(Section):
@@ -550,6 +577,7 @@ class Params(Section):
     model: Model
     augment: Augment
     train: Train
+    lora: Lora
     phase1: Phase
     phase2: Phase
     ssl: Ssl
@@ -564,6 +592,35 @@ class Params(Section):
                 f"ssl.loss = 'ensemble', expected multiaugs for codec.type = '{self.codec.type}': "
                 "its sharpening keeps the width of gaussians"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _bf16_is_served(self) -> Params:
+        if self.model.frozen_dtype == "bf16":
+            if self.train.amp == "none":
+                raise ValueError(
+                    "model.frozen_dtype = 'bf16', but train.amp = 'none' computes in float32; set "
+                    "train.amp: bf16, or model.frozen_dtype: float32"
+                )
+            if self.train.parallel == "fsdp":
+                raise ValueError(
+                    "model.frozen_dtype = 'bf16' cannot be used with train.parallel = 'fsdp', "
+                    "which shards weights of one type; use ddp, or model.frozen_dtype: float32"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> Params:
+        family, lora = self.model.family, self.lora
+        if self.train.finetune != "lora":
+            return self
+        if unknown := {*(lora.targets or ())} - {*LORA_TARGETS[family]}:
+            raise ValueError(
+                f"lora.targets has {min(unknown)!r}, expected some of "
+                f"{', '.join(LORA_TARGETS[family])} for model.family = '{family}'"
+            )
+        if lora.pos_embed and family == "sapiens2":
+            raise ValueError("lora.pos_embed = true: family sapiens2 has none; set it to false")
         return self
 
     @model_validator(mode="after")

@@ -12,10 +12,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pose import distributed
 from pose.engine import parallel
+from pose.models.adapter import trained_names
 
 
 class WeightEma:
-    """EMA of a model's parameters and floating-point buffers (batch-norm statistics).
+    """EMA of a model's trained parameters and floating-point buffers (batch-norm statistics).
 
     Starts from the present weights, without warm-up: average = decay * average
     + (1 - decay) * weights. Create it after parallel.wrap_distributed: FSDP replaces the
@@ -24,8 +25,8 @@ class WeightEma:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        state = model.state_dict()
-        self.live = {name: t for name, t in state.items() if t.is_floating_point()}
+        state, trained = model.state_dict(), trained_names(model)
+        self.live = {n: t for n, t in state.items() if t.is_floating_point() and n in trained}
         self.values = [tensor.clone() for tensor in self.live.values()]
         self._blend = get_ema_multi_avg_fn(decay)
 

@@ -23,6 +23,7 @@ from pose.engine.bad_steps import BadSteps, masked_step_
 from pose.engine.ema import WeightEma
 from pose.engine.losses import LOSSES
 from pose.engine.optim import Schedule, set_lr
+from pose.models.adapter import file_name
 from pose.models.build import autocast
 from pose.models.checkpoint import State
 from pose.models.pose_model import PoseModel, normalise
@@ -36,10 +37,10 @@ StepLoss = Callable[[Any, int], Losses]
 class TrainState:
     """All that a resumed run needs.
 
-    Model, optimiser, fp16's loss scale, steps done, logged rows, losses since the last row, skipped
-    steps, the EMA of the weights (train.ema_decay) and of those that teach (ssl.ema_decay), and the
-    results of validation: the best weights by val_AP (in the first process alone) and the newest
-    picture, JPEG bytes (N,).
+    What is trained of the model, optimiser, fp16's loss scale, steps done, logged rows, losses
+    since the last row, skipped steps, the EMA of the weights (train.ema_decay) and of those that
+    teach (ssl.ema_decay), and the results of validation: the best weights by val_AP (in the first
+    process alone) and the newest picture, JPEG bytes (N,).
     """
 
     model: nn.Module
@@ -61,7 +62,7 @@ class TrainState:
         All processes must call it; the first one saves its result.
         """
         return {
-            "model": parallel.full_weights(self.model),
+            "model": parallel.trained_weights(self.model),
             "optimizer": parallel.full_optimizer(self.model, self.optimizer),
             **{name: ema.to_dict() for name, ema in self._emas().items()},
             "best": self.best,
@@ -354,7 +355,7 @@ def loss_scaler(device: torch.device, amp: str) -> GradScaler:
 
 
 def freeze_backbone_(model: PoseModel) -> None:
-    """Set the backbone to eval mode without gradients, for phase 1.
+    """Set the backbone to eval mode without gradients, for phase 1 and train.finetune: head.
 
     Autograd then keeps no activations of its forward.
     """
@@ -365,3 +366,8 @@ def freeze_backbone_(model: PoseModel) -> None:
 def model_weights(model: nn.Module) -> State:
     """Float32 weights to save. All processes must call it; only the first one's are complete."""
     return parallel.full_weights(model)
+
+
+def trained_weights(model: nn.Module) -> State:
+    """Those of them that are trained, by their names in a file; called as model_weights is."""
+    return {file_name(name): tensor for name, tensor in parallel.trained_weights(model).items()}

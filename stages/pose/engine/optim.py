@@ -7,12 +7,15 @@ Sapiens2 engine/runners/base_runner.py and the pose configs for its tokens and l
 from __future__ import annotations
 
 import bisect
+import logging
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from pose.common.params import Train
 from pose.models.pose_model import PoseModel
 
 WARMUP_START = 0.001  # of the peak lr
@@ -60,6 +63,8 @@ class Schedule:
 def layer_id(name: str, depth: int) -> int:
     """0 for the embeddings, i + 1 for block i, depth + 1 for the final norm and the head.
 
+    An adapter has the layer of its block.
+
     >>> layer_id("backbone.blocks.3.attn.qkv.weight", depth=12)
     4
     """
@@ -72,6 +77,8 @@ def layer_id(name: str, depth: int) -> int:
 
 def has_no_decay(name: str, parameter: torch.nn.Parameter) -> bool:
     """Whether weight decay skips a parameter: vectors, biases and the position embedding.
+
+    Adapters decay: towards 0, so the merged weights towards those of the base.
 
     It does not skip Sapiens2's class and storage tokens, as in the official code.
     """
@@ -97,15 +104,42 @@ def parameter_groups(
     return list(groups.values())
 
 
+def build_optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
+    """The optimiser of train.optimizer; set_lr sets the rates."""
+    settings = train.weight_decay, train.layer_decay, train.betas
+    if train.optimizer == "adamw8bit":
+        return build_adamw8bit(model, *settings)
+    return build_adamw(model, *settings)
+
+
 def build_adamw(
     model: nn.Module, weight_decay: float, layer_decay: float, betas: tuple[float, float]
 ) -> torch.optim.AdamW:
-    """Fused AdamW over the parameter_groups of each PoseModel in `model`; set_lr sets the rates."""
-    networks = [part for part in model.modules() if isinstance(part, PoseModel)]
-    groups = [
-        g for network in networks for g in parameter_groups(network, weight_decay, layer_decay)
-    ]
+    """Fused AdamW over the parameter_groups of each PoseModel in `model`."""
+    groups = _groups(model, weight_decay, layer_decay)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+def build_adamw8bit(
+    model: nn.Module, weight_decay: float, layer_decay: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """The same with moments of 8 bits, in blocks of 256; those of tensors below 4096 in float32.
+
+    Source: Dettmers et al., ICLR 2022, by bitsandbytes, which needs no compiler and runs on CPUs.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels not used here
+    import bitsandbytes
+
+    groups = _groups(model, weight_decay, layer_decay)
+    kind: Any = bitsandbytes.optim
+    optimizer: torch.optim.Optimizer = kind.AdamW8bit(groups, lr=0.0, betas=betas)
+    return optimizer
+
+
+def _groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, object]]:
+    """The parameter_groups of each PoseModel in `model`."""
+    networks = [part for part in model.modules() if isinstance(part, PoseModel)]
+    return [g for network in networks for g in parameter_groups(network, weight_decay, layer_decay)]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pose import distributed
 from pose.common.errors import PoseError
+from pose.models.adapter import trained_names
 from pose.models.pose_model import PoseModel
 
 
@@ -84,8 +85,19 @@ def full_weights(model: nn.Module) -> dict[str, Any]:
     return dcp.get_model_state_dict(model, options=options)
 
 
+def trained_weights(model: nn.Module) -> dict[str, Any]:
+    """full_weights without frozen parameters; called and returned as it is."""
+    names = trained_names(model)
+    return {name: tensor for name, tensor in full_weights(model).items() if name in names}
+
+
 def full_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The full optimiser state by parameter name; called and returned as full_weights is."""
+    """The full optimiser state by parameter name; called and returned as full_weights is.
+
+    That of 8-bit AdamW, which every process has as a whole, is by the parameters' order.
+    """
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return optimizer.state_dict()
     import torch.distributed.checkpoint.state_dict as dcp
 
     options = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -95,13 +107,19 @@ def full_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
 def restore_(
     model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any] | None
 ) -> None:
-    """Load "model" and "optimizer" of `saved`, which only the first process needs to have."""
+    """Load "model" and "optimizer" of `saved`, which only the first process needs to have.
+
+    Frozen parameters keep their values.
+    """
     import torch.distributed.checkpoint.state_dict as dcp
 
-    weights, moments = (saved["model"], saved["optimizer"]) if saved else ({}, {})
+    frozen = full_weights(model) if len(trained_names(model)) < len(model.state_dict()) else {}
+    weights, moments = (frozen | saved["model"], saved["optimizer"]) if saved else ({}, {})
     many = distributed.world_size() > 1
     options = dcp.StateDictOptions(full_state_dict=many, broadcast_from_rank0=many)
     dcp.set_model_state_dict(model, weights, options=options)
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return optimizer.load_state_dict(distributed.broadcast(moments))
     dcp.set_optimizer_state_dict(model, optimizer, moments, options=options)
     _match_strides_(optimizer)
 

@@ -40,9 +40,11 @@ from pose.engine.fit import (
     loss_scaler,
     model_weights,
     supervised_step,
+    trained_weights,
 )
-from pose.engine.optim import Schedule, build_adamw
+from pose.engine.optim import Schedule, build_optimizer
 from pose.engine.validation import Validation
+from pose.models.adapter import Base
 from pose.models.checkpoint import State, read_provenance, save_weights
 from pose.models.pose_model import PoseModel
 
@@ -68,6 +70,7 @@ def _memory_settings(params: Params) -> str:
         "" if model.grad_checkpointing else "model.grad_checkpointing = false (true)",
         "train.amp = none (bf16)" if train.amp == "none" else "",
         "train.parallel = ddp (fsdp, with NPROC)" if train.parallel == "ddp" else "",
+        "train.finetune = full (lora)" if train.finetune == "full" else "",
         f"train.ema_decay = {train.ema_decay} (0)" if train.ema_decay else "",
         f"train.batch_size = {train.batch_size} (less)",
     ]
@@ -109,14 +112,15 @@ def train_supervised(
     model: PoseModel,
     epochs: int,
     start_weights: Path,
+    base: Base | None,
 ) -> None:
     """Train on the labelled people for `epochs` epochs; frozen parameters stay frozen.
 
     stream is a number that each phase has of its own, so that their random draws differ. The
-    provenance of start_weights is copied into the trained file.
+    provenance of start_weights is copied into the trained file; base as in `train`.
     """
     if epochs == 0:
-        return copy_weights(name, model, start_weights)
+        return copy_weights(name, model, start_weights, base)
     device = next(model.parameters()).device
     table = CropTable(stage.CACHE / "train")
     min_keypoints, seed = params.augment.min_keypoints, (params.run.seed, stream)
@@ -133,10 +137,10 @@ def train_supervised(
         return loader(samples, batch_size, start, schedule.steps)
 
     provenance = read_provenance(start_weights)
-    train(name, params, model, schedule, batches, step_loss, gradients, provenance)
+    train(name, params, model, schedule, batches, step_loss, gradients, provenance, base)
 
 
-def copy_weights(name: str, model: PoseModel, start_weights: Path) -> None:
+def copy_weights(name: str, model: PoseModel, start_weights: Path, base: Base | None) -> None:
     """What a phase of 0 epochs writes: the model's weights unchanged, and curves without rows."""
     if not distributed.is_main_process():
         return
@@ -144,8 +148,8 @@ def copy_weights(name: str, model: PoseModel, start_weights: Path) -> None:
         live.summary["step"] = 0
     write_curves(stage.METRICS / name, [])
     _write_placeholder(name, "epochs is 0: no picture")
-    weights = model_weights(model)
-    _save_pair(name, weights, weights, read_provenance(start_weights))
+    weights = saved_weights(model, base)
+    _save_pair(name, weights, weights, read_provenance(start_weights), base)
     log(f"{name}: epochs is 0, the weights are copied unchanged")
 
 
@@ -158,6 +162,7 @@ def train(
     step_loss: StepLoss,
     gradients: Gradients,
     provenance: dict[str, Any],
+    base: Base | None = None,
     trainable: nn.Module | None = None,
     teacher_ema: WeightEma | None = None,
     extra_models: Mapping[Path, PoseModel] = MappingProxyType({}),
@@ -167,6 +172,7 @@ def train(
     """Train `model` and save it as models/<name>.safetensors; a killed run resumes.
 
     batches(start) yields the batches from step `start` on. Only the first process writes files.
+    base: the file with the weights that are frozen, which are then not saved; None: all are saved.
     trainable: a module that holds `model` and all else that is trained (default: model).
     teacher_ema: an EMA of it, updated and saved with it. extra_models: further files to write, with
     the part of `trainable` that each gets. on_row is called with each logged row, also with those
@@ -174,8 +180,7 @@ def train(
     Raises PoseError if the device runs out of memory, Stopped after SIGTERM.
     """
     settings, trainable = params.train, trainable or model
-    betas = settings.betas
-    optimizer = build_adamw(trainable, settings.weight_decay, settings.layer_decay, betas)
+    optimizer = build_optimizer(trainable, settings)
     ema = WeightEma(trainable, settings.ema_decay) if settings.ema_decay else None
     scaler = gradients.scaler
     state = TrainState(trainable, optimizer, scaler, ema=ema, teacher_ema=teacher_ema)
@@ -209,13 +214,13 @@ def train(
             stop=lambda: distributed.any_process(sigterm_received()),
         )
         with ema.swapped_in() if ema else nullcontext():
-            last = model_weights(model)
-            extra = {path: model_weights(part) for path, part in extra_models.items()}
+            last = saved_weights(model, base)
+            extra = {path: saved_weights(part, base) for path, part in extra_models.items()}
             if first:
-                chosen = _save_models(name, settings.keep, state, last, provenance)
+                chosen = _save_models(name, settings.keep, state, last, provenance, base)
                 for path, weights in extra.items():
                     is_model = extra_models[path] is model
-                    save_weights(path, chosen if is_model else weights, provenance)
+                    save_weights(path, chosen if is_model else weights, provenance, base)
                 write_curves(stage.METRICS / name, state.history)
                 if state.picture is None:
                     _write_placeholder(name, "train.picture_epochs is 0: no picture")
@@ -260,23 +265,35 @@ def _save(state: TrainState, folder: Path | None) -> None:
         save_training_state(folder / STATE, content)
 
 
+def saved_weights(model: nn.Module, base: Base | None) -> State:
+    """What the file of a phase holds: all weights, or with a base those that are trained."""
+    return trained_weights(model) if base else model_weights(model)
+
+
 def _save_models(
-    name: str, keep: str, state: TrainState, last: State, provenance: dict[str, Any]
+    name: str,
+    keep: str,
+    state: TrainState,
+    last: State,
+    provenance: dict[str, Any],
+    base: Base | None = None,
 ) -> State:
     """Save the weights that `keep` (best or last) names and the other ones; returns the former."""
-    best = state.best.get("weights", last)
+    best = last | state.best.get("weights", {})
     if state.best:
         where = f"step {state.best['step']:.0f}, val_AP {state.best['val_AP']:.3f}"
         log(f"{name}: best by val_AP: {where}; train.keep = {keep}")
     chosen, other = (best, last) if keep == "best" else (last, best)
-    _save_pair(name, chosen, other, provenance)
+    _save_pair(name, chosen, other, provenance, base)
     return chosen
 
 
-def _save_pair(name: str, chosen: State, other: State, provenance: dict[str, Any]) -> None:
+def _save_pair(
+    name: str, chosen: State, other: State, provenance: dict[str, Any], base: Base | None
+) -> None:
     path = model_path(name)
-    save_weights(path, chosen, provenance)
-    save_weights(path.with_stem(f"{path.stem}_other"), other, provenance)
+    save_weights(path, chosen, provenance, base)
+    save_weights(path.with_stem(f"{path.stem}_other"), other, provenance, base)
 
 
 def model_path(name: str) -> Path:

@@ -25,7 +25,7 @@ from pose.common.skeleton import Skeleton
 from pose.crop_table import CropTable
 from pose.data.samples import TestSamples, batch_loader, test_batches
 from pose.draw import draw_heatmap, draw_pose, encode_jpeg, enlarge, grid
-from pose.engine.fit import Row, TrainState, model_weights
+from pose.engine.fit import Row, TrainState, trained_weights
 from pose.engine.optim import Schedule
 from pose.evaluation.coco_metrics import coco_eval, to_results
 from pose.evaluation.predict import (
@@ -112,7 +112,7 @@ class Validation:
         better = row["val_AP"] >= state.best.get("val_AP", -2.0)
         if not distributed.broadcast(better):
             return
-        weights = model_weights(self.model)
+        weights = trained_weights(self.model)
         if distributed.is_main_process():
             copies = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
             state.best = {**row, "weights": copies}

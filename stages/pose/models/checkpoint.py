@@ -1,6 +1,7 @@
 """Save weights as safetensors, and load them into a model.
 
-pose.pretrained reads the checkpoints of other projects.
+Files of phases that train a part of the model are merged with their base in `with_base`, and
+nowhere else. pose.pretrained reads the checkpoints of other projects.
 """
 
 from __future__ import annotations
@@ -16,15 +17,22 @@ from torch import Tensor
 
 from pose.common.errors import PoseError, printable
 from pose.common.files import replacing
+from pose.models.adapter import Base, find_base, merge, parse_base
 from pose.models.integrity import UNREADABLE, unreadable_reason
 
 State = dict[str, Tensor]
 
 
-def save_weights(path: Path, state: State, provenance: dict[str, Any]) -> None:
-    """Write safetensors; `provenance` is JSON under one metadata key, so that bytes are stable."""
+def save_weights(
+    path: Path, state: State, provenance: dict[str, Any], base: Base | None = None
+) -> None:
+    """Write safetensors; `provenance` is JSON under one metadata key, so that bytes are stable.
+
+    base: the file that has the other weights, if state holds only trained ones.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
+    metadata |= {"base": base.to_json()} if base else {}
     with replacing(path) as beside:
         try:
             safetensors.torch.save_file(tensors, beside, metadata)
@@ -33,7 +41,24 @@ def save_weights(path: Path, state: State, provenance: dict[str, Any]) -> None:
 
 
 def read_weights(path: Path) -> State:
-    """Tensors of a file of save_weights. Raises PoseError if it cannot be read."""
+    """All weights of a file of save_weights, merged with its base if it has one.
+
+    Raises PoseError if it cannot be read, or if its base is absent or another file.
+    """
+    return with_base(path, read_own(path))
+
+
+def with_base(path: Path, own: State, base_path: Path | None = None) -> State:
+    """The tensors of a safetensors file, merged with the base that its metadata name, if any.
+
+    base_path: where that base is, if not where find_base looks.
+    """
+    base = read_base(path)
+    return merge(read_own(find_base(path, base, base_path)), own, base) if base else own
+
+
+def read_own(path: Path) -> State:
+    """The tensors that a file holds itself. Raises PoseError if it cannot be read."""
     if not path.is_file():
         raise PoseError(f"{path}: no such checkpoint")
     try:
@@ -45,11 +70,24 @@ def read_weights(path: Path) -> State:
 def read_provenance(path: Path) -> dict[str, Any]:
     """The provenance that save_weights stored."""
     try:
-        with safe_open(path, framework="pt") as stream:
-            provenance = json.loads((stream.metadata() or {}).get("provenance", "{}"))
+        provenance = json.loads(_metadata(path).get("provenance", "{}"))
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
     return provenance if isinstance(provenance, dict) else {}
+
+
+def read_base(path: Path) -> Base | None:
+    """The base of a file that holds only what was trained; None if it holds all weights."""
+    try:
+        text = _metadata(path).get("base")
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    return parse_base(text, path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as stream:
+        return stream.metadata() or {}
 
 
 def _unreadable(path: Path, error: Exception) -> PoseError:

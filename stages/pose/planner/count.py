@@ -8,7 +8,7 @@ memory of the allocator are not counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pose.models.pose_model import PoseModel, build_on_meta
 from pose.models.spec import ModelSpec
+
+Freeze = Callable[[PoseModel], None]  # adds adapters and freezes, as a phase does before training
+BLOCK_8BIT, MIN_8BIT = 256, 4096  # bitsandbytes: values per scale; smaller tensors stay float32
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,24 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_flops(spec: ModelSpec) -> Flops:
-    """FLOPs at the model's input size; norms, activation functions and the loss are not counted."""
+def train_all(model: PoseModel) -> None:
+    """The Freeze of a phase that trains all weights."""
+
+
+def count_flops(spec: ModelSpec, freeze: Freeze = train_all) -> Flops:
+    """FLOPs at the model's input size; norms, activation functions and the loss are not counted.
+
+    freeze applies to `training` alone; it must leave the weights float32.
+    """
     model = build_on_meta(replace(spec, grad_checkpointing=False))
+    trained = build_on_meta(replace(spec, grad_checkpointing=False))
+    freeze(trained)
     width, height = spec.input_wh
     image = torch.empty(1, 3, height, width, device="meta")
     inputs, _ = model.backbone.embed(image)
     return Flops(
         forward=_flops(lambda: model(image)),
-        training=_flops(lambda: model(image).sum().backward()),
+        training=_flops(lambda: trained(image).sum().backward()),
         head_only=_flops(lambda: model.head(_detached_features(model, image)).sum().backward()),
         recomputed=_flops(lambda: model.run_blocks(*inputs)),
     )
@@ -71,24 +83,38 @@ def _flops(function: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def count_activation_bytes(spec: ModelSpec, amp: str) -> ActivationBytes:
-    """Activations of a training step of the whole model; amp is train.amp of params.yaml.
+def moment_bytes(parameters: Iterable[nn.Parameter], optimizer: str) -> int:
+    """Bytes of AdamW's two moments of these parameters; optimizer is train.optimizer."""
+    return sum(
+        8 * p.numel()
+        if optimizer == "adamw" or p.numel() < MIN_8BIT
+        else 2 * p.numel() + 2 * 4 * -(-p.numel() // BLOCK_8BIT)
+        for p in parameters
+    )
+
+
+def count_activation_bytes(
+    spec: ModelSpec, amp: str, freeze: Freeze = train_all
+) -> ActivationBytes:
+    """Activations of a training step of the model; amp is train.amp of params.yaml.
 
     With spec.grad_checkpointing these are the input of every block and all activations of the one
     block that is recomputed. The loss is the squared error of the heatmaps in float32.
     """
-    one, two = _batch_bytes(spec, amp, 1), _batch_bytes(spec, amp, 2)
+    one, two = (_batch_bytes(spec, amp, batch, freeze) for batch in (1, 2))
     return ActivationBytes(per_sample=two - one, per_step=2 * one - two)
 
 
-def _batch_bytes(spec: ModelSpec, amp: str, batch: int) -> int:
+def _batch_bytes(spec: ModelSpec, amp: str, batch: int, freeze: Freeze) -> int:
     model = build_on_meta(spec)
+    freeze(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")  # fake tensors: no memory is allocated
         width, height = spec.input_wh
         images = torch.empty(batch, 3, height, width)
         stored = saved_bytes(model, lambda: _loss(model, images, amp))
-        if not spec.grad_checkpointing:
+        learns = any(parameter.requires_grad for parameter in model.backbone.parameters())
+        if not (spec.grad_checkpointing and learns):
             return stored
         (tokens, *tables), _ = model.backbone.embed(images)
         inputs = (tokens.detach().requires_grad_(), *tables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,17 @@ from pose.crop_table import CropTable
 from pose.crops.aspect import advice, median_ratio
 from pose.crops.splits import labelled_count
 from pose.data.samples import steps_per_epoch
-from pose.models.pose_model import build_on_meta
+from pose.engine.finetune import freeze_for_phase2_
+from pose.models.pose_model import PoseModel, build_on_meta
 from pose.models.spec import model_spec
 from pose.planner.count import (
     ActivationBytes,
     Flops,
+    Freeze,
     count_activation_bytes,
     count_flops,
     count_parameters,
+    moment_bytes,
 )
 
 ACHIEVED = stage.ROOT / "benchmarks" / "achieved.csv"
@@ -41,8 +45,8 @@ COCO_VAL = 6_352  # people with keypoints in val2017
 DEFAULT_IMAGES, DEFAULT_LABELLED, DEFAULT_UNLABELLED = 1900, 2171, 701  # as rendered by default
 DEFAULT_FRACTION = 0.25  # synthetic.unlabelled_fraction of that run
 DEFAULT_VAL_IMAGES, DEFAULT_VAL = 240, 361  # its val split, all labelled
-STATE_BYTES = {"weights": 4, "gradients": 4, "AdamW": 8}  # per parameter, float32
-EMA_BYTES = 4  # per parameter
+FLOAT32_BYTES = 4
+CARDS_GB = (12, 16, 24, 48, 80)
 DTYPES = {"none": "float32", "bf16": "bf16"}  # by train.amp; fp16 takes the same as bf16
 
 
@@ -92,7 +96,8 @@ class Plan:
     people: People
     phases: list[Phase]
     activations: dict[tuple[str, bool], ActivationBytes]  # by (amp, grad_checkpointing)
-    bytes_per_parameter: int = sum(STATE_BYTES.values())
+    state: dict[str, int]  # bytes of weights, gradients, AdamW and EMA
+    trained: int  # parameters of phase 2, adapters among them
     boxes: str | None = None  # how the boxes of data/cache fit into the input
 
 
@@ -104,7 +109,9 @@ def make_plan(params: Params, cache: Path | None) -> Plan:
     """
     names = asked_names(params.keypoints.parts, params.keypoints.names)
     spec = model_spec(params, len(names or COCO_17.names))  # the file may not be there yet
-    model, flops = build_on_meta(spec), count_flops(spec)
+    model, flops = build_on_meta(spec), count_flops(spec, freezing(params, "float32"))
+    trained = build_on_meta(spec)
+    freezing(params, params.model.frozen_dtype)(trained)
     people = count_people(params, cache)
     return Plan(
         backbone=count_parameters(model.backbone),
@@ -113,11 +120,16 @@ def make_plan(params: Params, cache: Path | None) -> Plan:
         people=people,
         phases=phases(params, people, flops),
         activations={
-            (amp, on): count_activation_bytes(replace(spec, grad_checkpointing=on), amp)
+            (amp, on): count_activation_bytes(
+                replace(spec, grad_checkpointing=on),
+                amp,
+                freezing(params, "float32" if amp == "none" else params.model.frozen_dtype),
+            )
             for amp in DTYPES
             for on in (False, True)
         },
-        bytes_per_parameter=sum(state_bytes(params).values()),
+        state=state_bytes(params, trained),
+        trained=sum(p.numel() for p in trained.parameters() if p.requires_grad),
         boxes=_boxes(params, cache),
     )
 
@@ -263,23 +275,32 @@ def phases(params: Params, people: People, flops: Flops) -> list[Phase]:
 # --- memory
 
 
-def state_bytes(params: Params) -> dict[str, int]:
-    """Bytes per parameter of weights, gradients, optimiser and EMA, in the stage that needs most.
+def freezing(params: Params, dtype: str) -> Freeze:
+    """What phase 2 does to a model before it trains, with frozen weights of a dtype."""
+    model = params.model.model_copy(update={"frozen_dtype": dtype})
+    return partial(freeze_for_phase2_, params=params.model_copy(update={"model": model}))
 
-    That is stage 2 if it trains two networks or averages its teachers.
-    """
+
+def state_bytes(params: Params, model: PoseModel) -> dict[str, int]:
+    """Bytes of weights, gradients, optimiser and EMA of a frozen model, in the stage that needs
+    most: stage 2 if it trains two networks or averages its teachers."""
     ssl = params.ssl
     with_ema = params.train.ema_decay or (ssl.epochs and ssl.ema_decay)
     networks = ssl.networks if ssl.epochs else 1
-    sizes = STATE_BYTES | ({"EMA": EMA_BYTES} if with_ema else {})
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learned = FLOAT32_BYTES * sum(parameter.numel() for parameter in trained)
+    sizes = {
+        "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "gradients": learned,
+        "AdamW": moment_bytes(trained, params.train.optimizer),
+    } | ({"EMA": learned} if with_ema else {})
     return {part: size * networks for part, size in sizes.items()}
 
 
 def step_bytes(plan: Plan, amp: str, checkpointing: bool, batch: int) -> int:
-    """Memory of a training step of the whole model."""
+    """Memory of a training step of phase 2."""
     activations = plan.activations[amp, checkpointing]
-    state = plan.bytes_per_parameter * (plan.backbone + plan.head)
-    return state + activations.per_step + activations.per_sample * batch
+    return sum(plan.state.values()) + activations.per_step + activations.per_sample * batch
 
 
 def largest_batch(plan: Plan, amp: str, checkpointing: bool, memory_gb: float) -> int:
@@ -314,7 +335,7 @@ def format_plan(name: str, params: Params, plan: Plan, throughputs: list[Through
     (width, height), flops = params.codec.input_size, plan.flops
     size = [
         f"{name}: input {width} x {height} (w x h)",
-        f"parameters   backbone {plan.backbone:,}  head {plan.head:,}",
+        f"parameters   backbone {plan.backbone:,}  head {plan.head:,}{_trained(params, plan)}",
         f"per image    forward {flops.forward / 1e9:,.1f} GFLOP, training "
         f"{flops.training / 1e9:,.1f}, head on a frozen backbone {flops.head_only / 1e9:,.1f}, "
         f"grad_checkpointing adds {flops.recomputed / 1e9:,.1f}",
@@ -333,14 +354,19 @@ def format_plan(name: str, params: Params, plan: Plan, throughputs: list[Through
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
+def _trained(params: Params, plan: Plan) -> str:
+    """What phase 2 trains, unless it is everything."""
+    train = params.train.finetune
+    return "" if train == "full" else f"  trained {plan.trained:,} ({train})"
+
+
 def _memory_lines(params: Params, plan: Plan) -> list[str]:
     """Memory of this run by part, then the totals of other memory settings."""
     batch = params.train.batch_size // params.train.accumulate
     checkpointing = params.model.grad_checkpointing
     amp = "none" if params.train.amp == "none" else "bf16"  # fp16 takes the same
     activations = plan.activations[amp, checkpointing]
-    parameters = plan.backbone + plan.head
-    parts = [f"{part} {size * parameters / 1e9:.2f}" for part, size in state_bytes(params).items()]
+    parts = [f"{part} {size / 1e9:.2f}" for part, size in plan.state.items()]
     parts += [f"activations {(activations.per_step + activations.per_sample * batch) / 1e9:.2f}"]
     dtype = DTYPES.get(params.train.amp, params.train.amp)
     lines = [
@@ -354,7 +380,8 @@ def _memory_lines(params: Params, plan: Plan) -> list[str]:
             cells = [f"{step_bytes(plan, amp, on, size) / 1e9:10.2f}" for amp in DTYPES]
             label = f"batch {size}" + (", grad_checkpointing" if on else "")
             lines.append(f"             {label:34}{''.join(cells)}")
-    return lines
+    fits = (f"{gb} GB {largest_batch(plan, amp, checkpointing, gb):,}" for gb in CARDS_GB)
+    return [*lines, f"batch fits   {', '.join(fits)}  ({dtype})"]
 
 
 def _hours_lines(params: Params, plan: Plan, throughputs: list[Throughput]) -> list[str]:

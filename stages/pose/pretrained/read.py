@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pose.common.errors import PoseError, printable
 from pose.common.files import BAD_ZIP, read_json
-from pose.models.checkpoint import State, shorten
+from pose.models.checkpoint import State, shorten, with_base
 from pose.models.integrity import UNREADABLE, reason_of, require_zip_checksums, zip_members
 from pose.pretrained.kinds import damaged, folder_error, kind_of
 
@@ -89,7 +89,8 @@ def _read_file(path: Path) -> Dictionaries:
         raise PoseError(f"{path}: is JSON, no checkpoint")
     try:
         if kind == "safetensors":
-            return {"": dict(safetensors.torch.load_file(path))}
+            own = dict(safetensors.torch.load_file(path))
+            return {"": with_base(path, own)}
         content = _load_zip(path) if kind == "torch" else _load(path, mmap=False)
     except UNREADABLE as error:
         raise _unreadable(path, kind, error) from None

@@ -68,6 +68,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         ("", {}),
         (" accumulate", {}),
         (" frozen", {"frozen": True}),
+        (" lora", {"lora": True}),
         (" ssl", {"ssl": True}),
         (" pair", {"pair": True}),
         (" compiled", {}),
@@ -96,6 +97,7 @@ def test_a_state_in_shards_goes_on_anywhere(pair: Pair) -> None:
     assert_same(pair.found["fsdp, then fsdp"], pair.found["fsdp"])
     assert_close(pair.found["fsdp, then ddp"], pair.found["fsdp"])
     assert_same(pair.found["fsdp sapiens2, resumed"], pair.found["fsdp sapiens2"])
+    assert_same(pair.found["fsdp lora, resumed"], pair.found["fsdp lora"])
     alone = runs.resumed(pair.folder, "ddp", "fsdp")
     assert_close(alone, pair.found["fsdp"])
     state = checkpoint.read_training_state(pair.folder / "fsdp.pt")

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pose.common.params import load_params
+from pose.common.params import Params, load_params
 from pose.models.build import autocast
 from pose.models.pose_model import PoseModel
 from pose.models.spec import ModelSpec, model_spec
 from pose.planner import count
 from pose.planner.count import count_activation_bytes, count_flops
+from pose.planner.plan import freezing, make_plan
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -28,9 +29,12 @@ def default_spec() -> ModelSpec:
     return model_spec(load_params(ROOT / "params.yaml"), 17)
 
 
-def stored_bytes(spec: ModelSpec, amp: str, batch: int) -> int:
+def stored_bytes(
+    spec: ModelSpec, amp: str, batch: int, freeze: count.Freeze = count.train_all
+) -> int:
     """Bytes of all storages, without weights, that a forward pass and its loss store."""
     model, stored = PoseModel(spec), {}
+    freeze(model)
     width, height = spec.input_wh
     images = torch.randn(batch, 3, height, width)
 
@@ -75,6 +79,7 @@ def test_bytes_under_autocast(tiny_model_spec: ModelSpec) -> None:
 PEAK = """
 import json, sys, torch
 from pathlib import Path
+from pose.common.params import load_params
 from pose.models.pose_model import PoseModel
 from pose.models.spec import ModelSpec
 
@@ -89,6 +94,9 @@ def step(batch):
 torch.set_num_threads(1)
 spec = json.loads(sys.argv[1])
 model = PoseModel(ModelSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}))
+if sys.argv[3] == "lora":
+    from pose.models.adapter import add_adapters_
+    add_adapters_(model, load_params(Path("params.yaml")).lora, spec["family"])
 width, height = spec["input_wh"]
 step(1)  # loads kernels, allocates gradients
 before = status("VmRSS")
@@ -100,16 +108,20 @@ print(status("VmHWM") - before)
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="the peak is read from Linux' /proc"
 )
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("finetune", "checkpointing"),
+    [("full", False), ("full", True), ("lora", False), ("lora", True)],
+)
 def test_the_process_peaks_at_what_was_predicted(
-    default_spec: ModelSpec, checkpointing: bool
+    default_spec: ModelSpec, finetune: str, checkpointing: bool
 ) -> None:
     """From 0.9 to 1.3 of it: backward's temporary gradients are not counted."""
     spec, batch = replace(default_spec, grad_checkpointing=checkpointing), 96
-    predicted = count_activation_bytes(spec, "none").per_sample * batch
-    command = [sys.executable, "-c", PEAK, json.dumps(asdict(spec)), str(batch)]
+    freeze = freezing(lora_params("none"), "float32") if finetune == "lora" else count.train_all
+    predicted = count_activation_bytes(spec, "none", freeze).per_sample * batch
+    command = [sys.executable, "-c", PEAK, json.dumps(asdict(spec)), str(batch), finetune]
     path = {"PYTHONPATH": str(ROOT / "stages"), "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(command, env=path, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
     assert 0.9 < int(done.stdout) / predicted < 1.3
 
 
@@ -151,3 +163,52 @@ def test_checkpointing_does_not_change_flops(tiny_model_spec: ModelSpec) -> None
     """The second forward is counted apart, as Flops.recomputed."""
     spec = replace(tiny_model_spec, grad_checkpointing=True)
     assert count_flops(spec) == count_flops(tiny_model_spec)
+
+
+# what LoRA keeps
+
+
+def lora_params(amp: str, **model: object) -> Params:
+    params = load_params(ROOT / "params.yaml")
+    train = params.train.model_copy(update={"finetune": "lora", "amp": amp})
+    changed = params.model.model_copy(update=model)
+    return params.model_copy(update={"train": train, "model": changed})
+
+
+@pytest.mark.parametrize(
+    ("amp", "dtype"), [("none", "float32"), ("bf16", "float32"), ("bf16", "bf16")]
+)
+@pytest.mark.parametrize("family", ["vit", "sapiens2"])
+def test_bytes_with_adapters_are_those_that_torch_stores(
+    default_spec: ModelSpec, family: str, amp: str, dtype: str
+) -> None:
+    spec, params = replace(default_spec, family=family), lora_params(amp, family=family)
+    freeze = freezing(params, dtype)
+    counted = count_activation_bytes(spec, amp, freeze)
+    assert counted.per_step + counted.per_sample * 5 == pytest.approx(
+        stored_bytes(spec, amp, 5, freeze), rel=0.02
+    )
+
+
+def test_adapters_need_less_than_all_weights(default_spec: ModelSpec) -> None:
+    """Memory of weights, gradients and AdamW; 8-bit moments save where tensors are large."""
+    whole, lora = load_params(ROOT / "params.yaml"), lora_params("bf16", frozen_dtype="bf16")
+    small = lora.model_copy(
+        update={"train": lora.train.model_copy(update={"optimizer": "adamw8bit"})}
+    )
+    found = [make_plan(params, None) for params in (whole, lora, small)]
+    sizes = [sum(plan.state.values()) for plan in found]
+    assert sizes[0] == 16 * (found[0].backbone + found[0].head)
+    assert sizes[2] < sizes[1] < 0.5 * sizes[0]
+    adapters = 4 * 2 * 16 * (2 + 1 + 2.5 + 2.5) * 128  # blocks, A and B, rank, widths
+    assert found[1].trained == adapters + found[1].head
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((63, 65), 8 * 4095), ((64, 64), 2 * 4096 + 8 * 16), ((64, 65), 2 * 4160 + 8 * 17)],
+)
+def test_moments_of_8_bits_have_scales(shape: tuple[int, int], expected: int) -> None:
+    parameter = torch.nn.Parameter(torch.empty(shape, device="meta"))
+    assert count.moment_bytes([parameter], "adamw8bit") == expected
+    assert count.moment_bytes([parameter], "adamw") == 8 * parameter.numel()

@@ -95,8 +95,18 @@ def test_a_recipe_is_planned(name: str) -> None:
     forward = count_flops(spec).forward
     assert forward == pytest.approx(forward_flops(params), rel=0.01)
     assert f"{forward / 1e9:,.1f} GFLOP" in header
-    activations = count_activation_bytes(spec, settings.amp)
     batch = settings.batch_size // settings.accumulate
+    if settings.finetune == "lora":
+        planned = planner_plan.make_plan(params, None)
+        need = planner_plan.step_bytes(planned, "bf16", True, batch)
+        step = (planned.flops.training + planned.flops.recomputed) / 1e9
+        assert f"{step:,.1f} GFLOP x 149,813 people x {params.phase2.epochs}" in header
+        fits = planner_plan.largest_batch(planned, "bf16", True, 16)
+        assert f"{fits} on 16 GB" in header
+        assert fits >= batch
+        assert f"estimated (stages/plan.py) {need / 1e9:.0f} GB of GPU memory" in header
+        return
+    activations = count_activation_bytes(spec, settings.amp)
     parameters = count_parameters(build_on_meta(spec))
     need = 16 * parameters + activations.per_step + activations.per_sample * batch
     if name != ZERO_SHOT:
@@ -165,7 +175,9 @@ def test_people_are_selected_by_the_data_params(default: Params, data: dict, exp
 
 def test_a_second_network_takes_memory(default: Params) -> None:
     two = with_values(default, "ssl", networks=2, ema_decay=0.9)
-    assert sum(planner_plan.state_bytes(two).values()) == 2 * (16 + 4)
+    model = build_on_meta(model_spec(default, 17))
+    expected = 2 * (16 + 4) * count_parameters(model)
+    assert sum(planner_plan.state_bytes(two, model).values()) == expected
 
 
 def test_own_people_are_counted_in_the_annotation_files(default: Params, tmp_path: Path) -> None:
@@ -287,8 +299,10 @@ def test_validations_are_counted(default: Params, every: int, cap: int, expected
 
 def test_an_ema_takes_memory(default: Params, example: planner_plan.Plan) -> None:
     params = with_values(default, "train", ema_decay=0.99)
-    assert planner_plan.state_bytes(params) == planner_plan.state_bytes(default) | {"EMA": 4}
-    text = table(params, replace(example, bytes_per_parameter=20))
+    model = build_on_meta(model_spec(default, 17))
+    found, without = (planner_plan.state_bytes(p, model) for p in (params, default))
+    assert found == without | {"EMA": 4 * count_parameters(model)}
+    text = table(params, replace(example, state=example.state | {"EMA": 44 * 10**8}))
     parts = "weights 4.40 + gradients 4.40 + AdamW 8.80 + EMA 4.40 + activations 16.00 = 38.00"
     assert f"memory, GB   {parts}  (batch 16, float32)" in text
 
@@ -306,7 +320,9 @@ def example() -> planner_plan.Plan:
     }
     people = planner_plan.People(160, 16, 9, "counted by hand")
     phases = [planner_plan.Phase("phase2", 10, 7.2e18), planner_plan.Phase("val_AP", 0, 0)]
-    return planner_plan.Plan(10**9, 10**8, FLOPS, people, phases, activations)
+    state = {"weights": 44 * 10**8, "gradients": 44 * 10**8, "AdamW": 88 * 10**8}
+    count = 11 * 10**8
+    return planner_plan.Plan(10**9, 10**8, FLOPS, people, phases, activations, state, count)
 
 
 def table(params: Params, plan: planner_plan.Plan) -> str:

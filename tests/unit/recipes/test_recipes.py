@@ -23,6 +23,7 @@ from pose.common.params import Params, load_params
 from pose.common.skeleton import COCO_17
 from pose.data import build
 from pose.engine import train
+from pose.engine.finetune import freeze_for_phase2_
 from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import build_adamw, parameter_groups
 from pose.models import build as models_build
@@ -68,8 +69,23 @@ SSL_NAMES = {size: f"ssl_coco_{size}" for size in (*SSL, "full")}
 WHOLE_BODY = "vitposepp_b_wholebody_256x192"
 READY = [*VITPOSEPP_NAMES.values(), ZERO_SHOT, WHOLE_BODY]  # evaluated without training
 SEVERAL, TRIAL = "vitpose_b_coco_aic_mpii", "coco_trial"
-NAMES = ["coco_512x384", *OFFICIAL, *SSL_NAMES.values(), *SAPIENS2_NAMES.values(), *READY]
-NAMES += [SEVERAL, TRIAL]
+LORA = {  # with adapters: the recipe that they differ from
+    "sapiens_1b_lora_coco_1024x768": SAPIENS_NAMES["1b"],
+    "sapiens_2b_lora_coco_1024x768": SAPIENS_NAMES["2b"],
+    "vitpose_h_lora_coco_256x192": VITPOSE_NAMES["h"],
+    "sapiens2_0.8b_lora_coco_1024x768": SAPIENS2_NAMES["0.8b"],
+    "sapiens2_1b_lora_coco_1024x768": SAPIENS2_NAMES["1b"],
+}
+NAMES = [
+    "coco_512x384",
+    *OFFICIAL,
+    *SSL_NAMES.values(),
+    *SAPIENS2_NAMES.values(),
+    *READY,
+    *LORA,
+    SEVERAL,
+    TRIAL,
+]
 PERSONS = 149_813  # of COCO's train2017, with keypoints
 PER_EPOCH = PERSONS // 64  # steps
 
@@ -161,7 +177,7 @@ def test_a_header_states_what_a_run_needs(name: str) -> None:
     published = {*OFFICIAL, *VITPOSEPP_NAMES.values()}
     assert ("AP_H_70" in found) == ("AP_H_56" in found) == (name in published)
     assert any(licence in found for licence in ("CC BY-NC 4.0", "Apache-2.0", "Sapiens2 License"))
-    assert ("ours, not official" in found) == name.startswith("sapiens2_")
+    assert ("ours, not official" in found) == (name.startswith("sapiens2_") or name in LORA)
     text = (apply.RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     assert max(map(len, text.splitlines())) <= 100
 
@@ -600,6 +616,17 @@ def test_every_label_and_images_without_any() -> None:
     assert params.ssl.paths == ("joco", "jccm")
 
 
+@pytest.mark.parametrize(("name", "whole"), LORA.items())
+def test_adapters_are_trained_on_the_same_model_and_data(name: str, whole: str) -> None:
+    params, other = resolved(name), resolved(whole)
+    assert (params.train.finetune, params.model.frozen_dtype) == ("lora", "bf16")
+    changes = {"frozen_dtype": "float32", "drop_path": other.model.drop_path}
+    changes["grad_checkpointing"] = other.model.grad_checkpointing
+    assert params.model.model_copy(update=changes) == other.model
+    assert (params.data, params.weights, params.codec) == (other.data, other.weights, other.codec)
+    assert (params.augment, params.evaluate) == (other.augment, other.evaluate)
+
+
 @pytest.mark.parametrize("name", ["coco_512x384", *SSL_NAMES.values()])
 def test_stage_2_has_the_papers_views(name: str) -> None:
     ssl = resolved(name).ssl
@@ -656,6 +683,7 @@ def test_a_step_of_the_shrunken_recipe(name: str) -> None:
     params = shrunken(resolved(name))
     settings, (width, height) = params.train, params.codec.input_size
     model = models_build.build_model(params, COCO_17)
+    freeze_for_phase2_(model, params)
     start = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
     images = torch.randint(0, 256, (settings.batch_size, height, width, 3), dtype=torch.uint8)
     targets = torch.rand(settings.batch_size, 17, 3) * torch.tensor(
@@ -681,7 +709,9 @@ def test_a_step_of_the_shrunken_recipe(name: str) -> None:
     after = model.state_dict()
     for key, parameter in model.named_parameters():
         trained = parameter.ndim > 1 or key == "backbone.norm.weight"
-        if trained and "blocks.1." not in key:  # block 1 may be dropped
+        if not parameter.requires_grad or "lora_A" in key:  # its gradient is 0 while B is 0
+            assert params.train.finetune == "lora"
+        elif trained and "blocks.1." not in key:  # block 1 may be dropped
             assert not torch.equal(after[key], start[key]), key
     dropped = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
     assert max(dropped, default=0.0) == pytest.approx(params.model.drop_path)
