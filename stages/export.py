@@ -51,6 +51,9 @@ def _arguments() -> argparse.Namespace:
         "--half", action="store_true", help="also model_keypoints_fp16.onnx, in float16"
     )
     parser.add_argument(
+        "--int8", action="store_true", help="also model_keypoints_int8.onnx, for CPUs"
+    )
+    parser.add_argument(
         "--push", metavar="OWNER/NAME", help="new repository on the Hub to upload to"
     )
     parser.add_argument("--public", action="store_true", help="--push: not private")

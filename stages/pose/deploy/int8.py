@@ -52,9 +52,14 @@ def write_int8(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice to preprocess: torch's exporter has folded and inferred already."""
+    """Without the advice to preprocess: torch's exporter has folded and inferred already.
+
+    The library logs to the root logger, which adds a handler; it would print our lines twice.
+    """
+    handlers = logging.root.handlers[:]
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
+        logging.root.handlers[:] = handlers

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 import torch
 
 from pose.deploy.int8 import write_int8
@@ -14,12 +15,16 @@ from pose.deploy.keypoints_graph import KeypointsGraph, write_keypoints_onnx
 from tiny_model import random_model, tiny_manifest
 
 
-def test_matrix_products_are_in_int8_and_convolutions_in_float32(tmp_path: Path) -> None:
+def test_matrix_products_are_in_int8_and_convolutions_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest, full, path = tiny_manifest(), tmp_path / "full.onnx", tmp_path / "int8.onnx"
     graph = KeypointsGraph(random_model(manifest), manifest, False).eval()
     write_keypoints_onnx(graph, torch.zeros(2, 32, 24, 3, dtype=torch.uint8), full)
     crops = np.random.default_rng(0).integers(0, 256, (20, 32, 24, 3), dtype=np.uint8)
+    monkeypatch.setattr(logging.root, "handlers", [])
     write_int8(full, path, crops)
+    assert logging.root.handlers == []
     nodes = onnx.load(path).graph.node
     made_by = {output: node.op_type for node in nodes for output in node.output}
     quantised: dict[str, set[bool]] = {}

@@ -248,6 +248,7 @@ def test_a_folder_for_transformers(
     ("options", "text"),
     [
         (["--format", "transformers", "--half"], "--flip, --half and --int8 are of --format onnx"),
+        (["--format", "transformers", "--int8"], "--flip, --half and --int8 are of --format onnx"),
         (["--public"], "--public is of --push"),
     ],
 )
