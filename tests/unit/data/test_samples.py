@@ -354,7 +354,7 @@ def test_an_epoch_has_each_person_as_often_as_its_set_weighs() -> None:
         counts = [people.count(person) for person in range(6, 11)]
         assert sorted(counts) == [2, 2, 3, 3, 3]
     assert drawn([1.0, 0.4], 0) != drawn([1.0, 0.4], 1)
-    chosen = [{i for i in drawn([1.0, 0.4], epoch) if i > 5} for epoch in range(8)]
+    chosen = [{i for i in drawn([1.0, 0.4], epoch) if i > 5} for epoch in range(40)]
     assert {len(some) for some in chosen} == {2}
     assert len(set.union(*chosen)) == 5  # others in each epoch
 
