@@ -15,6 +15,7 @@ from own_keypoints_data import write_mice
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.params import Params
+from pose.common.skeleton import COCO_17, asked_names
 from pose.crop_table import CropTable
 from pose.models.pose_model import build_on_meta
 from pose.models.spec import model_spec
@@ -53,6 +54,10 @@ def sapiens2_blocks(params: Params) -> float:
     return tokens * matrices + model.depth * 2 * tokens**2 * dim
 
 
+def keypoint_count(params: Params) -> int:
+    return len(asked_names(params.keypoints.parts, params.keypoints.names) or COCO_17.names)
+
+
 def forward_flops(params: Params) -> float:
     """Multiply-adds times 2 of patches, blocks and a head of deconvolutions and 1x1s, by hand."""
     model = params.model
@@ -64,7 +69,7 @@ def forward_flops(params: Params) -> float:
     for out in model.deconv_channels:  # each input cell writes 4 x 4 cells
         macs += cells * channels * out * 16
         cells, channels = cells * 4, out
-    for out in (*model.conv_channels, 17):
+    for out in (*model.conv_channels, keypoint_count(params)):
         macs += cells * channels * out
         channels = out
     return 2 * macs
@@ -91,7 +96,8 @@ def header_of(name: str) -> str:
 @pytest.mark.parametrize("name", PLANNED)
 def test_a_recipe_is_planned(name: str) -> None:
     params, header = apply.resolve(name), header_of(name)
-    spec, settings, model = model_spec(params, 17), params.train, params.model
+    spec = model_spec(params, keypoint_count(params))
+    settings, model = params.train, params.model
     forward = count_flops(spec).forward
     assert forward == pytest.approx(forward_flops(params), rel=0.01)
     assert f"{forward / 1e9:,.1f} GFLOP" in header
