@@ -21,7 +21,9 @@ def test_the_first_signal_is_noted(number: signal.Signals) -> None:
     assert signal.getsignal(number) == before
 
 
-def test_the_second_ctrl_c_ends_the_program() -> None:
+def test_the_second_ctrl_c_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell starts background jobs with SIGINT ignored, so the handler is set here."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), stop_signals():  # noqa: PT012  # both signals inside
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

@@ -23,7 +23,7 @@ def people(*ids: int, x: float = 80.0, y: float = 100.0) -> People:
 
 
 def share(image: np.ndarray, colour: tuple[int, int, int]) -> float:
-    return float((image == colour).all(axis=2).mean())
+    return float((np.abs(image.astype(int) - colour) < 12).all(axis=2).mean())
 
 
 def test_ten_ids_in_a_row_have_different_colours() -> None:
@@ -51,7 +51,7 @@ def test_a_number_at_the_edge_is_inside(x: float, y: float) -> None:
     """The number is drawn whole wherever the person is cut off."""
     drawn = draw_people(GREY, tiny_manifest(), people(8888, x=x, y=y))
     outlined = (drawn == (20, 20, 20)).all(axis=2)
-    assert outlined.sum() > 60
+    assert outlined.sum() > 20
     columns = np.flatnonzero(outlined.any(axis=0))
     assert columns[-1] - columns[0] > 30  # four digits
 
