@@ -53,7 +53,7 @@ def test_a_number_at_the_edge_is_inside(x: float, y: float) -> None:
     outlined = (drawn == (20, 20, 20)).all(axis=2)
     assert outlined.sum() > 20
     columns = np.flatnonzero(outlined.any(axis=0))
-    assert columns[-1] - columns[0] > 30  # four digits
+    assert columns[-1] - columns[0] > 20  # four digits
 
 
 def test_keypoints_of_low_score_or_outside_are_not_drawn() -> None:
