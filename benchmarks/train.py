@@ -54,6 +54,7 @@ DEFAULTS = {
     "cpu": ["vitpose_b_coco_256x192"],
     "cuda": ["vitpose_b_coco_256x192", "sapiens_0.3b_coco_1024x768", "sapiens_1b_coco_1024x768"],
 }
+STATE_BYTES = 16  # per parameter: weight, gradient, two moments
 MAX_BATCH = 256  # when it is chosen from free memory
 MEMORY_SHARE = 0.8  # of the GPU's free memory, for weights, optimiser and batch
 
@@ -69,7 +70,7 @@ def chosen_batch(params: Params, setting: Setting) -> int:
         return 8
     spec = model_spec(params, 17)
     activations = count_activation_bytes(spec, setting.amp)
-    state = sum(plan.STATE_BYTES.values()) * count_parameters(build_on_meta(spec))
+    state = STATE_BYTES * count_parameters(build_on_meta(spec))
     free = MEMORY_SHARE * torch.cuda.mem_get_info(setting.device)[0] - state - activations.per_step
     if free < activations.per_sample:
         raise PoseError("this GPU's free memory does not fit one sample and the training state")

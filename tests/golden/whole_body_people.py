@@ -1,4 +1,4 @@
-"""People and poses in COCO-WholeBody's form for make_whole_body.py and test_whole_body.py.
+"""People and poses in COCO-WholeBody's form for make_whole_body.py and test_whole_body_eval.py.
 
 RandomState's numbers are the same in every version of NumPy.
 """

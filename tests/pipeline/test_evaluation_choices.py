@@ -51,6 +51,7 @@ def test_scales_and_an_ensemble_by_param(project: Project) -> None:
     assert listed == {
         "ssl.json",
         "ensemble.json",
+        "calibration.json",
         "keypoints.json",
         "persons.json",
         "instances.csv",

@@ -50,7 +50,7 @@ def read_further(kind: Kind, data: Data, names: Sequence[str]) -> list[Further]:
 
     Raises PoseError that names the set's key in params.yaml.
     """
-    entries: Sequence[FurtherSet] = data.also if kind == "train" else data.also_val
+    entries: Sequence[FurtherSet] = (data.also if kind == "train" else data.also_val) or ()
     keyed = [(f"data.{KEYS[kind]}.{place}", entry) for place, entry in enumerate(entries)]
     return [_read(kind, key, entry, data, names) for key, entry in keyed]
 

@@ -144,12 +144,12 @@ class Data(Section):
     on_bad_record: Literal["stop", "skip"]
     jpeg_quality: Quality
     shard_persons: Count
-    also: tuple[FurtherTrain, ...]
-    also_val: tuple[FurtherVal, ...]
+    also: tuple[FurtherTrain, ...] | None
+    also_val: tuple[FurtherVal, ...] | None
 
     @model_validator(mode="after")
     def _set_names_differ(self) -> Data:
-        for key, sets in (("also", self.also), ("also_val", self.also_val)):
+        for key, sets in (("also", self.also or ()), ("also_val", self.also_val or ())):
             taken = {self.train_split, self.val_split}
             for place, entry in enumerate(sets):
                 if entry.name in taken:

@@ -165,8 +165,8 @@ def count_people(params: Params, cache: Path | None) -> People:
     summary = cache and cache / "summary.json"
     if summary and summary.is_file():
         counts = read_json(summary)
-        val, weights = counts["val_labelled"], [weight_of(one) for one in params.data.also]
-        by_set = [counts[f"train_{one.name}"] for one in params.data.also]
+        val, weights = counts["val_labelled"], [weight_of(one) for one in params.data.also or ()]
+        by_set = [counts[f"train_{one.name}"] for one in params.data.also or ()]
         extra = sum(round(w * n) - n for w, n in zip(weights, by_set, strict=True))
         return People(counts["train"], counts["unlabelled"], val, "data/cache", extra)
     if params.data.source == "coco":

@@ -215,7 +215,7 @@ def test_further_sets_are_counted_with_their_weights(default: Params, tmp_path: 
     (tmp_path / "summary.json").write_text(json.dumps(counts), encoding="utf-8")
     cached = planner_plan.count_people(params, tmp_path)
     assert replace(cached, source=people.source) == people
-    params = with_values(params, "train", batch_size=2)
+    params = with_values(with_values(params, "train", batch_size=2), "ssl", batch_size=2)
     steps = planner_plan.phases(params, people, FLOPS)[0].steps
     assert steps == params.phase1.epochs * (17 // 2)
 

@@ -177,7 +177,9 @@ def test_a_header_states_what_a_run_needs(name: str) -> None:
     published = {*OFFICIAL, *VITPOSEPP_NAMES.values()}
     assert ("AP_H_70" in found) == ("AP_H_56" in found) == (name in published)
     assert any(licence in found for licence in ("CC BY-NC 4.0", "Apache-2.0", "Sapiens2 License"))
-    assert ("ours, not official" in found) == (name.startswith("sapiens2_") or name in LORA)
+    assert ("ours, not official" in found) == (
+        name.startswith("sapiens2_") or name in {*LORA, SEVERAL}
+    )
     text = (apply.RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     assert max(map(len, text.splitlines())) <= 100
 

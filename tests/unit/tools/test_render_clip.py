@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import render_clip
-from pose.deploy.media import Video
+from pose.deploy.video import Video
 
 
 @pytest.fixture(scope="module")
