@@ -49,7 +49,7 @@ def test_people_move_sideways(frames) -> None:
 def test_video_and_boxes(tmp_path: Path) -> None:
     render_clip.main(tmp_path / "a.mp4", 2, seed=5)
     video = list(Video(tmp_path / "a.mp4"))
-    assert [frame.shape for frame in video] == [(360, 480, 3)] * 2
+    assert [frame.image.shape for frame in video] == [(360, 480, 3)] * 2
     boxes = json.loads((tmp_path / "a.json").read_text())
     assert list(boxes) == ["a.mp4/0", "a.mp4/1"]
     assert all(len(box) == 4 for frame in boxes.values() for box in frame)
