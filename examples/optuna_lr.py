@@ -24,11 +24,11 @@ def run_round(study: optuna.Study, trials: int) -> None:
         name = f"lr-{trial.number}"
         subprocess.run([*DVC, "--queue", "--name", name, "-S", f"train.lr={lr:.3g}"], check=True)
     subprocess.run([*DVC, "--run-all"])  # its exit code is that of all experiments together
-    ap = {row["Experiment"]: row.get("AP") for row in dvc.api.exp_show()}
+    rows = dvc.api.exp_show()  # that of a failed experiment has the AP in git, of another run
+    ap = {row["Experiment"]: row["AP"] for row in rows if row["State"] == "Success"}
     for trial in asked:
         value = ap.get(f"lr-{trial.number}")
-        failed = None if isinstance(value, float) else optuna.trial.TrialState.FAIL
-        study.tell(trial, None if failed else value, failed)
+        study.tell(trial, value, None if value is not None else optuna.trial.TrialState.FAIL)
 
 
 if __name__ == "__main__":

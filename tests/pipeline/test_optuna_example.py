@@ -11,7 +11,6 @@ import pytest
 
 from pipeline.project import ROOT, Project
 
-pytest.importorskip("optuna")
 LIMIT = 2e-3  # from here on the stage fails
 EVALUATE = """
 import json, math
