@@ -18,7 +18,7 @@ dev: .venv/ready-dev    ## setup, and the packages of tests and linters
 ENVIRONMENT = PATH="$(SYSTEM_PATH)" $(PYTHON) tools/setup_environment.py
 RUNS = $(shell $(1)/bin/python -c '' >/dev/null 2>&1 || echo remake)
 .venv/ready: requirements.txt $(call RUNS,.venv)
-	@[ -e $@ ] || echo "setup: installs 6.4 GB into .venv; takes about 5 minutes"
+	@[ -e $@ ] || echo "setup: installs 6.6 GB into .venv; takes about 5 minutes"
 	$(ENVIRONMENT) .venv requirements.txt
 	touch $@
 

@@ -63,7 +63,7 @@ def test_make_alone_lists_the_targets_and_runs_none(folder: Path) -> None:
 
 
 def test_the_size_is_printed_before_the_first_installation_only(folder: Path) -> None:
-    size = "installs 6.4 GB into .venv"
+    size = "installs 6.6 GB into .venv"
     first = make(folder, "setup", "PYTHON=true").stdout
     assert first.index(size) < first.index(SCRIPT)
     (folder / ".venv").mkdir()
