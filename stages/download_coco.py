@@ -246,7 +246,7 @@ def _further(params: Params, folder: Path) -> dict[str, int]:
     if not data.also and not data.also_val:
         return {}
     main = local_root(data) if data.source == "local" else folder
-    splits = read_splits(main, data, params.keypoints.names)
+    splits = read_splits(main, data, asked_names(params.keypoints.parts, params.keypoints.names))
     names = splits["train"].annotations.category.names
     sets: dict[Kind, list[Further]] = {
         "train": read_further("train", data, names),

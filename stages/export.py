@@ -11,16 +11,15 @@ size, normalisation, codec, keypoints, test settings, licence, versions) and REA
 card). model.onnx and model.pt2 take normalised images and return heatmaps; model_keypoints.onnx
 takes RGB crops of uint8 and returns keypoints in pixels of the crop, and scores. A model that was
 trained with adapters is merged in all of them; the folder adapter has its adapter and head as peft
-stores them. All are run and
-compared with torch: a difference above 1e-4, or 1e-3 pixel, is an error (1e-3 with model.rope_dtype
-bf16, whose roundings depend on the order of sums). --half adds model_keypoints_fp16.onnx, whose
-network is in float16, and --int8 model_keypoints_int8.onnx, whose matrix products are in int8; both
-are compared with float32 on val. --format transformers writes config.json, model.safetensors,
-preprocessor_config.json, pose.json and README.md instead, for VitPoseForPoseEstimation or
-Sapiens2ForPoseEstimation. --push uploads the folder into a new repository of the Hugging Face Hub,
-private unless --public, with the token in HF_TOKEN. Reads params.yaml, models/, data/cache and, for
-the card, metrics/evaluate. Not a stage of the pipeline. Takes half a minute with the embedded
-default.
+stores them. All are run and compared with torch: a difference above 1e-4, or 1e-3 pixel, is an
+error (1e-3 with model.rope_dtype bf16, whose roundings depend on the order of sums). --half adds
+model_keypoints_fp16.onnx, whose network is in float16, and --int8 model_keypoints_int8.onnx, whose
+matrix products are in int8; both are compared with float32 on val. --format transformers writes
+config.json, model.safetensors, preprocessor_config.json, pose.json and README.md instead, for
+VitPoseForPoseEstimation or Sapiens2ForPoseEstimation. --push uploads the folder into a new
+repository of the Hugging Face Hub, private unless --public, with the token in HF_TOKEN. Reads
+params.yaml, models/, data/cache and, for the card, metrics/evaluate. Not a stage of the pipeline.
+Takes half a minute with the embedded default.
 """
 
 from __future__ import annotations
@@ -222,10 +221,8 @@ def _write_keypoints(
 def _write_half(model: PoseModel, manifest: Manifest, folder: Path, flip: bool) -> dict[str, Any]:
     """Write model_keypoints_fp16.onnx and compare it on val; returns its entry of pose.json."""
     w, h = manifest.codec.input_size
-    graph, path = (
-        KeypointsGraph(half.HalfNetwork(model), manifest, flip).eval(),
-        folder / half.HALF_ONNX,
-    )
+    graph = KeypointsGraph(half.HalfNetwork(model), manifest, flip).eval()
+    path = folder / half.HALF_ONNX
     write_keypoints_onnx(graph, torch.zeros(EXAMPLES, h, w, 3, dtype=torch.uint8), path)
     return _compared(manifest, path, half.MEDIAN_TOLERANCE)
 
@@ -279,7 +276,7 @@ def _card(
     params: Params,
     manifest: Manifest,
     info: dict[str, Any],
-    template: str = TEMPLATE,
+    template: str,
 ) -> str:
     licence = Licence(**info["licence"])
     dataset = DATASETS[params.data.source]

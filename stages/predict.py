@@ -14,8 +14,8 @@ takes {"a.jpg": [[x, y, w, h], ...]}, COCO annotations or COCO results; docs/pre
 the formats. The weights of the detector (--detector) are downloaded once.
 
 Writes to --out: results.json (COCO results, keypoints as x, y, score; track_id), images.json (id,
-file name and size of every picture and frame, time of a frame), results.csv (the same, one row a
-person) and overlays/ (JPEG; videos as MP4 with the same frames). Memory does not grow with the
+file name and size of every picture and frame, time of a frame), results.csv (the same, one row
+per person) and overlays/ (JPEG; videos as MP4 with the same frames). Memory does not grow with the
 length of a video. After Ctrl-C or SIGTERM the results so far are written. Unreadable inputs are
 skipped, counted and logged. Exit code: 0 every input was used, 1 some were not, 2 the command line
 is wrong, 130 or 143 stopped by Ctrl-C or SIGTERM. Not a stage of the pipeline.

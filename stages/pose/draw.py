@@ -12,13 +12,14 @@ from pose.common.skeleton import Skeleton, parts_of
 
 Image = NDArray[np.uint8]
 Array = NDArray[np.float64]
+Colour = tuple[int, int, int]  # BGR
 
 # BGR, for the person's left, right and middle; distinguishable by colour-blind readers.
 LEFT, RIGHT, MIDDLE = (255, 140, 30), (40, 110, 255), (235, 235, 235)
 UPSCALE = 4  # keypoints are drawn with sub-pixel accuracy: 2 fractional bits, cv2's `shift`
 
 
-def side_colour(skeleton: Skeleton, *keypoints: int) -> tuple[int, int, int]:
+def side_colour(skeleton: Skeleton, *keypoints: int) -> Colour:
     """Colour of a keypoint, or of a limb between two; sides are those of skeleton.flip_pairs."""
     left, right = ({pair[side] for pair in skeleton.flip_pairs} for side in (0, 1))
     if left.issuperset(keypoints):
@@ -38,29 +39,33 @@ def fine_keypoints(names: Sequence[str]) -> frozenset[int]:
 
 
 def draw_pose(
-    image: Image, skeleton: Skeleton, keypoints: Array, shown: NDArray[np.bool_], thickness: int
+    image: Image,
+    skeleton: Skeleton,
+    keypoints: Array,
+    shown: NDArray[np.bool_],
+    thickness: int,
+    colour: Colour | None = None,
 ) -> Image:
     """A copy of the BGR image with keypoints (K, 2) and their limbs, where `shown` (K,) is true.
 
-    thickness: of limbs in pixels. Hands and face of COCO-WholeBody are drawn thin and small.
+    thickness: of limbs in pixels. colour: of all of them; None: by their side. Hands and face of
+    COCO-WholeBody are drawn thin and small.
     """
     out, fine = image.copy(), fine_keypoints(skeleton.names)
     points = [(int(x), int(y)) for x, y in np.rint(keypoints * UPSCALE)]
     for a, b in skeleton.limbs:
         if shown[a] and shown[b]:
             width = max(1, thickness // 2) if a in fine and b in fine else thickness
-            colour = side_colour(skeleton, a, b)
-            cv2.line(out, points[a], points[b], colour, width, cv2.LINE_AA, 2)
+            limb = colour or side_colour(skeleton, a, b)
+            cv2.line(out, points[a], points[b], limb, width, cv2.LINE_AA, 2)
     for k in np.flatnonzero(shown):
+        dot = colour or side_colour(skeleton, int(k))
         if k in fine:
-            radius, colour = (3 * thickness + 1) // 2, side_colour(skeleton, int(k))
-            cv2.circle(out, points[k], radius, colour, -1, cv2.LINE_AA, 2)
+            cv2.circle(out, points[k], (3 * thickness + 1) // 2, dot, -1, cv2.LINE_AA, 2)
             continue
         radius = (thickness + 1) * UPSCALE
         cv2.circle(out, points[k], radius, (20, 20, 20), -1, cv2.LINE_AA, 2)
-        cv2.circle(
-            out, points[k], radius - UPSCALE, side_colour(skeleton, int(k)), -1, cv2.LINE_AA, 2
-        )
+        cv2.circle(out, points[k], radius - UPSCALE, dot, -1, cv2.LINE_AA, 2)
     return out
 
 

@@ -30,9 +30,7 @@ class Sets:
 
 def write_rats(root: Path, split: str, count: int) -> None:
     raw = write_mice(root, split, count, unlabelled=1)
-    cage, mouse = raw["categories"]
-    rat = {"name": "rat", "keypoints": RAT, "skeleton": []}
-    raw["categories"] = [cage, mouse | rat]
+    raw["categories"][1] |= {"name": "rat", "keypoints": RAT, "skeleton": []}
     save_mice(root, split, raw)
 
 

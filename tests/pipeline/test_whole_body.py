@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 
+from own_keypoints_data import write_mice
 from pipeline.project import STAGES, Project, assert_refused, new_project, ran
 from pose.common.skeleton import names_of_parts
 from pose.common.whole_body import ALL_PARTS
@@ -55,6 +56,29 @@ def test_each_part_is_scored(whole: tuple[Project, str]) -> None:
     picture = cv2.imread(str(project.root / "metrics/report/pictures/poses.jpg"))
     assert picture is not None
     assert picture.shape[0] > FINE_CELL
+
+
+def test_a_further_set_may_have_keypoints_of_parts(
+    whole: tuple[Project, str], tmp_path: Path
+) -> None:
+    project = whole[0].copy(tmp_path)
+    write_mice(tmp_path / "mice", "train", 5)
+    names = {
+        "nose": "nose",
+        "left_ear": "left_heel",
+        "right_ear": "right_heel",
+        "tail_tip": "face-8",
+    }
+    entry = {"name": "mice", "root": str(tmp_path / "mice"), "category": "mouse", "map": names}
+    project.set(**{"data.also": [entry]})
+    project.must_stage("download_coco")
+    project.must_stage("build_cache")
+    table = CropTable(project.root / "data/cache/train")
+    (*_, mice) = table.sets
+    assert (mice.name, mice.num_keypoints) == ("mice", 4)
+    rows = [row for row, index in enumerate(table.set_index) if index == 1]
+    labelled = (table.keypoints[rows][..., 2] > 0).all(axis=0)
+    assert {NAMES[k] for k in labelled.nonzero()[0]} == {*names.values()}
 
 
 def test_files_of_coco_wholebody(whole: tuple[Project, str], tmp_path: Path) -> None:

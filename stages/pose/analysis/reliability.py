@@ -1,4 +1,4 @@
-"""How well keypoint scores tell whether a keypoint is right, raw and calibrated.
+"""How well keypoint scores show whether a keypoint is right, raw and calibrated.
 
 A keypoint is right if its similarity to the ground truth, exp(-d^2 / 2 s^2 k^2), is above 0.5: it
 counts as found in keypoints.csv. Only labelled keypoints of val in a predicted box count.

@@ -19,12 +19,12 @@ from pose.analysis.matching import (
     person_oks,
 )
 from pose.common.skeleton import Skeleton
-from pose.common.whole_body import ALL_PARTS
+from pose.common.whole_body import ALL_PARTS, WHOLE
 from pose.crop_table import CropTable
 from pose.data.samples import TestSamples
 from pose.evaluation.coco_metrics import STATS, rescore
 from pose.evaluation.predict import Predictions
-from pose.evaluation.whole_body_eval import WHOLE, part_metric
+from pose.evaluation.whole_body_eval import part_metric
 
 Array = NDArray[np.float64]
 Json = dict[str, Any]

@@ -19,7 +19,8 @@ from pose.coco.splits import Split
 from pose.common.errors import PoseError, shorten
 from pose.common.params import Data, FurtherSet, FurtherTrain, FurtherVal
 from pose.common.sides import mirror_pairs
-from pose.common.skeleton import Skeleton
+from pose.common.skeleton import Skeleton, parts_of
+from pose.common.whole_body import WHOLE
 
 KEYS: dict[Kind, str] = {"train": "also", "val": "also_val"}
 NO_FILES = dict.fromkeys(f"{kind}_{key}" for kind in KEYS for key in ("annotations", "images"))
@@ -56,6 +57,11 @@ def read_further(kind: Kind, data: Data, names: Sequence[str]) -> list[Further]:
 
 
 def _read(kind: Kind, key: str, entry: FurtherSet, data: Data, names: Sequence[str]) -> Further:
+    if entry.name in (*parts_of(names), WHOLE):
+        raise PoseError(
+            f"params.yaml: {key}.name = {entry.name!r}: AP_{entry.name} is the metric of that part "
+            "(keypoints.parts); choose another"
+        )
     try:
         files, annotations = _read_files(kind, entry, own_data(data, entry))
     except PoseError as error:

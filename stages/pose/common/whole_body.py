@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-BODY = "body"
+BODY, WHOLE = "body", "wholebody"  # the 17 of COCO; all parts together
 FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
 NamePairs = tuple[tuple[str, str], ...]
 

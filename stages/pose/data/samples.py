@@ -192,7 +192,7 @@ class EpochOrder:
     """The samples of an epoch: each person as often as the weight of its set says.
 
     set_index (N,) is the set of each person, weights those of the sets. A set of n people has
-    round(weight n) samples: everyone floor(weight) times, and others, drawn anew in each epoch,
+    round(weight n) samples: everyone floor(weight) times, and others, drawn again in each epoch,
     once more. Index i + c N is the c-th repetition of person i. With weights of 1 the samples are
     0 .. N - 1.
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from pose.common.skeleton import Skeleton
 from pose.deploy.manifest import Manifest
 from pose.deploy.media import Image
 from pose.deploy.people import People
-from pose.draw import UPSCALE, draw_pose
+from pose.draw import Colour, draw_pose
 
-Points = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 # BGR; after Paul Tol's bright and vibrant schemes, distinguishable by colour-blind readers
 ID_COLOURS = (
     (51, 119, 238), (221, 170, 51), (119, 51, 238), (68, 187, 204), (136, 153, 0),
@@ -34,33 +30,18 @@ def draw_people(image_rgb: Image, manifest: Manifest, people: People) -> Image:
     for person in range(len(keypoints))[::-1]:
         visible = shown[person]
         points = np.where(visible[:, None], keypoints[person], 0)  # DARK may return beyond int
-        if people.track_ids is None:
-            drawn = draw_pose(drawn, skeleton, points, visible, thickness)
-        else:
-            number = int(people.track_ids[person])
-            _draw_tracked_(drawn, skeleton, points, visible, thickness, number)
+        number = None if people.track_ids is None else int(people.track_ids[person])
+        colour = None if number is None else id_colour(number)
+        drawn = draw_pose(drawn, skeleton, points, visible, thickness, colour)
+        if number is not None and visible.any():
+            above = points[visible].mean(axis=0)[0], points[visible].min(axis=0)[1]
+            _write_id_(drawn, number, above, thickness)
     return drawn
 
 
-def id_colour(number: int) -> tuple[int, int, int]:
+def id_colour(number: int) -> Colour:
     """BGR colour of a track id; ten ids in a row differ."""
     return ID_COLOURS[number % len(ID_COLOURS)]
-
-
-def _draw_tracked_(
-    image: Image, skeleton: Skeleton, points: Points, shown: Mask, thickness: int, number: int
-) -> None:
-    colour = id_colour(number)
-    corners = [(int(x), int(y)) for x, y in np.rint(points * UPSCALE)]
-    for a, b in skeleton.limbs:
-        if shown[a] and shown[b]:
-            cv2.line(image, corners[a], corners[b], colour, thickness, cv2.LINE_AA, 2)
-    for k in np.flatnonzero(shown):
-        radius = thickness * UPSCALE
-        cv2.circle(image, corners[k], radius, colour, -1, cv2.LINE_AA, 2)
-    if shown.any():
-        x, y = points[shown].mean(axis=0)[0], points[shown].min(axis=0)[1]
-        _write_id_(image, number, (x, y), thickness)
 
 
 def _write_id_(image: Image, number: int, xy: tuple[float, float], thickness: int) -> None:

@@ -3,7 +3,7 @@
 After SORT (Bewley et al., ICIP 2016): a Kalman filter of constant velocity predicts where each
 person's box will be, and the Hungarian algorithm assigns the new boxes to the predicted ones. What
 differs: noise and motion are in box heights and seconds, so that frame rate, stride and image size
-do not matter; and poses are compared too (OKS), which tells people apart whose boxes overlap.
+do not matter; and poses are compared too (OKS), which separates people whose boxes overlap.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask
 from scipy.optimize import linear_sum_assignment
 
 from pose.evaluation.coco_metrics import oks
@@ -116,8 +117,6 @@ def iou(box: Array, others: Array) -> Array:
     >>> iou(np.array([1.0, 1, 2, 2]), np.array([[1.0, 1, 2, 2], [2, 1, 2, 2], [9, 9, 2, 2]]))
     array([1.        , 0.33333333, 0.        ])
     """
-    low = np.maximum(box[:2] - box[2:] / 2, others[:, :2] - others[:, 2:] / 2)
-    high = np.minimum(box[:2] + box[2:] / 2, others[:, :2] + others[:, 2:] / 2)
-    common = np.maximum(high - low, 0).prod(axis=1)
-    overlap: Array = common / (box[2:].prod() + others[:, 2:].prod(axis=1) - common)
+    xywh = [np.hstack([b[:, :2] - b[:, 2:] / 2, b[:, 2:]]) for b in (others, box[None])]
+    overlap: Array = mask.iou(*xywh, [0])[:, 0]
     return overlap

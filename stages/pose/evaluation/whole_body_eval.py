@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pose.common.whole_body import BODY
+from pose.common.whole_body import BODY, WHOLE
 from pose.evaluation.coco_metrics import STATS, coco_stats, require_results
 from pose.evaluation.keypoint_eval import (
     ALL_AREAS,
@@ -35,7 +35,6 @@ from pose.evaluation.keypoint_eval import (
 
 Array = NDArray[np.float64]
 Json = dict[str, Any]
-WHOLE = "wholebody"
 
 
 @dataclass(frozen=True)

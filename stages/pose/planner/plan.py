@@ -198,7 +198,7 @@ def _with_further(people: People, params: Params) -> People:
 
 def model_names(params: Params) -> Sequence[str]:
     """The model's keypoints: those of the main set, or COCO's if it is not there yet."""
-    data, names = params.data, params.keypoints.names
+    data, names = params.data, asked_names(params.keypoints.parts, params.keypoints.names)
     if data.source != "local":
         return names or COCO_17.names
     files = split_files(local_root(data), data, "train")

@@ -107,7 +107,7 @@ def _hand(figure: Figure, name: str, side: int, rng: np.random.Generator) -> dic
 
 
 class DetailedPainter(Painter):
-    """Also paints toes and fingers, and knows the keypoints of feet, face and hands."""
+    """Also paints toes and fingers, and has the keypoints of feet, face and hands."""
 
     def __init__(
         self,

@@ -47,16 +47,10 @@ def test_labelled_keypoints_count_and_the_moved_one_is_wrong(
 
 
 def test_a_person_without_a_box_does_not_count(
-    crop_table: CropTable,
-    detected_table: CropTable,
-    crop_settings: CropSettings,
-    truth: dict[str, Any],
+    detected_val: Val, detected_table: CropTable
 ) -> None:
-    """Only person 11 has a box, see test_tables.py."""
-    samples = TestSamples(detected_table, np.arange(4), 1.25, crop_settings.codec)
-    val = Val(samples, "detections.json", crop_table, truth, COCO_17, COCO_OKS_SIGMAS)
-    poses = poses_per_person(val, numbered_predictions(detected_table), 0.2)
-    found = scored_keypoints(val, poses)
+    poses = poses_per_person(detected_val, numbered_predictions(detected_table), 0.2)
+    found = scored_keypoints(detected_val, poses)
     assert set(found.image_ids.tolist()) == {1}
     assert len(found.scores) == 17
     assert not found.right.any()

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 
 from pose.analysis.tables import Val, persons_json, poses_per_person
-from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
-from pose.crops.shards import CropSettings
-from pose.data.samples import TestSamples
 from predictions import numbered_predictions
 
 
 def test_in_detected_boxes_a_person_without_a_box_has_no_pose(
-    crop_table: CropTable,
-    detected_table: CropTable,
-    crop_settings: CropSettings,
-    truth: dict[str, Any],
+    detected_val: Val, detected_table: CropTable
 ) -> None:
-    """Of the labelled people 11, 13, 14, 15, 16 (rows 0, 2 to 5) only 11 has a box, the second."""
-    samples = TestSamples(detected_table, np.arange(4), 1.25, crop_settings.codec)
-    val = Val(samples, "detections.json", crop_table, truth, COCO_17, COCO_OKS_SIGMAS)
-    person_poses = poses_per_person(val, numbered_predictions(detected_table), 0.2)
+    person_poses = poses_per_person(detected_val, numbered_predictions(detected_table), 0.2)
     np.testing.assert_allclose(person_poses.scores, [0.25, 0, 0, 0, 0])  # bbox 0.5 x keypoints 0.5
     assert person_poses.predictions.rows.tolist() == [0, 2, 3, 4, 5]
     assert (person_poses.oks[1:] == 0).all()

@@ -20,7 +20,7 @@ from pose.coco.further import (
 )
 from pose.common.errors import PoseError
 from pose.common.params import Data
-from pose.common.skeleton import COCO_17, build_skeleton
+from pose.common.skeleton import COCO_17, build_skeleton, names_of_parts
 from sections import DEFAULT, changed
 
 OURS = ["nose", "left_ear", "right_ear", "tail_tip", "chin"]
@@ -143,6 +143,17 @@ def test_a_val_is_read_by_its_own_keys(rats: Path) -> None:
     assert len(further.split.annotations.persons) == 6  # no part of it is held out
     assert further.split.files.split == "rats"
     assert read_further("train", data, OURS) == []
+
+
+def test_a_set_is_not_named_as_a_part_of_the_model(rats: Path) -> None:
+    """AP_foot would be two metrics."""
+    names = names_of_parts(["body", "foot"])
+    for name in ("foot", "wholebody"):
+        found = refusal(read_further, "train", data_with(rats, name=name), names)
+        assert found.startswith(
+            f"params.yaml: data.also.0.name = {name!r}: AP_{name} is the metric"
+        )
+    assert read(data_with(rats, name="foot")).entry.name == "foot"
 
 
 def test_weights() -> None:
