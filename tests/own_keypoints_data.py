@@ -44,7 +44,7 @@ def write_mice(root: Path, split: str, count: int, unlabelled: int = 0) -> dict[
             }
         )
     other = {"id": 1, "name": "cage"}
-    raw = {"images": images, "annotations": annotations, "categories": [other, CATEGORY]}
+    raw = {"images": images, "annotations": annotations, "categories": [other, {**CATEGORY}]}
     save_mice(root, split, raw)
     return raw
 
