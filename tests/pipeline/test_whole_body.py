@@ -75,7 +75,7 @@ def test_a_further_set_may_have_keypoints_of_parts(
     project.must_stage("build_cache")
     table = CropTable(project.root / "data/cache/train")
     (*_, mice) = table.sets
-    assert (mice.name, mice.num_keypoints) == ("mice", 4)
+    assert (mice.name, mice.keypoints) == ("mice", 4)
     rows = [row for row, index in enumerate(table.set_index) if index == 1]
     labelled = (table.keypoints[rows][..., 2] > 0).all(axis=0)
     assert {NAMES[k] for k in labelled.nonzero()[0]} == {*names.values()}

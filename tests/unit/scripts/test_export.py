@@ -202,7 +202,7 @@ def test_the_card_of_a_sapiens2_model_links_its_licence(exported: Path) -> None:
     family = params.model.model_copy(update={"family": "sapiens2"})
     info = json.loads((exported / "pose.json").read_text()) | {"licence": asdict(SAPIENS2)}
     named = params.model_copy(update={"model": family})
-    card = ModelCard(export._card("mine", named, MANIFEST, info))
+    card = ModelCard(export._card("mine", named, MANIFEST, info, export.TEMPLATE))
     assert (card.data.license, card.data.license_name) == ("other", "sapiens2-license")
     assert card.data.license_link == SAPIENS2.link
     assert f"{SAPIENS2.terms} The licence: {SAPIENS2.link}\n\n- Starting" in card.text
