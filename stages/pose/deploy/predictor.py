@@ -155,8 +155,9 @@ class Predictor:
         calibration = self.manifest.calibration
         if calibration is None:
             raise PoseError(
-                "this model has no calibration: evaluate fits one for the last of evaluate.models; "
-                "run `dvc repro evaluate`, and for an exported model stages/export.py again"
+                "this model has no calibration: `dvc repro evaluate` fits one for the last of "
+                "evaluate.models alone, and stages/export.py copies it; make this model the last "
+                "of evaluate.models, or omit --calibrated"
             )
         if calibration.flip_test != self.flip:
             state = "with" if calibration.flip_test else "without"
