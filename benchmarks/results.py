@@ -18,7 +18,7 @@ from contenders import Setting
 from pose.common.files import write_atomic
 from pose.models.spec import model_spec
 from pose.planner import plan
-from pose.planner.count import count_activation_bytes, count_flops
+from pose.planner.count import count_flops, count_step_bytes
 from timing import Result, Seconds
 
 HEAD = """# Training speed
@@ -81,8 +81,7 @@ def _memory(result: Result) -> str:
     """
     case = result.case
     spec = model_spec(case.params, 17)
-    activations = count_activation_bytes(spec, case.setting.amp)
-    counted = (activations.per_step + activations.per_sample * case.batch) / 1e9
+    counted = count_step_bytes(spec, case.setting.amp, held=True).at(case.batch) / 1e9
     measured = [
         f"{name} {size / 1e9:.2f}" for name, size in result.memory.items() if size is not None
     ]

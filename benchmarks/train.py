@@ -46,7 +46,7 @@ from pose.common.script import exit_codes
 from pose.models.pose_model import build_on_meta
 from pose.models.spec import model_spec
 from pose.planner import plan
-from pose.planner.count import count_activation_bytes, count_flops, count_parameters
+from pose.planner.count import count_flops, count_parameters, count_step_bytes
 from timing import Result, measure
 
 PAGE, RATES = Path(__file__).with_suffix(".md"), plan.ACHIEVED
@@ -69,12 +69,12 @@ def chosen_batch(params: Params, setting: Setting) -> int:
     if setting.device.type == "cpu":
         return 8
     spec = model_spec(params, 17)
-    activations = count_activation_bytes(spec, setting.amp)
     state = STATE_BYTES * count_parameters(build_on_meta(spec))
-    free = MEMORY_SHARE * torch.cuda.mem_get_info(setting.device)[0] - state - activations.per_step
-    if free < activations.per_sample:
+    free = MEMORY_SHARE * torch.cuda.mem_get_info(setting.device)[0] - state
+    batch = count_step_bytes(spec, setting.amp, held=True).largest_batch(free)
+    if not batch:
         raise PoseError("this GPU's free memory does not fit one sample and the training state")
-    return min(MAX_BATCH, int(free // activations.per_sample))
+    return min(MAX_BATCH, batch)
 
 
 def run_case(name: str, setting: Setting) -> Result:

@@ -71,7 +71,7 @@ def main(recipe: str | None) -> None:
     print(f"ok       params: {recipe or apply.PARAMS.name} is valid")
     failed = [name for name, check in CHECKS.items() if not passes(name, check, params)]
     try:
-        plan = make_plan(params, built_cache(params, stage.ROOT))
+        plan = make_plan(params, built_cache(params, stage.ROOT), process_count())
     except PoseError as error:
         print(f"problem  people: {error}; disk, warm-up and memory are not checked")
         failed.append("people")
@@ -216,8 +216,7 @@ def check_warmup(params: Params, plan: Plan) -> str:
 
 def check_memory(params: Params, plan: Plan) -> str:
     """A training step by the planner against the memory of a GPU, or else of this machine."""
-    train, text = params.train, os.environ.get("NPROC", "1")
-    processes = int(text) if text.isdecimal() and int(text) else 1
+    train, processes = params.train, process_count()
     if train.parallel == "fsdp" and processes > 1:
         return "not estimated for train.parallel = fsdp"
     amp = "none" if train.amp == "none" else "bf16"
@@ -231,6 +230,12 @@ def check_memory(params: Params, plan: Plan) -> str:
     if needed > free:
         raise PoseError(f"{line}; `python stages/plan.py` lists settings that need less")
     return line
+
+
+def process_count() -> int:
+    """NPROC of the environment: processes that train."""
+    text = os.environ.get("NPROC", "1")
+    return max(1, int(text)) if text.isdecimal() else 1
 
 
 def found_at(url: str, key: str, folder: Path | None = None) -> str:

@@ -30,7 +30,7 @@ from pose.engine.fit import (
     model_weights,
     supervised_step,
 )
-from pose.engine.optim import Schedule, build_adamw
+from pose.engine.optim import Schedule, build_optimizer
 from pose.models.adapter import add_adapters_
 from pose.models.pose_model import PoseModel
 from pose.models.spec import ModelSpec
@@ -64,6 +64,8 @@ MULTIAUGS = changed(
 ENSEMBLE = changed(MULTIAUGS, loss="ensemble", confidence_thr=0.0)
 SPEC = ModelSpec((24, 32), 8, 2, 16, 2, 2, 0.0, "sapiens", (8, 8), (8,), False, 1, 17)
 
+EIGHT_BIT: dict[str, Any] = {"optimizer": "adamw8bit", "wide": True}
+
 
 def persons(seed: int) -> list[torch.Tensor]:
     """This process's share of a step's persons."""
@@ -87,6 +89,8 @@ def train(
     compiled: bool = False,
     drop_path: float = 0.0,
     family: str = "vit",
+    optimizer: str = "adamw",
+    wide: bool = False,
     bad: str = "stop",
     decay: float = 0.0,
     teacher_decay: float = 0.0,
@@ -98,7 +102,8 @@ def train(
 ) -> dict[str, Any]:
     """Weights, logged rows and saved states of a run from `start` (if resume) to `stop`."""
     torch.manual_seed(0)
-    model = PoseModel(replace(SPEC, drop_path=drop_path, family=family, rope_dtype="fp32"))
+    spec = replace(SPEC, embed_dim=32) if wide else SPEC  # moments of 8 bits: 4,096 values or more
+    model = PoseModel(replace(spec, drop_path=drop_path, family=family, rope_dtype="fp32"))
     torch.nn.init.normal_(model.head.final_layer.weight, std=0.1)
     if frozen:
         freeze_backbone_(model)
@@ -114,7 +119,9 @@ def train(
     network, *other = (parallel.wrap_distributed(one, kind, CPU) for one in students)
     torch.manual_seed(distributed.rank())
     scaler = loss_scaler(CPU, amp)
-    state = TrainState(learning, build_adamw(learning, 0.1, 0.9, (0.9, 0.999)), scaler)
+    chosen = {"optimizer": optimizer, "weight_decay": 0.1, "layer_decay": 0.9}
+    settings = changed(DEFAULT.train, **chosen, betas=(0.9, 0.999))
+    state = TrainState(learning, build_optimizer(learning, settings), scaler)
     state.ema = WeightEma(learning, decay) if decay else None
     teacher_ema = WeightEma(learning, teacher_decay) if teacher_decay else None
     state.teacher_ema = teacher_ema
@@ -128,8 +135,7 @@ def train(
             for one in reversed(networks)
         ]
         law = CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
-        settings = ENSEMBLE if pair else MULTIAUGS
-        step = Consistency(networks, teachers, settings, *law)
+        step = Consistency(networks, teachers, ENSEMBLE if pair else MULTIAUGS, *law)
         batches = ((persons(n), persons(50 + n)) for n in range(state.step, stop))
     else:
         step = supervised_step(network, CODEC, CPU, amp, gradients)
@@ -240,6 +246,7 @@ def main(folder: Path) -> None:
     cut(folder, "fsdp", "sapiens2", family="sapiens2")
     cut(folder, "fsdp", "ema", decay=0.5)
     cut(folder, "fsdp", "lora", lora=True)
+    cut(folder, "ddp", "8 bit", **EIGHT_BIT)
     cut(folder, "fsdp", "teacher", pair=True, teacher_decay=0.5)
     found = {
         "ddp": train(),
@@ -257,6 +264,8 @@ def main(folder: Path) -> None:
         "ddp lora": train(lora=True),
         "fsdp lora": train("fsdp", lora=True),
         "fsdp lora, resumed": resumed(folder, "fsdp", "lora", lora=True),
+        "ddp 8 bit": train(**EIGHT_BIT),
+        "ddp 8 bit, resumed": resumed(folder, "ddp", "8 bit", **EIGHT_BIT),
         "fsdp fp16": train("fsdp", amp="fp16"),
         "ddp compiled": train(compiled=True),
         "fsdp compiled": train("fsdp", compiled=True),

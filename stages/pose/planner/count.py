@@ -1,9 +1,10 @@
-"""Parameters, FLOPs and activation memory of a model from shapes alone.
+"""Parameters, FLOPs and memory of a training step from shapes alone.
 
 Nothing is allocated, so that 2B parameters take seconds on a laptop: FLOPs are counted on the meta
-device, bytes on fake CPU tensors, which have autocast's dtypes. Attention is counted as fused, so
-that it stores no tokens x tokens matrix. The workspace of kernels, temporary gradients and unused
-memory of the allocator are not counted.
+device, bytes on fake CPU tensors, which have autocast's dtypes, through the forward, the loss and
+the backward that training runs. Operations are those of a CPU: attention is fused, so that it
+stores no tokens x tokens matrix; RMSNorm is not, and takes less on CUDA. The workspace of kernels
+and unused memory of the allocator are not counted.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pose.models.pose_model import PoseModel, build_on_meta
+from pose.engine.losses import LOSSES
+from pose.models.build import autocast
+from pose.models.pose_model import PoseModel, build_on_meta, normalise
 from pose.models.spec import ModelSpec
+from pose.planner.live import LiveBytes
 
 Freeze = Callable[[PoseModel], None]  # adds adapters and freezes, as a phase does before training
 BLOCK_8BIT, MIN_8BIT = 256, 4096  # bitsandbytes: values per scale; smaller tensors stay float32
@@ -37,11 +39,26 @@ class Flops:
 
 
 @dataclass(frozen=True)
-class ActivationBytes:
-    """Bytes that autograd stores between forward and backward."""
+class StepBytes:
+    """Bytes that a training step adds to weights and optimiser: the largest of its moments.
 
-    per_sample: int
-    per_step: int  # independent of the batch: autocast's copies of the weights
+    Which moment that is depends on the batch: with a small one the end of the backward, which has
+    all gradients; with a large one the loss or the backward of the head, which has all activations.
+    """
+
+    moments: tuple[tuple[int, int], ...]  # (independent of the batch, per sample)
+
+    def at(self, batch: int) -> int:
+        """Bytes of a step of `batch` samples."""
+        return max(fixed + per_sample * batch for fixed, per_sample in self.moments)
+
+    def largest_batch(self, free: float) -> int:
+        """Samples of a step that fits into `free` bytes; 0 if none does."""
+        fits = (
+            (free - fixed) // per_sample if per_sample else float("inf") if fixed <= free else 0
+            for fixed, per_sample in self.moments
+        )
+        return max(0, int(min(fits)))
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -93,80 +110,56 @@ def moment_bytes(parameters: Iterable[nn.Parameter], optimizer: str) -> int:
     )
 
 
-def count_activation_bytes(
-    spec: ModelSpec, amp: str, freeze: Freeze = train_all
-) -> ActivationBytes:
-    """Activations of a training step of the model; amp is train.amp of params.yaml.
+def count_step_bytes(
+    spec: ModelSpec, amp: str, freeze: Freeze = train_all, held: bool = False
+) -> StepBytes:
+    """Activations, gradients and temporary tensors of a step; amp is train.amp of params.yaml.
 
-    With spec.grad_checkpointing these are the input of every block and all activations of the one
-    block that is recomputed. The loss is the squared error of the heatmaps in float32.
+    What a block stores per sample is B N D bytes of each stored tensor, N tokens of D channels in
+    B bytes; for `vit` in float32 16 tensors: norm 1, qkv 1 + 3, attention 1, norm 1, MLP 1 + 4 + 4.
+    With grad_checkpointing it is the block's input, and in the backward all of one block. held: the
+    gradients of all trained parameters are there from the start, and not counted here.
     """
-    one, two = (_batch_bytes(spec, amp, batch, freeze) for batch in (1, 2))
-    return ActivationBytes(per_sample=two - one, per_step=2 * one - two)
+    one, two = (_trace(spec, amp, batch, freeze, held) for batch in (2, 3))
+    assert len(one) == len(two)  # the same operations
+    lines = {(3 * a - 2 * b, b - a) for a, b in zip(one, two, strict=True)}
+    return StepBytes(_highest(lines))
 
 
-def _batch_bytes(spec: ModelSpec, amp: str, batch: int, freeze: Freeze) -> int:
+def _highest(lines: set[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Those of lines (fixed, slope) that no other exceeds in both."""
+    found: list[tuple[int, int]] = []
+    for fixed, slope in sorted(lines, key=lambda line: (-line[1], -line[0])):
+        if not found or fixed > found[-1][0]:
+            found.append((fixed, slope))
+    return tuple(found)
+
+
+def _trace(spec: ModelSpec, amp: str, batch: int, freeze: Freeze, held: bool) -> list[int]:
+    """Bytes after each operation of a step."""
     model = build_on_meta(spec)
     freeze(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")  # fake tensors: no memory is allocated
-        width, height = spec.input_wh
-        images = torch.empty(batch, 3, height, width)
-        stored = saved_bytes(model, lambda: _loss(model, images, amp))
-        learns = any(parameter.requires_grad for parameter in model.backbone.parameters())
-        if not (spec.grad_checkpointing and learns):
-            return stored
-        (tokens, *tables), _ = model.backbone.embed(images)
-        inputs = (tokens.detach().requires_grad_(), *tables)
-        return stored + saved_bytes(model, lambda: _block(model, inputs, amp))
+        known = [*model.parameters(), *model.buffers()]
+        for parameter in model.parameters():
+            if held and parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+                known.append(parameter.grad)
+        live = LiveBytes(known)
+        with live:
+            _step(model, spec, amp, batch)
+    return live.trace
 
 
-def _loss(model: PoseModel, images: Tensor, amp: str) -> Tensor:
-    with _autocast(amp):
-        maps: Tensor = model(images)
-    return ((maps.float() - torch.zeros_like(maps, dtype=torch.float32)) ** 2).mean()
-
-
-def _block(model: PoseModel, inputs: tuple[Tensor, ...], amp: str) -> Tensor:
-    with _autocast(amp):
-        out: Tensor = model.backbone.blocks[0](*inputs)
-    return out
-
-
-def _autocast(amp: str) -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp != "none")
-
-
-def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
-    """Bytes that autograd stores during `forward`: each storage once, without parameters."""
-    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
-    saved: dict[int, Tensor] = {}  # holds the tensors: the address of a freed storage is reused
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.setdefault(tensor.untyped_storage()._cdata, tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), FusedAttention():
-        output = forward()
-    del output
-    return sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in parameters)
-
-
-class FusedAttention(TorchFunctionMode):
-    """Makes scaled_dot_product_attention store what fused kernels store, on any device."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return _FusedAttentionFunction.apply(*args[:3])
-        return func(*args, **(kwargs or {}))
-
-
-class _FusedAttentionFunction(torch.autograd.Function):
-    """Shapes only: stores query, key, value, output and one float32 per row (logsumexp)."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = torch.empty_like(query)
-        rows = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, output, rows)
-        return output
+def _step(model: PoseModel, spec: ModelSpec, amp: str, batch: int) -> None:
+    """Forward, loss and backward of engine.fit; clipping and fused AdamW add no large tensors."""
+    width, height = spec.input_wh
+    images = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+    with autocast(images.device, amp):
+        maps = model(normalise(images))
+    loss_of = LOSSES["combined" if spec.maps_per_keypoint == 3 else "gaussian"]
+    targets = torch.zeros_like(maps, dtype=torch.float32)
+    loss = loss_of(maps, targets, torch.ones(batch, spec.num_keypoints))
+    del targets  # as in training, where the backward does not need them
+    loss.backward()

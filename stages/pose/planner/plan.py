@@ -28,12 +28,12 @@ from pose.engine.finetune import freeze_for_phase2_
 from pose.models.pose_model import PoseModel, build_on_meta
 from pose.models.spec import model_spec
 from pose.planner.count import (
-    ActivationBytes,
     Flops,
     Freeze,
-    count_activation_bytes,
+    StepBytes,
     count_flops,
     count_parameters,
+    count_step_bytes,
     moment_bytes,
 )
 
@@ -95,23 +95,24 @@ class Plan:
     flops: Flops  # per image
     people: People
     phases: list[Phase]
-    activations: dict[tuple[str, bool], ActivationBytes]  # by (amp, grad_checkpointing)
-    state: dict[str, int]  # bytes of weights, gradients, AdamW and EMA
+    steps: dict[tuple[str, bool], StepBytes]  # by (amp, grad_checkpointing)
+    state: dict[str, int]  # bytes of weights, AdamW, EMA, and of gradients that are held
     trained: int  # parameters of phase 2, adapters among them
     boxes: str | None = None  # how the boxes of data/cache fit into the input
 
 
-def make_plan(params: Params, cache: Path | None) -> Plan:
+def make_plan(params: Params, cache: Path | None, processes: int = 1) -> Plan:
     """The plan of these params; people are counted in the folder `cache` if it was built.
 
-    cache: as built_cache gives it. Raises PoseError if the people cannot be counted, or are fewer
-    than a batch.
+    cache: as built_cache gives it. processes: that train by DDP; memory is of one of them. Raises
+    PoseError if the people cannot be counted, or are fewer than a batch.
     """
     names = asked_names(params.keypoints.parts, params.keypoints.names)
     spec = model_spec(params, len(names or COCO_17.names))  # the file may not be there yet
     model, flops = build_on_meta(spec), count_flops(spec, freezing(params, "float32"))
     trained = build_on_meta(spec)
     freezing(params, params.model.frozen_dtype)(trained)
+    held = gradients_are_held(params, processes)
     people = count_people(params, cache)
     return Plan(
         backbone=count_parameters(model.backbone),
@@ -119,16 +120,17 @@ def make_plan(params: Params, cache: Path | None) -> Plan:
         flops=flops,
         people=people,
         phases=phases(params, people, flops),
-        activations={
-            (amp, on): count_activation_bytes(
+        steps={
+            (amp, on): count_step_bytes(
                 replace(spec, grad_checkpointing=on),
                 amp,
                 freezing(params, "float32" if amp == "none" else params.model.frozen_dtype),
+                held,
             )
             for amp in DTYPES
             for on in (False, True)
         },
-        state=state_bytes(params, trained),
+        state=state_bytes(params, trained, held),
         trained=sum(p.numel() for p in trained.parameters() if p.requires_grad),
         boxes=_boxes(params, cache),
     )
@@ -281,9 +283,17 @@ def freezing(params: Params, dtype: str) -> Freeze:
     return partial(freeze_for_phase2_, params=params.model_copy(update={"model": model}))
 
 
-def state_bytes(params: Params, model: PoseModel) -> dict[str, int]:
-    """Bytes of weights, gradients, optimiser and EMA of a frozen model, in the stage that needs
-    most: stage 2 if it trains two networks or averages its teachers."""
+def gradients_are_held(params: Params, processes: int) -> bool:
+    """Whether all gradients are in memory during a forward, and not only after the backward.
+
+    DDP keeps them in its buckets; several micro-batches, paths or networks add to them.
+    """
+    return processes > 1 or params.train.accumulate > 1 or bool(params.ssl.epochs)
+
+
+def state_bytes(params: Params, model: PoseModel, held: bool) -> dict[str, int]:
+    """Bytes of weights, optimiser, EMA and held gradients of a frozen model, in the stage that
+    needs most: stage 2 if it trains two networks or averages its teachers."""
     ssl = params.ssl
     with_ema = params.train.ema_decay or (ssl.epochs and ssl.ema_decay)
     networks = ssl.networks if ssl.epochs else 1
@@ -291,22 +301,22 @@ def state_bytes(params: Params, model: PoseModel) -> dict[str, int]:
     learned = FLOAT32_BYTES * sum(parameter.numel() for parameter in trained)
     sizes = {
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
-        "gradients": learned,
+        **({"gradients": learned} if held else {}),
         "AdamW": moment_bytes(trained, params.train.optimizer),
-    } | ({"EMA": learned} if with_ema else {})
+        **({"EMA": learned} if with_ema else {}),
+    }
     return {part: size * networks for part, size in sizes.items()}
 
 
 def step_bytes(plan: Plan, amp: str, checkpointing: bool, batch: int) -> int:
     """Memory of a training step of phase 2."""
-    activations = plan.activations[amp, checkpointing]
-    return sum(plan.state.values()) + activations.per_step + activations.per_sample * batch
+    return sum(plan.state.values()) + plan.steps[amp, checkpointing].at(batch)
 
 
 def largest_batch(plan: Plan, amp: str, checkpointing: bool, memory_gb: float) -> int:
     """Estimated samples that fit into the memory; 0 if the weights alone do not fit."""
-    free = memory_gb * 1e9 - step_bytes(plan, amp, checkpointing, 0)
-    return max(0, int(free // plan.activations[amp, checkpointing].per_sample))
+    free = memory_gb * 1e9 - sum(plan.state.values())
+    return plan.steps[amp, checkpointing].largest_batch(free)
 
 
 # --- throughput of devices
@@ -365,9 +375,10 @@ def _memory_lines(params: Params, plan: Plan) -> list[str]:
     batch = params.train.batch_size // params.train.accumulate
     checkpointing = params.model.grad_checkpointing
     amp = "none" if params.train.amp == "none" else "bf16"  # fp16 takes the same
-    activations = plan.activations[amp, checkpointing]
+    step = plan.steps[amp, checkpointing].at(batch)
     parts = [f"{part} {size / 1e9:.2f}" for part, size in plan.state.items()]
-    parts += [f"activations {(activations.per_step + activations.per_sample * batch) / 1e9:.2f}"]
+    kept = "activations" if "gradients" in plan.state else "gradients and activations"
+    parts += [f"{kept} {step / 1e9:.2f}"]
     dtype = DTYPES.get(params.train.amp, params.train.amp)
     lines = [
         f"memory, GB   {' + '.join(parts)} = "

@@ -96,11 +96,11 @@ def test_a_batch_for_a_gpu_is_what_fits(monkeypatch) -> None:
     """MEMORY_SHARE of the free memory, less the training state, in samples."""
     params = shrunken()
     spec = model_spec(params, 17)
-    activations = count.count_activation_bytes(spec, "none")
-    state = 16 * count.count_parameters(count.build_on_meta(spec)) + activations.per_step
+    step = count.count_step_bytes(spec, "none", held=True)
+    state = 16 * count.count_parameters(count.build_on_meta(spec))
     setting = contenders.Setting(torch.device("cuda"), "none", 1, None)
-    for fits, expected in ((7.5, 7), (1e6, train.MAX_BATCH)):
-        free = (state + fits * activations.per_sample) / train.MEMORY_SHARE
+    for fits, expected in ((7, 7), (10**6, train.MAX_BATCH)):
+        free = (state + step.at(fits) + 1) / train.MEMORY_SHARE
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=free: (n, n))
         assert train.chosen_batch(params, setting) == expected
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (state, state))

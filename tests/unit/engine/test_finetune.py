@@ -22,7 +22,7 @@ from pose.engine.finetune import freeze_for_phase1_, freeze_for_phase2_, load_fo
 from pose.engine.fit import TrainState, fit, supervised_step
 from pose.engine.optim import Schedule, build_optimizer
 from pose.engine.train import saved_weights
-from pose.models.adapter import trained_names
+from pose.models.adapter import Base, merge, trained_names
 from pose.models.checkpoint import load_model, read_base, read_weights, save_weights
 from pose.models.pose_model import PoseModel
 from pose.models.spec import ModelSpec
@@ -235,6 +235,44 @@ def test_settings_that_cannot_serve(
         load_params(bent_params(changes))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["vit", "sapiens2"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_compiled_adapters_learn_resume_and_merge(
+    tmp_path: Path, tiny_model_spec: ModelSpec, family: str, dora: bool
+) -> None:
+    """With the graphs of torch.compile, run without its code generator, as one compilation."""
+    torch._dynamo.reset()
+    settings = params("lora", family)
+    settings = settings.model_copy(update={"lora": changed(settings.lora, dropout=0.0, dora=dora)})
+    plain, compiled, resumed = (started(tiny_model_spec, settings) for _ in range(3))
+    graphs: list[Any] = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    for part in (*compiled.model.backbone.blocks, *resumed.model.backbone.blocks):
+        part.compile(backend=counting)
+    path = tmp_path / "state.pt"
+    train(plain, settings)
+    train(compiled, settings, STEPS, lambda s: checkpoint.save_training_state(path, s.to_dict()))
+    assert 0 < len(graphs) < 2 * len(compiled.model.backbone.blocks)
+    assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()
+    losses = [[row["loss"] for row in state.history] for state in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    resumed.restore_(checkpoint.read_training_state(path))
+    train(resumed, settings)
+    for name, tensor in compiled.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+    merged = fresh(tiny_model_spec, family)
+    own = saved_weights(compiled.model, Base("a", "b"))
+    frozen = fresh(tiny_model_spec, family).state_dict()
+    merged.load_state_dict(merge(frozen, own, Base("a", "b", alpha=settings.lora.alpha)))
+    images = torch.randn(2, 3, 32, 24)
+    found, expected = merged.eval()(images), compiled.model.eval()(images)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_the_default_does_not_wait_for_the_libraries_of_adapters() -> None:

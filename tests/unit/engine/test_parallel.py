@@ -44,13 +44,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(folder, torch.load(folder / "found.pt", weights_only=True))
 
 
-def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_close(found: dict[str, Any], expected: dict[str, Any], atol: float = 2e-5) -> None:
     """Weights move by hundredths in these trainings; sums in another order by 1e-7."""
     assert found["weights"].keys() == expected["weights"].keys()
     for name, tensor in found["weights"].items():
         if "head.conv_layers" not in name or not name.endswith("bias"):
             # biases before a norm without affine have gradients of rounding alone
-            torch.testing.assert_close(tensor, expected["weights"][name], atol=2e-5, rtol=0)
+            torch.testing.assert_close(tensor, expected["weights"][name], atol=atol, rtol=0)
     assert len(found["rows"]) == len(expected["rows"])
     for row, other in zip(found["rows"], expected["rows"], strict=True):
         assert row == pytest.approx(other, rel=1e-4)
@@ -80,6 +80,17 @@ def test_two_processes_learn_what_one_learns(
     pair: Pair, kind: str, name: str, alone: dict[str, Any]
 ) -> None:
     assert_close(pair.found[kind + name], runs.train(**alone))
+
+
+def test_two_processes_with_moments_of_8_bits(pair: Pair) -> None:
+    """Sums in another order can round a moment to the next of its 256 values: 2e-5 was seen.
+
+    Moments of 32 bits give weights that differ by 8e-3.
+    """
+    assert_close(pair.found["ddp 8 bit"], runs.train(**runs.EIGHT_BIT), atol=1e-4)
+    with pytest.raises(AssertionError):
+        assert_close(pair.found["ddp 8 bit"], runs.train(wide=True), atol=1e-3)
+    assert_same(pair.found["ddp 8 bit, resumed"], pair.found["ddp 8 bit"])
 
 
 def test_the_comparison_tells_trainings_apart() -> None:

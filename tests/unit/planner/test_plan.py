@@ -21,11 +21,11 @@ from pose.models.pose_model import build_on_meta
 from pose.models.spec import model_spec
 from pose.planner import plan as planner_plan
 from pose.planner.count import (
-    ActivationBytes,
     Flops,
-    count_activation_bytes,
+    StepBytes,
     count_flops,
     count_parameters,
+    count_step_bytes,
 )
 
 SAPIENS_2B = "sapiens_2b_coco_1024x768"
@@ -112,9 +112,10 @@ def test_a_recipe_is_planned(name: str) -> None:
         assert fits >= batch
         assert f"estimated (stages/plan.py) {need / 1e9:.0f} GB of GPU memory" in header
         return
-    activations = count_activation_bytes(spec, settings.amp)
+    held = settings.accumulate > 1 or params.ssl.epochs > 0
     parameters = count_parameters(build_on_meta(spec))
-    need = 16 * parameters + activations.per_step + activations.per_sample * batch
+    step = count_step_bytes(spec, settings.amp, held=held)
+    need = (16 if held else 12) * parameters + step.at(batch)
     if name != ZERO_SHOT:
         assert f"estimated (stages/plan.py) {need / 1e9:.0f} GB of GPU memory" in header
     if (epochs := params.phase2.epochs) and name not in OTHER_PEOPLE:
@@ -126,11 +127,11 @@ def test_a_recipe_is_planned(name: str) -> None:
 
 
 def test_memory_settings_save_memory(default: Params) -> None:
-    activations = planner_plan.make_plan(default, None).activations
+    steps = planner_plan.make_plan(default, None).steps
     for amp in ("none", "bf16"):
-        assert activations[amp, True].per_sample < activations[amp, False].per_sample
+        assert steps[amp, True].at(16) < steps[amp, False].at(16)
     for on in (False, True):
-        ratio = activations["bf16", on].per_sample / activations["none", on].per_sample
+        ratio = steps["bf16", on].at(16) / steps["none", on].at(16)
         assert 0.5 < ratio < 0.7
 
 
@@ -183,7 +184,23 @@ def test_a_second_network_takes_memory(default: Params) -> None:
     two = with_values(default, "ssl", networks=2, ema_decay=0.9)
     model = build_on_meta(model_spec(default, 17))
     expected = 2 * (16 + 4) * count_parameters(model)
-    assert sum(planner_plan.state_bytes(two, model).values()) == expected
+    assert sum(planner_plan.state_bytes(two, model, held=True).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulate", "epochs", "expected"),
+    [(1, 1, 0, False), (2, 1, 0, True), (1, 2, 0, True), (1, 1, 1, True)],
+)
+def test_gradients_are_held_by_what_adds_to_them(
+    default: Params, processes: int, accumulate: int, epochs: int, expected: bool
+) -> None:
+    params = with_values(default, "train", accumulate=accumulate)
+    params = with_values(params, "ssl", epochs=epochs)
+    assert planner_plan.gradients_are_held(params, processes) == expected
+    plan = planner_plan.make_plan(params, None, processes)
+    assert ("gradients" in plan.state) == expected
+    label = "activations" if expected else "gradients and activations"
+    assert f" + {label} " in table(params, plan)
 
 
 def test_own_people_are_counted_in_the_annotation_files(default: Params, tmp_path: Path) -> None:
@@ -306,7 +323,7 @@ def test_validations_are_counted(default: Params, every: int, cap: int, expected
 def test_an_ema_takes_memory(default: Params, example: planner_plan.Plan) -> None:
     params = with_values(default, "train", ema_decay=0.99)
     model = build_on_meta(model_spec(default, 17))
-    found, without = (planner_plan.state_bytes(p, model) for p in (params, default))
+    found, without = (planner_plan.state_bytes(p, model, True) for p in (params, default))
     assert found == without | {"EMA": 4 * count_parameters(model)}
     text = table(params, replace(example, state=example.state | {"EMA": 44 * 10**8}))
     parts = "weights 4.40 + gradients 4.40 + AdamW 8.80 + EMA 4.40 + activations 16.00 = 38.00"
@@ -318,17 +335,17 @@ def test_an_ema_takes_memory(default: Params, example: planner_plan.Plan) -> Non
 
 @pytest.fixture
 def example() -> planner_plan.Plan:
-    activations = {
-        ("none", False): ActivationBytes(10**9, 0),
-        ("none", True): ActivationBytes(10**8, 0),
-        ("bf16", False): ActivationBytes(5 * 10**8, 2 * 10**9),
-        ("bf16", True): ActivationBytes(5 * 10**7, 10**9),
+    steps = {
+        ("none", False): StepBytes(((0, 10**9),)),
+        ("none", True): StepBytes(((0, 10**8),)),
+        ("bf16", False): StepBytes(((2 * 10**9, 5 * 10**8),)),
+        ("bf16", True): StepBytes(((10**9, 5 * 10**7),)),
     }
     people = planner_plan.People(160, 16, 9, "counted by hand")
     phases = [planner_plan.Phase("phase2", 10, 7.2e18), planner_plan.Phase("val_AP", 0, 0)]
     state = {"weights": 44 * 10**8, "gradients": 44 * 10**8, "AdamW": 88 * 10**8}
     count = 11 * 10**8
-    return planner_plan.Plan(10**9, 10**8, FLOPS, people, phases, activations, state, count)
+    return planner_plan.Plan(10**9, 10**8, FLOPS, people, phases, steps, state, count)
 
 
 def table(params: Params, plan: planner_plan.Plan) -> str:

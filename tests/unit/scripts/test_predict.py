@@ -163,7 +163,9 @@ def test_probabilities_beside_raw_scores(run, calibrated: Path, tiny_coco: TinyC
 def test_calibrated_needs_a_map_of_the_same_flip_test(run, calibrated: Path) -> None:
     cv2.imwrite("a.png", picture(0, 60, 80))
     arguments = ("a.png", "--whole-image", "--calibrated")
-    assert "this model has no calibration: `dvc repro evaluate` fits one" in failure(run, *arguments)
+    assert "this model has no calibration: `dvc repro evaluate` fits one" in failure(
+        run, *arguments
+    )
     said = failure(run, *arguments, "--model", calibrated, "--no-flip")
     assert said == "the calibration was fitted with the flip test; predict with it"
     assert not Path("predicted").exists()
