@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def default_spec() -> ModelSpec:
-    return model_spec(load_params(ROOT / "params.yaml"), 17)
+    return spec_of_default()
 
 
 def stored_bytes(
@@ -76,10 +76,11 @@ def test_bytes_under_autocast(tiny_model_spec: ModelSpec) -> None:
         assert counted.per_step + counted.per_sample * batch == pytest.approx(expected, rel=0.03)
 
 
-PEAK = """
-import json, sys, torch
+PEAKS = """  # a fork for each: what is imported is imported once, peaks are its own
+import json, os, peft, sys, torch
 from pathlib import Path
 from pose.common.params import load_params
+from pose.models.adapter import add_adapters_
 from pose.models.pose_model import PoseModel
 from pose.models.spec import ModelSpec
 
@@ -87,42 +88,58 @@ def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
-def step(batch):
+def step(model, batch, width, height):
     maps = model(torch.zeros(batch, 3, height, width))
     ((maps - torch.zeros_like(maps)) ** 2).mean().backward()
 
-torch.set_num_threads(1)
-spec = json.loads(sys.argv[1])
-model = PoseModel(ModelSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}))
-if sys.argv[3] == "lora":
-    from pose.models.adapter import add_adapters_
-    add_adapters_(model, load_params(Path("params.yaml")).lora, spec["family"])
-width, height = spec["input_wh"]
-step(1)  # loads kernels, allocates gradients
-before = status("VmRSS")
-step(int(sys.argv[2]))
-print(status("VmHWM") - before)
+def peak(finetune, spec, batch):
+    torch.set_num_threads(1)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+    model = PoseModel(ModelSpec(**values))
+    if finetune == "lora":
+        add_adapters_(model, load_params(Path("params.yaml")).lora, spec["family"])
+    step(model, 1, *spec["input_wh"])  # loads kernels, allocates gradients
+    before = status("VmRSS")
+    step(model, batch, *spec["input_wh"])
+    return status("VmHWM") - before
+
+for case in json.loads(sys.argv[1]):
+    if (child := os.fork()) == 0:
+        print(peak(*case), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
+TRAININGS = [("full", False), ("full", True), ("lora", False), ("lora", True)]
+BATCH = 96
+
+
+def spec_of_default(checkpointing: bool = False) -> ModelSpec:
+    spec = model_spec(load_params(ROOT / "params.yaml"), 17)
+    return replace(spec, grad_checkpointing=checkpointing)
+
+
+@pytest.fixture(scope="module")
+def peaks() -> dict[tuple[str, bool], int]:
+    """Bytes that a step of BATCH adds at its peak, each in a process of its own."""
+    cases = [(finetune, asdict(spec_of_default(on)), BATCH) for finetune, on in TRAININGS]
+    path = {"PYTHONPATH": str(ROOT / "stages"), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", PEAKS, json.dumps(cases)]
+    done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
+    return dict(zip(TRAININGS, map(int, done.stdout.split()), strict=True))
 
 
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="the peak is read from Linux' /proc"
 )
-@pytest.mark.parametrize(
-    ("finetune", "checkpointing"),
-    [("full", False), ("full", True), ("lora", False), ("lora", True)],
-)
+@pytest.mark.parametrize(("finetune", "checkpointing"), TRAININGS)
 def test_the_process_peaks_at_what_was_predicted(
-    default_spec: ModelSpec, finetune: str, checkpointing: bool
+    peaks: dict[tuple[str, bool], int], finetune: str, checkpointing: bool
 ) -> None:
     """From 0.9 to 1.3 of it: backward's temporary gradients are not counted."""
-    spec, batch = replace(default_spec, grad_checkpointing=checkpointing), 96
     freeze = freezing(lora_params("none"), "float32") if finetune == "lora" else count.train_all
-    predicted = count_activation_bytes(spec, "none", freeze).per_sample * batch
-    command = [sys.executable, "-c", PEAK, json.dumps(asdict(spec)), str(batch), finetune]
-    path = {"PYTHONPATH": str(ROOT / "stages"), "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
-    assert 0.9 < int(done.stdout) / predicted < 1.3
+    spec = spec_of_default(checkpointing)
+    predicted = count_activation_bytes(spec, "none", freeze).per_sample * BATCH
+    assert 0.9 < peaks[finetune, checkpointing] / predicted < 1.3
 
 
 def test_a_block_stores_the_inputs_of_its_layers(default_spec: ModelSpec) -> None:

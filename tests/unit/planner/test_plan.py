@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import replace
@@ -32,6 +33,10 @@ SAPIENS_2B = "sapiens_2b_coco_1024x768"
 ZERO_SHOT = "sapiens2_0.4b_coco_zero_shot"
 OTHER_PEOPLE = ("coco_trial", "vitpose_b_coco_aic_mpii")  # not those of train2017
 PLANNED = [name for name in apply.recipe_names() if not name.startswith("ssl_")]
+
+# several recipes train one model
+flops_of = functools.cache(count_flops)
+activations_of = functools.cache(count_activation_bytes)
 
 IMAGES = {"unlabelled": ["boxes"], "unlabelled_images": True, "unlabelled_detections": "a.json"}
 
@@ -98,7 +103,7 @@ def test_a_recipe_is_planned(name: str) -> None:
     params, header = apply.resolve(name), header_of(name)
     spec = model_spec(params, keypoint_count(params))
     settings, model = params.train, params.model
-    forward = count_flops(spec).forward
+    forward = flops_of(spec).forward
     assert forward == pytest.approx(forward_flops(params), rel=0.01)
     assert f"{forward / 1e9:,.1f} GFLOP" in header
     batch = settings.batch_size // settings.accumulate
@@ -112,7 +117,7 @@ def test_a_recipe_is_planned(name: str) -> None:
         assert fits >= batch
         assert f"estimated (stages/plan.py) {need / 1e9:.0f} GB of GPU memory" in header
         return
-    activations = count_activation_bytes(spec, settings.amp)
+    activations = activations_of(spec, settings.amp)
     parameters = count_parameters(build_on_meta(spec))
     need = 16 * parameters + activations.per_step + activations.per_sample * batch
     if name != ZERO_SHOT:
