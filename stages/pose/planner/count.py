@@ -101,24 +101,24 @@ def count_activation_bytes(
     With spec.grad_checkpointing these are the input of every block and all activations of the one
     block that is recomputed. The loss is the squared error of the heatmaps in float32.
     """
-    one, two = (_batch_bytes(spec, amp, batch, freeze) for batch in (1, 2))
-    return ActivationBytes(per_sample=two - one, per_step=2 * one - two)
-
-
-def _batch_bytes(spec: ModelSpec, amp: str, batch: int, freeze: Freeze) -> int:
     model = build_on_meta(spec)
     freeze(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")  # fake tensors: no memory is allocated
-        width, height = spec.input_wh
-        images = torch.empty(batch, 3, height, width)
-        stored = saved_bytes(model, lambda: _loss(model, images, amp))
-        learns = any(parameter.requires_grad for parameter in model.backbone.parameters())
-        if not (spec.grad_checkpointing and learns):
-            return stored
-        (tokens, *tables), _ = model.backbone.embed(images)
-        inputs = (tokens.detach().requires_grad_(), *tables)
-        return stored + saved_bytes(model, lambda: _block(model, inputs, amp))
+        one, two = (_batch_bytes(model, spec, amp, batch) for batch in (1, 2))
+    return ActivationBytes(per_sample=two - one, per_step=2 * one - two)
+
+
+def _batch_bytes(model: PoseModel, spec: ModelSpec, amp: str, batch: int) -> int:
+    width, height = spec.input_wh
+    images = torch.empty(batch, 3, height, width)
+    stored = saved_bytes(model, lambda: _loss(model, images, amp))
+    learns = any(parameter.requires_grad for parameter in model.backbone.parameters())
+    if not (spec.grad_checkpointing and learns):
+        return stored
+    (tokens, *tables), _ = model.backbone.embed(images)
+    inputs = (tokens.detach().requires_grad_(), *tables)
+    return stored + saved_bytes(model, lambda: _block(model, inputs, amp))
 
 
 def _loss(model: PoseModel, images: Tensor, amp: str) -> Tensor:
