@@ -77,7 +77,7 @@ def test_bytes_under_autocast(tiny_model_spec: ModelSpec) -> None:
 
 
 PEAKS = """  # a fork for each: what is imported is imported once, peaks are its own
-import json, os, peft, sys, torch
+import json, os, sys, torch
 from pathlib import Path
 from pose.common.params import load_params
 from pose.models.adapter import add_adapters_
