@@ -16,6 +16,7 @@ import cv2
 import pytest
 import torch
 
+from pipeline.parsed_yaml import keep_parsed_yaml
 from pose.coco.annotations import read_annotations
 from pose.coco.detections import read_detections
 from pose.coco.files import coco_files
@@ -33,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Long files first, so that processes end together. While one process runs the chain that the tests
 # of tests/pipeline share, in the second of these, another one has the files beside it.
-FIRST = ("test_parallel.py", "test_bad_input.py", "test_setup_environment.py", "pipeline")
+FIRST = ("test_parallel.py", "test_typed.py", "test_setup_environment.py", "pipeline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,6 +45,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_thread() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsed_yaml(tmp_path_factory: pytest.TempPathFactory) -> None:
+    keep_parsed_yaml(tmp_path_factory.mktemp("parsed"))
 
 
 @pytest.fixture

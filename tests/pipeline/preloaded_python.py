@@ -33,17 +33,30 @@ from typing import Any
 LIBRARIES = (
     "albumentations",
     "cv2",
+    "dulwich.porcelain",
     "dvc.cli.parser",
+    "dvc.repo.experiments.executor.local",
+    "dvc.repo.experiments.queue.celery",
+    "dvc.repo.experiments.queue.tempdir",
+    "dvc.repo.experiments.queue.workspace",
+    "dvc.repo.index",
     "dvc.repo.reproduce",
     "dvc.scm",
+    "dvc.stage.cache",
+    "dvc.utils.hydra",
     "dvclive",
+    "hydra.compose",
     "jinja2",
+    "matplotlib.backends.backend_svg",
     "matplotlib.pyplot",
+    "networkx",
     "pandas",
+    "PIL.JpegImagePlugin",
     "psutil",
     "pyarrow",
     "pycocotools.cocoeval",
     "pydantic",
+    "pygit2",
     "requests",
     "ruamel.yaml",
     "safetensors.torch",
@@ -95,8 +108,11 @@ def serve(path: str) -> dict[str, Any]:
     """Answer requests. Returns only in a fork, with the request that the fork has to run."""
     import importlib
 
+    from parsed_yaml import keep_parsed_yaml  # beside this script
+
     for name in LIBRARIES:
         importlib.import_module(name)
+    keep_parsed_yaml(Path(path).parent / "parsed")
     gc.collect()
     gc.freeze()  # a collection in a fork would copy all pages
     tests = os.getppid()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,11 +80,21 @@ def picture(box: np.ndarray, seed: int) -> np.ndarray:
 PICTURES = [picture(box, seed) for seed, box in enumerate(BOXES)]
 
 
-def export(graph: KeypointsGraph, path: Path) -> onnxruntime.InferenceSession:
-    width, height = graph.codec.input_size
-    crops = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-    write_keypoints_onnx(graph.eval(), crops, path)
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Path of the graph of a Painted; each is written once, in 4 s. Read only."""
+
+    @functools.cache
+    def export(codec_type: str, border: str, flip: bool, height: float) -> Path:
+        manifest = manifest_of(codec_type, border)
+        graph = KeypointsGraph(Painted(manifest, height), manifest, flip)
+        width, input_height = graph.codec.input_size
+        crops = torch.zeros(2, input_height, width, 3, dtype=torch.uint8)
+        path = tmp_path_factory.mktemp("exported") / KEYPOINTS_ONNX
+        write_keypoints_onnx(graph.eval(), crops, path)
+        return path
+
+    return export
 
 
 @pytest.mark.parametrize(
@@ -96,12 +109,13 @@ def export(graph: KeypointsGraph, path: Path) -> onnxruntime.InferenceSession:
     ],
 )
 def test_crops_give_the_keypoints_of_predictor(
-    tmp_path: Path, codec_type: str, border: str, flip: bool, height: float
+    exported: Callable[..., Path], codec_type: str, border: str, flip: bool, height: float
 ) -> None:
     manifest = manifest_of(codec_type, border)
     network = Painted(manifest, height)
     predictor = Predictor(network, manifest, flip, 32, CPU)
-    session = export(KeypointsGraph(network, manifest, flip), tmp_path / KEYPOINTS_ONNX)
+    path = exported(codec_type, border, flip, height)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     regions = [predictor.box(box) for box in BOXES]
     crops = [warp_box(im, *r, manifest.codec) for im, r in zip(PICTURES, regions, strict=True)]
     assert min(crop.max() for crop in crops) > 200
@@ -117,10 +131,8 @@ def test_crops_give_the_keypoints_of_predictor(
         np.testing.assert_allclose(alone[0][0], keypoints[i], rtol=0, atol=1e-5)
 
 
-def test_the_graph_says_what_it_takes(tmp_path: Path) -> None:
-    manifest = manifest_of("gaussian")
-    export(KeypointsGraph(Painted(manifest), manifest, False), tmp_path / KEYPOINTS_ONNX)
-    model = onnx.load(tmp_path / KEYPOINTS_ONNX)
+def test_the_graph_says_what_it_takes(exported: Callable[..., Path]) -> None:
+    model = onnx.load(exported("gaussian", "zero", False, 1.0))
     onnx.checker.check_model(model)
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
     found = {
@@ -150,10 +162,9 @@ def test_networks_of_both_families_pass(tmp_path: Path, family: str) -> None:
     assert found["scores"] < 1e-4
 
 
-def test_a_file_that_differs_is_an_error(tmp_path: Path) -> None:
-    manifest, path = manifest_of("gaussian"), tmp_path / KEYPOINTS_ONNX
+def test_a_file_that_differs_is_an_error(exported: Callable[..., Path]) -> None:
+    manifest, path = manifest_of("gaussian"), exported("gaussian", "zero", False, 1.0)
     crops = torch.from_numpy(np.stack([cv2.resize(image, (24, 32)) for image in PICTURES]))
-    export(KeypointsGraph(Painted(manifest), manifest, False), path)
 
     class NoScores(KeypointsGraph):
         def decode(self, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,13 +243,15 @@ def test_the_example_imports_three_packages() -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "cubic"])
-def test_the_example_gives_the_keypoints_of_predictor(tmp_path: Path, interpolation: str) -> None:
+def test_the_example_gives_the_keypoints_of_predictor(
+    exported: Callable[..., Path], tmp_path: Path, interpolation: str
+) -> None:
     manifest = manifest_of("gaussian")
     manifest = replace(manifest, codec=replace(manifest.codec, interpolation=interpolation))
     network, folder = Painted(manifest), tmp_path / "exported"
     folder.mkdir()
     write_json(folder / FILE, describe(manifest))
-    export(KeypointsGraph(network, manifest, True), folder / KEYPOINTS_ONNX)
+    shutil.copy(exported("gaussian", "zero", True, 1.0), folder)  # crops are warped outside it
     (tmp_path / "keypoints.py").write_text(example(), encoding="utf-8")
     predictor = Predictor(network, manifest, True, 32, CPU)
     boxes = [BOXES[0], BOXES[1], np.array([80, 20, 10, 12])]  # the last is enlarged
