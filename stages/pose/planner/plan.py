@@ -405,7 +405,7 @@ def _hours_lines(params: Params, plan: Plan, throughputs: list[Throughput]) -> l
             checkpointing = params.model.grad_checkpointing
             fits = f"{largest_batch(plan, device.amp, checkpointing, device.memory_gb):,}"
         hours = _format_hours(flops / device.tflops / 3.6e15)
-        cells = f"{DTYPES[device.amp]:>9}{hours:>26}{fits:>12}"
+        cells = f"{DTYPES[device.amp]:>9} {hours:>25}{fits:>12}"
         lines.append(f"  {device.device:30}{cells}  {device.tflops:g} TFLOP/s, {device.basis}")
     return lines
 
