@@ -5,7 +5,7 @@
 Each seed changes run.seed and synthetic.seed (weights, shuffling, augmentation and the people),
 runs `dvc repro` in a temporary copy of the checkout, and reads its ablation table. The copies use
 the checkout's DVC cache, so stages that ran before are not run again. Writes benchmarks/seeds.md.
-Takes about ten minutes per seed on two cores.
+Takes about five minutes per seed on two cores.
 """
 
 from __future__ import annotations

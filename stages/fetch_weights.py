@@ -80,6 +80,7 @@ from pose.models.checkpoint import (
 )
 from pose.models.pose_model import build_backbone, build_on_meta
 from pose.models.spec import ModelSpec, model_spec
+from pose.models.vit import Vit, sine_pos_embed
 from pose.pretrained.convert import convert
 from pose.pretrained.hub import download_from_hub
 from pose.pretrained.read import index_of, shards_of
@@ -112,7 +113,12 @@ def _keypoint_names(params: Params) -> tuple[str, ...]:
 
 def _embedded(params: Params) -> tuple[State, dict[str, Any]]:
     torch.manual_seed(params.run.seed)
-    state = build_backbone(_spec(params)).state_dict()
+    backbone = build_backbone(_spec(params))
+    state = backbone.state_dict()
+    if isinstance(backbone, Vit) and params.model.embed_dim % 4 == 0:
+        # A short run does not learn from noise where a patch is.
+        grid: tuple[int, int] = backbone.patch_embed.grid_size
+        state["pos_embed"] = sine_pos_embed(grid, params.model.embed_dim)
     provenance = {
         "source": f"random initialisation, seed {params.run.seed}",
         "licence": NONE.name,

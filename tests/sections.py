@@ -33,6 +33,7 @@ NO_AUGMENT = changed(
     scale_factor=0.0,
     rotate_deg=0.0,
     rotate_prob=0.0,
+    photometric_prob=1.0,
     brightness_delta=0,
     contrast_range=(1.0, 1.0),
     saturation_range=(1.0, 1.0),

@@ -5,7 +5,7 @@
 The second run has more worker processes and is killed once in the middle of phase 2. Afterwards
 data and cache are written again with another number of workers. Compares dvc.lock and every out,
 metric and plot of dvc.yaml byte by byte, prints a line for each, and exits with 1 if one differs.
-Uncommitted changes are not included. Takes twice the time of `dvc repro`: 20 minutes on two cores
+Uncommitted changes are not included. Takes twice the time of `dvc repro`: 10 minutes on two cores
 with the embedded default, and four times the disk of its data.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
@@ -60,3 +61,21 @@ def resize_pos_embed(pos_embed: Tensor, from_hw: tuple[int, int], to_hw: tuple[i
     planes = pos_embed.float().unflatten(1, tuple(from_hw)).permute(0, 3, 1, 2)
     resized = F.interpolate(planes, size=tuple(to_hw), mode="bicubic", align_corners=False)
     return resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)
+
+
+def sine_pos_embed(grid_hw: tuple[int, int], dim: int) -> Tensor:
+    """A position embedding (1, h * w, dim) to start from without pretraining, float32.
+
+    A quarter of the channels each is sin x, cos x, sin y and cos y of the patch's column x and row
+    y times 10000 ** (-i / (dim / 4)), i = 0 .. dim / 4 - 1. Source: MAE, He et al. 2021, 4 (its
+    sine-cosine embedding in two dimensions); the formula is that of Vaswani et al. 2017, 3.5.
+    Raises ValueError if dim is no multiple of 4.
+    """
+    quarter, rest = divmod(dim, 4)
+    if rest:
+        raise ValueError(f"dim is {dim}; a sine embedding needs a multiple of 4")
+    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in grid_hw), indexing="ij")
+    angles = [steps.flatten()[:, None] * frequencies for steps in (columns, rows)]
+    channels = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
+    return torch.cat(channels, dim=1)[None].float()

@@ -182,6 +182,9 @@ def describe_backbone(state: State) -> str:
     )
     if norm is not None and down is not None and len(norm) and down.ndim == 2:
         sizes += f", num_heads {kernel.shape[0] // len(norm)}, mlp_dim {down.shape[1]}"
+    up = state.get("backbone.blocks.0.mlp.fc1.weight")
+    if up is not None and up.ndim == 2:
+        sizes += f", mlp_dim {len(up)}"
     return f"backbone in the file: {sizes}, patch_size {kernel.shape[-1]}"
 
 

@@ -43,11 +43,11 @@ BAD = [
     ("augment.contrast_range", "[1.5, 0.5]", "augment.contrast_range = [1.5, 0.5], expected: asc"),
     ("augment.dropout_size", "[0.4, 0.2]", "augment.dropout_size = [0.4, 0.2], expected: ascend"),
     ("train.milestones", "[200, 170]", "train.milestones = [200, 170], expected: ascending"),
-    ("train.min_lr", "1.0", "train.min_lr = 1.0, expected at most train.lr = 0.004"),
+    ("train.min_lr", "1.0", "train.min_lr = 1.0, expected at most train.lr = 0.003"),
     ("data.unlabelled_images", "true", "data.unlabelled_detections must be a file for unlabelled_"),
     ("data.unlabelled", "[crowds]", 'data.unlabelled.0 = "crowds", expected: input should be'),
     ("data.labelled_fraction", "0", "data.labelled_fraction = 0, expected: input should be greate"),
-    ("train.accumulate", "3", "train.accumulate = 3, expected a divisor of train.batch_size = 16"),
+    ("train.accumulate", "3", "train.accumulate = 3, expected a divisor of train.batch_size = 8"),
     ("train.parallel", "dp", "train.parallel = \"dp\", expected: input should be 'ddp' or 'fsdp'"),
     ("weights.head", "keep", "weights.head = 'keep', but the embedded backbone has no head"),
     ("train.amp", "fp8", "train.amp = \"fp8\", expected: input should be 'none', 'bf16' or 'fp16'"),
@@ -257,8 +257,8 @@ def test_grid_is_what_the_convolution_makes(bent_params, size, padding: int, gri
 
 @pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("linear", 0.25), ("sqrt", 0.5)])
 def test_lr_scales_with_the_batch(bent_params, scaling: str, factor: float) -> None:
-    law = load_params(bent_params({"train.lr_scaling": scaling, "train.lr_base_batch": "64"})).train
-    assert law.batch_size == 16
+    law = load_params(bent_params({"train.lr_scaling": scaling, "train.lr_base_batch": "32"})).train
+    assert law.batch_size == 8
     assert law.lr_factor == factor
 
 
@@ -269,8 +269,8 @@ def test_min_lr_is_compared_with_stage_2_as_well(bent_params) -> None:
 
 
 def test_min_lr_is_compared_with_the_scaled_peak(bent_params) -> None:
-    changes = {"train.lr_scaling": "linear", "train.lr_base_batch": "160", "train.min_lr": "1e-3"}
-    assert "min_lr = 0.001, expected at most train.lr = 0.0004" in message(bent_params(changes))
+    changes = {"train.lr_scaling": "linear", "train.lr_base_batch": "80", "train.min_lr": "1e-3"}
+    assert "min_lr = 0.001, expected at most train.lr = 0.0003" in message(bent_params(changes))
 
 
 @pytest.mark.parametrize(

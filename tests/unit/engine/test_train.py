@@ -82,7 +82,7 @@ def test_too_little_memory_names_memory_settings(bent_params, error: RuntimeErro
     assert (
         "change one of train.accumulate = 4 (more), train.amp = none (bf16), train.parallel" in said
     )
-    assert "train.ema_decay = 0.9 (0), train.batch_size = 16 (less)" in said
+    assert "train.ema_decay = 0.9 (0), train.batch_size = 8 (less)" in said
     assert "grad_checkpointing" not in said  # it is on
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
 from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD, PoseModel, normalise
 from pose.models.spec import ModelSpec
+from pose.models.vit import sine_pos_embed
 
 HEAD = [
     "head.deconv_layers.0.weight",
@@ -94,3 +97,18 @@ def test_normalise_is_rgb_minus_mean_by_std() -> None:
         torch.testing.assert_close(found[:, rgb].double(), expected, atol=1e-5, rtol=0)
     assert PIXEL_MEAN == (123.675, 116.28, 103.53)
     assert PIXEL_STD == (58.395, 57.12, 57.375)
+
+
+def test_a_sine_embedding_by_hand() -> None:
+    """Channels of the patch in row 1, column 2: sin x, cos x, sin y, cos y, of two waves each."""
+    embedding = sine_pos_embed((2, 3), 8)
+    assert embedding.shape == (1, 6, 8)
+    assert embedding.dtype == torch.float32
+    by_hand = [wave(at * f) for at in (2, 1) for wave in (math.sin, math.cos) for f in (1, 0.01)]
+    assert embedding[0, 1 * 3 + 2].tolist() == pytest.approx(by_hand, abs=1e-7)
+    assert len({tuple(patch) for patch in embedding[0].tolist()}) == 6
+
+
+def test_a_sine_embedding_needs_four_equal_parts() -> None:
+    with pytest.raises(ValueError, match="dim is 6; a sine embedding needs a multiple of 4"):
+        sine_pos_embed((2, 3), 6)

@@ -120,7 +120,7 @@ def per_sample(spec: ModelSpec) -> int:
 
 def test_a_block_stores_the_inputs_of_its_layers(default_spec: ModelSpec) -> None:
     """16 x tokens x dim: norm 1, qkv 1 + 3, attention 1, norm 1, MLP 1 + 4 + 4. Float32."""
-    small, large = (replace(default_spec, depth=depth) for depth in (2, 3))
+    small, large = (replace(default_spec, depth=depth, mlp_dim=None) for depth in (2, 3))
     tokens, dim, heads = 9 * 12, default_spec.embed_dim, default_spec.num_heads
     scales = (
         4 * tokens + heads * tokens
@@ -172,7 +172,9 @@ def test_adapters_need_less_than_all_weights(default_spec: ModelSpec) -> None:
     sizes = [sum(plan.state.values()) for plan in found]
     assert sizes[0] == 16 * (found[0].backbone + found[0].head)  # stage 2 holds gradients
     assert sizes[2] < sizes[1] < 0.5 * sizes[0]
-    adapters = 4 * 2 * 16 * (2 + 1 + 2.5 + 2.5) * 128  # blocks, A and B, rank, widths
+    model, rank = lora.model, lora.lora.rank
+    widths = (1 + 3) + (1 + 1), 2 * (model.embed_dim + model.mlp_dim)  # of A and B: qkv, proj; MLP
+    adapters = model.depth * rank * (widths[0] * model.embed_dim + widths[1])
     assert found[1].trained == adapters + found[1].head
 
 

@@ -77,7 +77,7 @@ def test_sapiens_clean_pretraining_file(spec: ModelSpec, ours: State) -> None:
     assert report.dropped == ["backbone.cls_token"]
     assert report.missing == sorted(head_of(ours), key=list(ours).index)
     assert report.notes == [
-        "backbone in the file: model.embed_dim 16, depth 2, patch_size 8",
+        "backbone in the file: model.embed_dim 16, depth 2, mlp_dim 64, patch_size 8",
         "head in the file: none",
         "the model's head is newly initialised",
     ]
@@ -414,7 +414,7 @@ def refused(source: State, spec: ModelSpec, keep_head: bool = False) -> str:
     return str(caught.value)
 
 
-SIZES = " (backbone in the file: model.embed_dim 16, depth 2, patch_size 8)"
+SIZES = " (backbone in the file: model.embed_dim 16, depth 2, mlp_dim 64, patch_size 8)"
 
 
 def test_a_missing_backbone_tensor(spec: ModelSpec, ours: State) -> None:

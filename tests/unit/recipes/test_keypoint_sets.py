@@ -77,7 +77,7 @@ def with_expert(params: Params, expert: int, head: str = "keep") -> Params:
     """For the small file: two blocks of 16 channels at 64 x 96 pixels."""
     weights = {"source": "file", "file": str(EXPERT_FILE), "expert": expert, "head": head}
     model = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 16, "patch_padding": 2}
-    model |= {"head": "classic", "deconv_channels": (8, 8), "conv_channels": ()}
+    model |= {"mlp_dim": None, "head": "classic", "deconv_channels": (8, 8), "conv_channels": ()}
     codec = {"input_size": (64, 96), "heatmap_size": (16, 24)}
     sections = {"weights": weights, "model": model, "codec": codec}
     return params.model_copy(

@@ -276,7 +276,7 @@ def test_applying_writes_and_prints_the_difference(
     assert len(lines) == sum(after[key] != before[key] for key in after)
     assert 'data.source: "synthetic" -> "coco"' in lines
     assert "codec.input_size: [72, 96] -> [768, 1024]" in lines
-    assert "train.lr: 0.004 -> 0.0005" in lines
+    assert "train.lr: 0.003 -> 0.0005" in lines
     assert load_params(params_copy) == resolved("sapiens_1b_coco_1024x768")
     run_main(monkeypatch, "sapiens_1b_coco_1024x768")
     message = "params.yaml already has the values of sapiens_1b_coco_1024x768\n"

@@ -46,6 +46,7 @@ def params(bent_params, spec: ModelSpec, weights: dict[str, str]) -> Params:
     model = {
         f"model.{key}": str(getattr(spec, key)).replace("(", "[").replace(")", "]") for key in keys
     }
+    model["model.mlp_dim"] = "null"
     sizes = {"codec.input_size": "[24, 32]", "codec.heatmap_size": "[12, 16]"}
     return load_params(
         bent_params({**model, **sizes, **{f"weights.{key}": v for key, v in weights.items()}})
@@ -82,7 +83,7 @@ def test_flat_sapiens_file(tmp_path: Path, spec: ModelSpec, fetch: Fetch, caplog
     lines = caplog.text
     for line in ("loaded      29  ", "resized      1  ", "dropped      1  ", "missing      8  "):
         assert line in lines
-    assert "backbone in the file: model.embed_dim 16, depth 2, patch_size 8" in lines
+    assert "backbone in the file: model.embed_dim 16, depth 2, mlp_dim 64, patch_size 8" in lines
     assert (stage.METRICS / "fetch_weights" / "metrics.json").is_file()
 
 
@@ -179,6 +180,13 @@ def test_embedded_weights_are_those_of_the_seed(fetch: Fetch) -> None:
     assert checkpoint.read_provenance(stage.WEIGHTS)["source"] == "random initialisation, seed 0"
 
 
+def test_embedded_positions_are_sines(fetch: Fetch) -> None:
+    fetch(source="embedded")
+    positions = checkpoint.read_weights(stage.WEIGHTS)["backbone.pos_embed"]
+    dim = positions.shape[-1]
+    assert torch.equal(positions[0, 0], torch.tensor([0.0, 1.0] * 2).repeat_interleave(dim // 4))
+
+
 class Trap:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -255,7 +263,7 @@ def test_a_model_of_another_size(
         fetch_weights.main(wider)
     assert str(caught.value) == (
         "x.pth: backbone.pos_embed is [1, 12, 16], the model of params.yaml needs [1, 12, 32] "
-        "(backbone in the file: model.embed_dim 16, depth 2, patch_size 8)"
+        "(backbone in the file: model.embed_dim 16, depth 2, mlp_dim 64, patch_size 8)"
     )
 
 

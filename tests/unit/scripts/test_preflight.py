@@ -65,7 +65,7 @@ def test_each_failure_is_printed_and_named_at_the_end(
         preflight.main(None)
     out = capsys.readouterr().out
     assert "problem  weights: params.yaml: weights.file = '/absent.pth': no such file" in out
-    assert "make 5,000 steps, phase1 has 270; lower them or raise its epochs" in out
+    assert "make 5,000 steps, phase1 has 244; lower them or raise its epochs" in out
     assert out.count("problem") == 3
 
 
