@@ -18,7 +18,9 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
+from pipeline.parsed_yaml import LOAD
 from pose.common.errors import PoseError
 
 MEMORY_BOUND = 768 << 20  # bytes of growth of this process that a hostile file may cause
@@ -90,8 +92,9 @@ def _is_inside(name: Any, folder: Path) -> bool:
 
 
 @pytest.fixture
-def bounded(tmp_path: Path) -> Iterator[Path]:
+def bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder: nothing may be written outside of it, no process started, memory stays bounded."""
+    monkeypatch.setattr(YAML, "load", LOAD)
     if not getattr(sys, "_pose_watch", False):
         sys.addaudithook(_note)
         sys._pose_watch = True  # type: ignore[attr-defined]  # a hook cannot be taken off

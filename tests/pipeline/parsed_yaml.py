@@ -14,18 +14,19 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+LOAD = YAML.load  # that of the library, for tests of parsing itself
+
 
 def keep_parsed_yaml(folder: Path) -> None:
     """From now on, in this process and its forks: in files of the folder, which others share."""
-    load = YAML.load
 
     def load_once(yaml: YAML, stream: Any) -> Any:
         if yaml.typ != ["safe"] or yaml.allow_duplicate_keys or not isinstance(stream, str):
-            return load(yaml, stream)
+            return LOAD(yaml, stream)
         kept = folder / hashlib.sha256(stream.encode("utf-8", "surrogatepass")).hexdigest()
         if kept.exists():
             return pickle.loads(kept.read_bytes())
-        found = load(yaml, stream)
+        found = LOAD(yaml, stream)
         part = kept.with_suffix(f".{os.getpid()}")
         part.write_bytes(pickle.dumps(found))
         part.replace(kept)

@@ -144,11 +144,11 @@ def test_the_page_sorts_a_grid_by_ap(walk: Walk) -> None:
     head, *rows = [line.split() for line in table.splitlines() if "  " in line.strip()]
     assert head == ["Experiment", "AP", "train.lr", "evaluate.keypoint_score_thr"]
     values = {(float(row[-2]), float(row[-1])) for row in rows}
-    assert values == {(0.004, 0.2), (0.004, 0.1), (0.004, 0.5), (1e-05, 0.2)}
+    assert values == {(0.003, 0.2), (0.003, 0.1), (0.003, 0.5), (1e-05, 0.2)}
 
 
 def test_the_page_compares_two(walk: Walk) -> None:
-    assert re.search(r"params\.yaml +train\.lr +0\.004 +1e-05", walk.table)
+    assert re.search(r"params\.yaml +train\.lr +0\.003 +1e-05", walk.table)
 
 
 def test_going_back_restores_from_the_run_cache(walk: Walk, first_run: FirstRun) -> None:
@@ -206,7 +206,7 @@ def test_people_with_one_cache_take_runs_by_their_params(
     clone = experiment.project.clone(tmp_path)
     clone.must("dvc", "cache", "dir", "--local", str(experiment.project.root / ".dvc/cache"))
     clone.must("dvc", "checkout")
-    clone.set(**{"train.lr": 0.004})
+    clone.set(**{"train.lr": 0.003})
     assert ran(clone.must("dvc", "repro")) == ["report"]
 
 
@@ -242,7 +242,7 @@ def test_a_reviewer_sees_params_and_metrics(review: Review) -> None:
     assert review.good.returncode == 0, review.good.stderr
     assert "- passed: dvc.lock is up to date" in review.page
     assert "- passed: AP " in review.page
-    assert re.search(r"\| train\.lr +\| 0\.004 +\| 1e-05 +\|", review.page)
+    assert re.search(r"\| train\.lr +\| 0\.003 +\| 1e-05 +\|", review.page)
     assert re.search(
         r"\| metrics/train_phase1/metrics\.json +\| loss +\| \S+ +\| \S+ +\|", review.page
     )
