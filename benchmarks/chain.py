@@ -77,8 +77,9 @@ def to_markdown(before: Chain, after: Chain, command: str) -> str:
     ]
     return f"""# The default run
 
-`{command}`: each commit once, on {os.cpu_count()} cores. A stage's seconds are those until the next
-one starts, with its process's start and DVC's work. [seeds.md](seeds.md) has AP of three seeds.
+`{command}`: each commit once, on {os.cpu_count()} cores.
+A stage's seconds are those until the next one starts, with its process's start and DVC's work.
+[seeds.md](seeds.md) has AP of three seeds.
 
 | stage | before, s | after, s |
 |---|---|---|
