@@ -72,7 +72,7 @@ def seconds_by_stage(lines: Iterable[tuple[float, str]]) -> dict[str, float]:
 def to_markdown(before: Chain, after: Chain, command: str) -> str:
     """The page: one row per stage."""
     rows = [
-        f"| {name} | {before.stages.get(name, 0.0):.0f} | {seconds:.0f} |"
+        f"| {name} | {before.stages[name]:.0f} | {seconds:.0f} |"
         for name, seconds in after.stages.items()
     ]
     return f"""# The default run

@@ -115,10 +115,14 @@ def _embedded(params: Params) -> tuple[State, dict[str, Any]]:
     torch.manual_seed(params.run.seed)
     backbone = build_backbone(_spec(params))
     state = backbone.state_dict()
-    if isinstance(backbone, Vit) and params.model.embed_dim % 4 == 0:
-        # A short run does not learn from noise where a patch is.
-        grid: tuple[int, int] = backbone.patch_embed.grid_size
-        state["pos_embed"] = sine_pos_embed(grid, params.model.embed_dim)
+    if isinstance(backbone, Vit):  # a short run hardly learns positions from random values
+        dim = params.model.embed_dim
+        if dim % 4:
+            raise PoseError(
+                f"params.yaml: model.embed_dim = {dim}, expected a multiple of 4 with "
+                "weights.source = embedded, whose position embedding is sines and cosines"
+            )
+        state["pos_embed"] = sine_pos_embed(backbone.patch_embed.grid_size, dim)
     provenance = {
         "source": f"random initialisation, seed {params.run.seed}",
         "licence": NONE.name,

@@ -17,8 +17,8 @@ def test_a_stage_ends_where_the_next_starts() -> None:
 
 
 def test_a_page_has_both_runs() -> None:
-    before = chain.Chain({"report": 8.0}, 370.2, 0.588)
+    before = chain.Chain({"evaluate": 12.1, "report": 8.0}, 370.2, 0.588)
     after = chain.Chain({"evaluate": 12.4, "report": 7.6}, 258.9, 0.599)
     page = chain.to_markdown(before, after, "python benchmarks/chain.py --before x")
-    assert "| evaluate | 0 | 12 |\n| report | 8 | 8 |\n| `dvc repro` | 370 | 259 |" in page
+    assert "| evaluate | 12 | 12 |\n| report | 8 | 8 |\n| `dvc repro` | 370 | 259 |" in page
     assert "flip test: 0.588 before, 0.599 after." in page

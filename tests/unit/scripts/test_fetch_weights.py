@@ -187,6 +187,13 @@ def test_embedded_positions_are_sines(fetch: Fetch) -> None:
     assert torch.equal(positions[0, 0], torch.tensor([0.0, 1.0] * 2).repeat_interleave(dim // 4))
 
 
+def test_sines_need_four_equal_parts(fetch: Fetch, spec: ModelSpec, bent_params) -> None:
+    odd = params(bent_params, replace(spec, embed_dim=18), {"source": "embedded"})
+    with pytest.raises(PoseError, match=r"model.embed_dim = 18, expected a multiple of 4 with"):
+        fetch_weights.main(odd)
+    assert not stage.WEIGHTS.exists()
+
+
 class Trap:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
