@@ -4,15 +4,19 @@ Nothing is allocated, so that 2B parameters take seconds on a laptop: FLOPs are 
 device, bytes on fake CPU tensors, which have autocast's dtypes, through the forward, the loss and
 the backward that training runs. Operations are those of a CPU: attention is fused, so that it
 stores no tokens x tokens matrix; RMSNorm is not, and takes less on CUDA. The workspace of kernels
-and unused memory of the allocator are not counted.
+and unused memory of the allocator are not counted. Of equal blocks in a row three at most are run
+(depth.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,9 +26,11 @@ from pose.engine.losses import LOSSES
 from pose.models.build import autocast
 from pose.models.pose_model import PoseModel, build_on_meta, normalise
 from pose.models.spec import ModelSpec
+from pose.planner.depth import count_by_depth
 from pose.planner.live import LiveBytes
 
 Freeze = Callable[[PoseModel], None]  # adds adapters and freezes, as a phase does before training
+PRIME = 10_007  # samples of a counted step: no tensor without samples has a size that it divides
 BLOCK_8BIT, MIN_8BIT = 256, 4096  # bitsandbytes: values per scale; smaller tensors stay float32
 
 
@@ -75,18 +81,33 @@ def count_flops(spec: ModelSpec, freeze: Freeze = train_all) -> Flops:
 
     freeze applies to `training` alone; it must leave the weights float32.
     """
-    model = build_on_meta(replace(spec, grad_checkpointing=False))
-    trained = build_on_meta(replace(spec, grad_checkpointing=False))
-    freeze(trained)
+    model = _built(replace(spec, grad_checkpointing=False))
+    (counts,) = count_by_depth(model, partial(_flops_of_parts, spec=spec, freeze=freeze))
+    return Flops(*map(int, counts))
+
+
+@lru_cache(maxsize=1)
+def _built(spec: ModelSpec) -> PoseModel:
+    """The model, which takes a second to build; to be copied before it is changed."""
+    return build_on_meta(spec)
+
+
+def _flops_of_parts(
+    model: PoseModel, spec: ModelSpec, freeze: Freeze
+) -> tuple[np.ndarray, np.ndarray]:
+    """One row with the values of Flops; it belongs to no block."""
     width, height = spec.input_wh
     image = torch.empty(1, 3, height, width, device="meta")
     inputs, _ = model.backbone.embed(image)
-    return Flops(
-        forward=_flops(lambda: model(image)),
-        training=_flops(lambda: trained(image).sum().backward()),
-        head_only=_flops(lambda: model.head(_detached_features(model, image)).sum().backward()),
-        recomputed=_flops(lambda: model.run_blocks(*inputs)),
+    trained = deepcopy(model)
+    freeze(trained)
+    counts = (
+        _flops(lambda: model(image)),
+        _flops(lambda: trained(image).sum().backward()),
+        _flops(lambda: model.head(_detached_features(model, image)).sum().backward()),
+        _flops(lambda: model.run_blocks(*inputs)),
     )
+    return np.array([counts]), np.array([-1])
 
 
 def _detached_features(model: PoseModel, image: Tensor) -> Tensor:
@@ -120,10 +141,9 @@ def count_step_bytes(
     With grad_checkpointing it is the block's input, and in the backward all of one block. held: the
     gradients of all trained parameters are there from the start, and not counted here.
     """
-    one, two = (_trace(spec, amp, batch, freeze, held) for batch in (2, 3))
-    assert len(one) == len(two)  # the same operations
-    lines = {(3 * a - 2 * b, b - a) for a, b in zip(one, two, strict=True)}
-    return StepBytes(_highest(lines))
+    count = partial(_trace, spec=spec, amp=amp, freeze=freeze, held=held)
+    moments = count_by_depth(_built(replace(spec, grad_checkpointing=False)), count)
+    return StepBytes(_highest(set(map(tuple, moments.tolist()))))
 
 
 def _highest(lines: set[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -135,10 +155,12 @@ def _highest(lines: set[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _trace(spec: ModelSpec, amp: str, batch: int, freeze: Freeze, held: bool) -> list[int]:
-    """Bytes after each operation of a step."""
-    model = build_on_meta(spec)
+def _trace(
+    model: PoseModel, spec: ModelSpec, amp: str, freeze: Freeze, held: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """After each operation of a step bytes (independent of the batch, per sample); its block."""
     freeze(model)
+    model.grad_checkpointing = spec.grad_checkpointing
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")  # fake tensors: no memory is allocated
         known = [*model.parameters(), *model.buffers()]
@@ -146,10 +168,27 @@ def _trace(spec: ModelSpec, amp: str, batch: int, freeze: Freeze, held: bool) ->
             if held and parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
                 known.append(parameter.grad)
-        live = LiveBytes(known)
+        live = LiveBytes(PRIME, known)
+        _set_block(live, model)
         with live:
-            _step(model, spec, amp, batch)
-    return live.trace
+            _step(model, spec, amp, PRIME)
+    trace = np.array(live.trace)
+    return trace[:, :2], trace[:, 2]
+
+
+def _set_block(live: LiveBytes, model: PoseModel) -> None:
+    """From now on live.block is the block whose forward, or whose backward, was entered last."""
+
+    def enter(index: int, *_: Any) -> None:
+        live.block = index
+
+    def leave(index: int, block: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(partial(enter, index))  # called when its gradient is there
+
+    for index, block in enumerate(model.backbone.blocks):
+        block.register_forward_pre_hook(partial(enter, index))
+        block.register_forward_hook(partial(leave, index))
 
 
 def _step(model: PoseModel, spec: ModelSpec, amp: str, batch: int) -> None:

@@ -10,7 +10,7 @@ from pose.planner.live import LiveBytes
 
 def test_tensors_count_from_their_operation_until_they_are_freed() -> None:
     known = torch.ones(100)
-    with LiveBytes([known]) as live:
+    with LiveBytes(7, [known]) as live:
         doubled = known * 2  # 400 bytes
         view = doubled[:50]
         half = view.half()  # 100 bytes
@@ -18,7 +18,18 @@ def test_tensors_count_from_their_operation_until_they_are_freed() -> None:
         known.add_(1)
         del view
         half.add_(1)
-    assert live.trace == [400, 400, 500, 500, 100]
+    assert [fixed for fixed, _, _ in live.trace] == [400, 400, 500, 500, 100]
+
+
+def test_sizes_that_the_batch_divides_count_per_sample() -> None:
+    weight, samples = torch.ones(10), torch.ones(7, 10)
+    with LiveBytes(7, [weight, samples]) as live:
+        moved = samples + weight
+        live.block = 3
+        total = moved.sum(dim=0)
+        del moved
+        total.add_(1)
+    assert live.trace == [(0, 40, 0), (40, 40, 3), (40, 0, 3)]
 
 
 def test_the_backward_counts() -> None:
@@ -26,7 +37,7 @@ def test_the_backward_counts() -> None:
     for mode in (None, FakeTensorMode()):
         with mode or torch.enable_grad():
             weight = torch.ones(10, requires_grad=True)
-            with LiveBytes([weight]) as live:
+            with LiveBytes(7, [weight]) as live:
                 (weight * weight).sum().backward()
-        assert live.bytes == weight.grad.untyped_storage().nbytes() == 40
-        assert max(live.trace) > 80
+        assert live.fixed == weight.grad.untyped_storage().nbytes() == 40
+        assert max(live.trace)[0] > 80
