@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bytecode  # noqa: F401  # before all that is compiled
 import pose  # noqa: F401  # before torch, which reads OpenMP's variables
 
 # isort: split
