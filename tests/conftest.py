@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -51,6 +53,22 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _parsed_yaml(tmp_path_factory: pytest.TempPathFactory) -> None:
     keep_parsed_yaml(tmp_path_factory.mktemp("parsed"))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny model's export, written once for all processes; read only."""
+    from tiny_export import write_tiny_export
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    root = shared / "a project"
+    if not root.exists():
+        written = tmp_path_factory.mktemp("export")
+        write_tiny_export(written)
+        with contextlib.suppress(OSError):  # another process was faster
+            written.rename(root)
+    return root / "exported"
 
 
 @pytest.fixture
