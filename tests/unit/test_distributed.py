@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import sys
@@ -126,6 +127,7 @@ def launched(script: Path) -> tuple[int | None, str]:
 
 def run_as_main(script: Path, errors: Path) -> None:
     """As `NPROC=2 python SCRIPT 2> ERRORS`, but torch is there already."""
+    gc.freeze()  # a collection would copy all pages
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
     sys.stderr = sys.__stderr__
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PET_")}
