@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -42,6 +43,16 @@ FIRST = ("test_parallel.py", "test_typed.py", "test_setup_environment.py", "pipe
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: [name not in item.path.parts for name in FIRST])
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no later collection of garbage has to look at it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else nanobind prints what is left at the end
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -64,9 +64,10 @@ def test_a_run_writes_its_section_and_its_rate(page: Path, monkeypatch, amp: str
     assert "| share of the profiled step | ours | theirs |" in text
     rates = plan.read_throughputs(train.RATES)
     assert len(rates) == len({(rate.device, rate.amp) for rate in rates})
-    mine = [rate for rate in rates if rate.device.startswith("CPU") and rate.amp == amp]
-    assert mine[0].basis == "measured: vitpose_b_coco_256x192, batch 2"
-    assert mine[0].tflops > 0
+    here = results.device_name(torch.device("cpu"))
+    (mine,) = [rate for rate in rates if (rate.device, rate.amp) == (here, amp)]
+    assert mine.basis == "measured: vitpose_b_coco_256x192, batch 2"
+    assert mine.tflops > 0
     again = run(page, monkeypatch, "--amp", amp, "--batch", "2", "--pairs", "1")
     assert again.count("\n## ") == 1
     assert again.count(f", {label}\n") == 1
