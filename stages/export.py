@@ -65,7 +65,13 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    arguments = _arguments()  # --help does not wait for the imports below
+    arguments = _arguments()  # neither --help nor a missing token waits for the imports below
+    if arguments.push:
+        from pose.common.script import exit_codes
+        from pose.deploy.push import require_token
+
+        with exit_codes("export"):
+            require_token(arguments.push)
 
 import importlib.metadata
 import shutil
@@ -114,7 +120,7 @@ from pose.deploy.manifest import (
 )
 from pose.deploy.precision import PEOPLE, cached_crops, compare_with_float32
 from pose.deploy.predictor import INPUT, ONNX, OUTPUT, SAFETENSORS, torch_network
-from pose.deploy.push import push, require_token
+from pose.deploy.push import push
 from pose.deploy.transformers_model import (
     CLASSES,
     PROCESSORS,
@@ -312,8 +318,6 @@ def _scores(name: str, main_model: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     with exit_codes(NAME):
-        if arguments.push:
-            require_token(arguments.push)
         if arguments.format == "transformers":
             main_transformers(arguments.model, arguments.out)
         else:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import os
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bytecode  # noqa: F401  # before all that is compiled
 import pose  # noqa: F401  # before torch, which reads OpenMP's variables
 
 # isort: split
@@ -41,6 +45,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: [name not in item.path.parts for name in FIRST])
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: no later collection of garbage has to look at it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else nanobind prints what is left at the end
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -50,6 +64,22 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _parsed_yaml(tmp_path_factory: pytest.TempPathFactory) -> None:
     keep_parsed_yaml(tmp_path_factory.mktemp("parsed"))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny model's export, written once for all processes; read only."""
+    from tiny_export import write_tiny_export
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    root = shared / "a project"
+    if not root.exists():
+        written = tmp_path_factory.mktemp("export")
+        write_tiny_export(written)
+        with contextlib.suppress(OSError):  # another process was faster
+            written.rename(root)
+    return root / "exported"
 
 
 @pytest.fixture

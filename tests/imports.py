@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 STAGES = Path(__file__).resolve().parents[1] / "stages"
 POSE = STAGES / "pose"
 
 
-def direct_imports(path: Path) -> set[Path]:
-    """Files of ours under stages/ that a file imports itself."""
+@cache
+def direct_imports(path: Path) -> frozenset[Path]:
+    """Files of ours under stages/ that a file imports itself; each file is read once."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -18,7 +20,7 @@ def direct_imports(path: Path) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     files = {STAGES.joinpath(*name.split(".")).with_suffix(".py") for name in names}
-    return {file for file in files if file.is_file()}
+    return frozenset(file for file in files if file.is_file())
 
 
 def needed_files(path: Path) -> set[str]:

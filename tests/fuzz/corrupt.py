@@ -95,6 +95,7 @@ def _is_inside(name: Any, folder: Path) -> bool:
 def bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder: nothing may be written outside of it, no process started, memory stays bounded."""
     monkeypatch.setattr(YAML, "load", LOAD)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of what is imported meanwhile
     if not getattr(sys, "_pose_watch", False):
         sys.addaudithook(_note)
         sys._pose_watch = True  # type: ignore[attr-defined]  # a hook cannot be taken off

@@ -1,4 +1,4 @@
-"""What YAML(typ="safe") reads in tests, kept by its text, is what it reads otherwise."""
+"""What YAML() reads in tests, kept by its text, is what it reads otherwise."""
 
 from __future__ import annotations
 
@@ -45,5 +45,25 @@ def test_comments_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
     text = f"{TEXT}# a comment\n"
     YAML(typ="safe").load(text)
     yaml = YAML()
-    yaml.dump(yaml.load(text), tmp_path / "out.yaml")
-    assert "# a comment" in (tmp_path / "out.yaml").read_text()
+    for _ in range(2):
+        yaml.dump(yaml.load(text), tmp_path / "out.yaml")
+        assert "# a comment" in (tmp_path / "out.yaml").read_text()
+
+
+@pytest.mark.parametrize("quotes", [None, True])
+@pytest.mark.parametrize("name", ["dvc.yaml", "params.yaml"])
+def test_a_file_that_was_kept_is_written_as_one_that_was_parsed(
+    name: str, quotes: bool | None
+) -> None:
+    """Comments, quotes and notation of numbers; a stream is parsed each time."""
+    text = (ROOT / name).read_text(encoding="utf-8") + "# 'one' more\nx: 'quoted'\n"
+
+    def written(source: object) -> str:
+        yaml, out = YAML(), io.StringIO()
+        yaml.preserve_quotes = quotes
+        yaml.dump(yaml.load(source), out)
+        return out.getvalue()
+
+    expected = written(io.StringIO(text))
+    assert [written(text) for _ in range(2)] == [expected, expected]
+    assert ("'quoted'" in expected) == bool(quotes)

@@ -16,39 +16,36 @@ import torch
 import inference
 from pose.codecs.geometry import apply_affine, udp_affine
 from pose.deploy.int8 import write_int8
-from pose.deploy.keypoints_graph import KeypointsGraph, write_keypoints_onnx
+from pose.deploy.keypoints_graph import KEYPOINTS_ONNX, KeypointsGraph
 from tiny_model import random_model, tiny_manifest
 
 CPU = torch.device("cpu")
 
 
-def test_every_form_gives_the_same_keypoints(tmp_path: Path) -> None:
+def test_every_form_gives_the_same_keypoints(exported: Path, tmp_path: Path) -> None:
     """In a process of its own: one that ran OpenVINO dies of a SIGTERM, even if it handles it."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(compare_forms, tmp_path).result()
+        pool.submit(compare_forms, exported / KEYPOINTS_ONNX, tmp_path / "int8.onnx").result()
 
 
-def compare_forms(folder: Path) -> None:
+def compare_forms(path: Path, in_int8: Path) -> None:
     """Of a tiny model; int8 and float16 round, so only most of theirs are near."""
     manifest = tiny_manifest()
     model = random_model(manifest)
     rng = np.random.default_rng(0)
     crops = rng.integers(0, 256, (5, 32, 24, 3), dtype=np.uint8)
     expected, scores = inference.torch_form(KeypointsGraph(model, manifest, False), CPU)(crops)
-    path = folder / "float32.onnx"
-    example = torch.zeros(2, 32, 24, 3, dtype=torch.uint8)
-    write_keypoints_onnx(KeypointsGraph(model, manifest, False).eval(), example, path)
-    write_int8(path, folder / "int8.onnx", crops, inference.INT8["all"])
+    write_int8(path, in_int8, crops, inference.INT8["all"])
     for form, largest in (
         (inference.onnx_form(path, CPU), 1e-4),
         (inference.openvino_form(path), 1e-4),
-        (inference.onnx_form(folder / "int8.onnx", CPU), 1.0),
-        (inference.openvino_form(folder / "int8.onnx"), 1.0),
+        (inference.onnx_form(in_int8, CPU), 1.0),
+        (inference.openvino_form(in_int8), 1.0),
     ):
         keypoints, found = form(crops)
         assert np.abs(found - scores).max() <= largest
         assert np.median(np.linalg.norm(keypoints - expected, axis=2)) <= largest
-    quantised = {node.op_type for node in onnx.load(folder / "int8.onnx").graph.node}
+    quantised = {node.op_type for node in onnx.load(in_int8).graph.node}
     assert "DequantizeLinear" in quantised
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -311,13 +312,13 @@ def other_value(value: object) -> str:
     return "[x, y, z]" if isinstance(value, list) else "other"
 
 
-def without_key(text: str, section: str, key: str) -> list[str]:
-    """The lines of params.yaml except those of section.key and of its list items."""
+def without_keys(text: str, keys: dict[str, str]) -> list[str]:
+    """The lines of params.yaml except those of {section: key} and of their list items."""
     others, here, inside = [], "", False
     for line in text.splitlines():
         here = line.split(":")[0] if re.match(r"\w+:", line) else here
         is_item = re.match(r"  (- |  )", line) is not None
-        inside = here == section and (line.startswith(f"  {key}:") or (inside and is_item))
+        inside = here in keys and (line.startswith(f"  {keys[here]}:") or (inside and is_item))
         others += [] if inside else [line]
     return others
 
@@ -328,18 +329,26 @@ def section_of(text: str, section: str) -> str:
     return str(lines)
 
 
-def test_an_experiment_changes_only_the_lines_of_its_setting(params_text: str, tmp_path) -> None:
-    """As `dvc exp run -S` writes params.yaml, for every key; lists are also emptied."""
+def edits(section: str, keys: dict[str, object]) -> list[tuple[str, str, object, str]]:
+    """(section, key, old value, new one) for every key; lists are also emptied."""
+    found = []
+    for key, value in keys.items():
+        emptied = ["[]"] if value and isinstance(value, list) else []
+        found += [(section, key, value, new) for new in [other_value(value), *emptied]]
+    return found
+
+
+def test_an_experiment_changes_only_the_lines_of_its_settings(params_text: str, tmp_path) -> None:
+    """As `dvc exp run -S` writes params.yaml, for every key, one of each section at a time."""
     path = tmp_path / "params.yaml"
     values = YAML(typ="safe", pure=True).load(params_text)
-    for section, keys in values.items():
-        for key, value in keys.items():
-            name = f"{section}.{key}"
-            for new in [other_value(value), *(["[]"] if value and isinstance(value, list) else [])]:
-                path.write_text(params_text, encoding="utf-8")
-                apply_overrides(path, [f"{name}={new}"])
-                written = path.read_text(encoding="utf-8")
-                unchanged = without_key(params_text, section, key)
-                assert without_key(written, section, key) == unchanged, (name, new)
-                lines = section_of(written, section)  # all else is as before
-                assert YAML(typ="safe", pure=True).load(lines)[section][key] != value
+    for row in zip_longest(*(edits(section, keys) for section, keys in values.items())):
+        changes = [edit for edit in row if edit]
+        path.write_text(params_text, encoding="utf-8")
+        apply_overrides(path, [f"{section}.{key}={new}" for section, key, _, new in changes])
+        written = path.read_text(encoding="utf-8")
+        keys = {section: key for section, key, *_ in changes}
+        assert without_keys(written, keys) == without_keys(params_text, keys), changes
+        for section, key, value, new in changes:
+            lines = section_of(written, section)  # all else is as before
+            assert YAML(typ="safe", pure=True).load(lines)[section][key] != value, (key, new)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import peft
 import pytest
 import torch
 
@@ -32,6 +31,8 @@ def test_peft_loads_what_was_written(tmp_path: Path, changes: dict) -> None:
     model, own = trained(**changes)
     base = Base("data/weights/start.safetensors", "0" * 64, alpha=8.0)
     assert write_adapter(tmp_path / "adapter", own, base)
+    import peft  # takes seconds, which collecting tests does not wait for
+
     loaded = peft.PeftModel.from_pretrained(random_model(), tmp_path / "adapter").eval()
     images = torch.randn(2, 3, 32, 24)
     torch.testing.assert_close(loaded(images), model(images), atol=1e-6, rtol=1e-6)

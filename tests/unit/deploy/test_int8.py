@@ -8,22 +8,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from pose.deploy.int8 import write_int8
-from pose.deploy.keypoints_graph import KeypointsGraph, write_keypoints_onnx
-from tiny_model import random_model, tiny_manifest
+from pose.deploy.keypoints_graph import KEYPOINTS_ONNX
 
 
 def test_matrix_products_are_in_int8_and_convolutions_in_float32(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest, full, path = tiny_manifest(), tmp_path / "full.onnx", tmp_path / "int8.onnx"
-    graph = KeypointsGraph(random_model(manifest), manifest, False).eval()
-    write_keypoints_onnx(graph, torch.zeros(2, 32, 24, 3, dtype=torch.uint8), full)
+    path = tmp_path / "int8.onnx"
     crops = np.random.default_rng(0).integers(0, 256, (20, 32, 24, 3), dtype=np.uint8)
     monkeypatch.setattr(logging.root, "handlers", [])
-    write_int8(full, path, crops)
+    write_int8(exported / KEYPOINTS_ONNX, path, crops)
     assert logging.root.handlers == []
     nodes = onnx.load(path).graph.node
     made_by = {output: node.op_type for node in nodes for output in node.output}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -273,14 +270,3 @@ def test_compiled_adapters_learn_resume_and_merge(
     images = torch.randn(2, 3, 32, 24)
     found, expected = merged.eval()(images), compiled.model.eval()(images)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
-
-
-def test_the_default_does_not_wait_for_the_libraries_of_adapters() -> None:
-    """peft imports transformers, which takes seconds."""
-    code = "import sys, train_phase1, train_phase2, train_ssl, evaluate, export\n"
-    code += "print(sorted({'peft', 'transformers', 'bitsandbytes'} & {*sys.modules}))"
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "stages")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "[]\n"

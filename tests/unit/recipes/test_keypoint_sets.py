@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ UNPAIRED = {
 VITPOSEPP = "vitposepp_b_coco_256x192"
 
 
+@cache
 def keypoints_of(name: str) -> Keypoints:
     return apply.resolve(name).keypoints
 

@@ -110,8 +110,12 @@ def count(module: torch.nn.Module) -> int:
 
 
 def leaves(params: Params) -> dict[str, Any]:
-    sections = params.model_dump(mode="json").items()
-    return {f"{section}.{key}": value for section, keys in sections for key, value in keys.items()}
+    return flat(params.model_dump(mode="json"))
+
+
+def flat(sections: dict[str, Any]) -> dict[str, Any]:
+    """{section.key: value}"""
+    return {f"{section}.{key}": keys[key] for section, keys in sections.items() for key in keys}
 
 
 def listed(name: str) -> list[str]:
@@ -151,16 +155,33 @@ def test_a_recipe_changes_what_it_lists_and_nothing_else(name: str) -> None:
     assert {key for key in after if after[key] != before[key]} <= set(listed(name))
 
 
+def differing_keys(name: str, found: dict[str, Any], expected: dict[str, Any]) -> set[str]:
+    """Keys whose values differ; keys of stage 2 only if the recipe has epochs of it."""
+    assert found.keys() == expected.keys()
+    differing = {key for key in found if found[key] != expected[key]}
+    if resolved(name).ssl.epochs == 0:
+        return {key for key in differing if not key.startswith("ssl.")}
+    return differing
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_can_be_applied_after_another(params_text: str, name: str) -> None:
-    """Each sets every key that any of them sets; keys of stage 2 only if it has epochs."""
+    """Each sets every key that any of them sets: of all pairs, the values after the second."""
+    expected = flat(apply._parse(applied(name, params_text), name))
     for other in NAMES:
-        text = applied(other, params_text)
-        found, expected = leaves(apply.resolve(name, text)), leaves(resolved(name))
-        differing = {key for key in found if found[key] != expected[key]}
-        assert not differing or (
-            resolved(name).ssl.epochs == 0 and all(key.startswith("ssl.") for key in differing)
-        )
+        document = apply._parse(applied(other, params_text), other)
+        apply.merge_(document, apply.read_recipe(name))
+        assert differing_keys(name, flat(document), expected) == set(), other
+
+
+def test_all_recipes_in_one_file_one_after_another(params_text: str) -> None:
+    """The same as text, which ruamel writes: in this order each kind of change is met."""
+    text = params_text
+    for name in [*NAMES, *reversed(NAMES)]:
+        text, _ = apply.merge(text, apply.read_recipe(name))
+        found = leaves(apply.parse_params(text))
+        assert differing_keys(name, found, leaves(resolved(name))) == set()
+        assert re.findall(r"#.*", text) == re.findall(r"#.*", params_text)
 
 
 @pytest.mark.parametrize("name", NAMES)

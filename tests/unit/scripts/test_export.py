@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -15,7 +16,6 @@ import onnx
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import VitPoseForPoseEstimation
 
 import export
 from loopback import failure
@@ -32,34 +32,6 @@ from pose.models.checkpoint import read_weights, save_weights
 from tiny_model import random_model, tiny_manifest
 
 MANIFEST = tiny_manifest()
-SCORES = {"AP": 0.5, "AP50": 0.75, "AP75": 0.25, "AR": 0.625, "boxes": "ground truth"}
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny model, written by the script over an earlier export."""
-    root = tmp_path_factory.mktemp("a project")
-    weights = root / "models/ssl.safetensors"
-    start = {"source": "facebook/sapiens/x.pth", "revision": "abc", "licence": "that of the file"}
-    weights.parent.mkdir()
-    save_weights(weights, random_model(MANIFEST).state_dict(), start)
-    (root / "metrics/evaluate").mkdir(parents=True)
-    (root / "metrics/evaluate/metrics.json").write_text(json.dumps(SCORES))
-    out = root / "exported"
-    out.mkdir()
-    (out / "pose.json").write_text("{}")
-    (out / "older").touch()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "build_manifest", lambda params: MANIFEST)
-        patch.setattr(
-            export, "project_weights", lambda name: root / "models" / f"{name}.safetensors"
-        )
-        patch.setattr(stage, "METRICS", root / "metrics")
-        crops = np.random.default_rng(0).integers(0, 256, (40, 32, 24, 3), dtype=np.uint8)
-        patch.setattr(export, "cached_crops", lambda split, manifest, people: crops)
-        export.main("ssl", out, False, ("fp16", "int8"))
-    assert sorted(path.name for path in root.iterdir()) == ["exported", "metrics", "models"]
-    return out
 
 
 def test_all_files_are_there_and_old_ones_gone(exported: Path) -> None:
@@ -127,6 +99,10 @@ def test_flip_reaches_the_graph_and_pose_json(exported: Path, tmp_path: Path) ->
     model = random_model(MANIFEST)
     entry = export._write_keypoints(model, MANIFEST, tmp_path, True, 1e-5)
     assert entry["flip_test"] is True
+    differences = entry["largest_difference_to_torch"]
+    assert set(differences) == {"keypoints", "scores"}
+    assert 0 < differences["keypoints"] < 1e-3
+    assert differences["scores"] < 1e-4
     crops = torch.randint(0, 256, (4, 32, 24, 3), dtype=torch.uint8)
     for folder, flip in ((exported, False), (tmp_path, True)):
         session = OnnxNetwork(folder / "model_keypoints.onnx").session
@@ -139,12 +115,23 @@ def test_flip_reaches_the_graph_and_pose_json(exported: Path, tmp_path: Path) ->
 def test_a_difference_of_the_graph_leaves_nothing(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The files are those of `exported`, copied instead of written anew."""
     monkeypatch.setattr(keypoints_graph, "PIXEL_TOLERANCE", -1.0)
     monkeypatch.setattr(export, "build_manifest", lambda params: MANIFEST)
     weights = exported / "model.safetensors"
     monkeypatch.setattr(export, "project_weights", lambda name: weights)
+    program = torch.export.load(exported / "model.pt2")
+    monkeypatch.setattr(export, "trace", lambda *_: program)
+    copied: list[str] = []
+
+    def copy(graph: object, example: object, path: Path) -> None:
+        copied.append(shutil.copy(exported / path.name, path).name)
+
+    monkeypatch.setattr(export, "write_onnx", copy)
+    monkeypatch.setattr(export, "write_keypoints_onnx", copy)
     line = failure(export.main, "ssl", tmp_path / "exported", False)
     assert "model_keypoints.onnx: its keypoints differ from torch's by" in line
+    assert copied == ["model.onnx", "model_keypoints.onnx"]
     assert not list(tmp_path.iterdir())
 
 
@@ -230,6 +217,8 @@ def test_a_folder_for_transformers(
         "README.md",
     }
     assert read_manifest(out / "pose.json") == simple
+    from transformers import VitPoseForPoseEstimation  # takes a second
+
     theirs = VitPoseForPoseEstimation.from_pretrained(out)
     images = torch.randn(2, 3, 32, 24)
     with torch.no_grad():
