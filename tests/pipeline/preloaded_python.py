@@ -18,6 +18,7 @@ import contextlib
 import functools
 import gc
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -34,13 +35,19 @@ LIBRARIES = (
     "albumentations",
     "cv2",
     "dulwich.porcelain",
+    "dvc.cachemgr",
     "dvc.cli.parser",
+    "dvc.data_cloud",
+    "dvc.repo.artifacts",
     "dvc.repo.experiments.executor.local",
     "dvc.repo.experiments.queue.celery",
     "dvc.repo.experiments.queue.tempdir",
     "dvc.repo.experiments.queue.workspace",
+    "dvc.repo.experiments.run",
     "dvc.repo.index",
+    "dvc.repo.plots",
     "dvc.repo.reproduce",
+    "dvc.repo.stage",
     "dvc.scm",
     "dvc.stage.cache",
     "dvc.utils.hydra",
@@ -50,19 +57,30 @@ LIBRARIES = (
     "matplotlib.backends.backend_svg",
     "matplotlib.pyplot",
     "networkx",
+    "onnx",
+    "onnxruntime.quantization",
+    "onnxscript.function_libs.torch_lib.ops",
     "pandas",
+    "peft",
     "PIL.JpegImagePlugin",
+    "platformdirs.unix",
     "psutil",
     "pyarrow",
+    "pyarrow.pandas_compat",
     "pycocotools.cocoeval",
     "pydantic",
+    "pydantic.dataclasses",
     "pygit2",
     "requests",
     "ruamel.yaml",
     "safetensors.torch",
     "scipy.ndimage",
+    "sympy.combinatorics",
     "timm",
     "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.run",
+    "torch.onnx._internal.exporter._core",
+    "torchvision.transforms.v2",
     "tqdm",
 )
 
@@ -108,11 +126,14 @@ def serve(path: str) -> dict[str, Any]:
     """Answer requests. Returns only in a fork, with the request that the fork has to run."""
     import importlib
 
-    from parsed_yaml import keep_parsed_yaml  # beside this script
+    from parsed_yaml import keep_parsed_yaml, keep_written_locks  # beside this script
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, see pose.models
     for name in LIBRARIES:
         importlib.import_module(name)
-    keep_parsed_yaml(Path(path).parent / "parsed")
+    parsed = Path(path).parent / "parsed"
+    keep_parsed_yaml(parsed)
+    keep_written_locks(parsed)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy all pages
     tests = os.getppid()
