@@ -1,10 +1,10 @@
 """A Python server with the heavy libraries imported, which forks to run stages: they start at once.
 
     python tests/pipeline/preloaded_python.py SOCKET                     # the server
-    python -S tests/pipeline/preloaded_python.py SOCKET stages/x.py ...  # run a stage in a fork
+    python -S tests/pipeline/preloaded_python.py SOCKET stages/x.py ...  # run a script in a fork
     python -S tests/pipeline/preloaded_python.py SOCKET dvc repro ...    # run dvc in a fork
 
-Only third-party libraries are preloaded; the stage and pose/ are imported from the project that
+Only third-party libraries are preloaded; the script and pose/ are imported from the project that
 sends the request. The fork takes environment, folder, arguments and streams from the client and
 returns its exit code. It ends without freeing its memory object by object: that would copy the
 server's pages, 2 to 4 s a command. Other commands, and tests that kill processes, use the plain
@@ -31,6 +31,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+SCRIPTS = ("*/stages/*.py", "*/tools/*.py", "*/recipes/*.py", "*/examples/*.py")
+# Not onnxruntime: it starts a thread, which a fork waits for in vain when it ends.
 LIBRARIES = (
     "albumentations",
     "cv2",
@@ -58,7 +60,6 @@ LIBRARIES = (
     "matplotlib.pyplot",
     "networkx",
     "onnx",
-    "onnxruntime.quantization",
     "onnxscript.function_libs.torch_lib.ops",
     "pandas",
     "peft",
@@ -86,7 +87,7 @@ LIBRARIES = (
 
 
 def ask(path: str, command: list[str]) -> int:
-    """Exit code of the stage or dvc `command`, run by the server at socket `path`."""
+    """Exit code of the script or dvc `command`, run by the server at socket `path`."""
     request = {"argv": command, "cwd": os.getcwd(), "env": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
@@ -103,7 +104,7 @@ def ask(path: str, command: list[str]) -> int:
 def python_folder() -> str:
     """A folder with a `python` and a `dvc` that run through a server, which it starts.
 
-    `python` does so for stages only.
+    `python` does so for scripts of the project and for `-m dvc`.
     """
     folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
     path = folder / "socket"
@@ -112,8 +113,10 @@ def python_folder() -> str:
     atexit.register(server.kill)
     plain, client = shlex.quote(sys.executable), shlex.join([__file__, str(path)])
     through = f"exec {plain} -S {client}"
-    stages = f'case "$1" in stages/*.py) {through} "$@" ;; esac\n'
-    for name, line in (("python", f'{stages}exec {plain} "$@"'), ("dvc", f'{through} dvc "$@"')):
+    scripts = f'case "/$1" in {" | ".join(SCRIPTS)}) {through} "$@" ;; esac\n'
+    of_dvc = f'[ "$1 $2" = "-m dvc" ] && shift 2 && {through} dvc "$@"\n'
+    python = f'{scripts}{of_dvc}exec {plain} "$@"'
+    for name, line in (("python", python), ("dvc", f'{through} dvc "$@"')):
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
     while not path.exists():
@@ -136,6 +139,7 @@ def serve(path: str) -> dict[str, Any]:
     keep_written_locks(parsed)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy all pages
+    sys.executable = str(Path(path).parent / "python")  # what a script starts in turn
     tests = os.getppid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
