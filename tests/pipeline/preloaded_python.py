@@ -113,9 +113,11 @@ def python_folder() -> str:
     atexit.register(server.kill)
     plain, client = shlex.quote(sys.executable), shlex.join([__file__, str(path)])
     through = f"exec {plain} -S {client}"
-    scripts = f'case "/$1" in {" | ".join(SCRIPTS)}) {through} "$@" ;; esac\n'
+    script = " | ".join(SCRIPTS)
+    scripts = f'case "/$1" in {script}) {through} "$@" ;; esac\n'
+    of_torchrun = f'[ "$1" = "-u" ] && case "/$2" in {script}) shift ;; esac\n'
     of_dvc = f'[ "$1 $2" = "-m dvc" ] && shift 2 && {through} dvc "$@"\n'
-    python = f'{scripts}{of_dvc}exec {plain} "$@"'
+    python = f'{of_torchrun}{scripts}{of_dvc}exec {plain} "$@"'
     for name, line in (("python", python), ("dvc", f'{through} dvc "$@"')):
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
