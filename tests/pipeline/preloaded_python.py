@@ -31,7 +31,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-SCRIPTS = ("*/stages/*.py", "*/tools/*.py", "*/recipes/*.py", "*/examples/*.py")
+PLACES = ("stages/*", "tools/*", "recipes/*", "examples/*", "tests/two_processes")
+SCRIPTS = [f"*/{place}.py" for place in PLACES]
 # Not onnxruntime: it starts a thread, which a fork waits for in vain when it ends.
 LIBRARIES = (
     "albumentations",
@@ -188,8 +189,8 @@ def run(request: dict[str, Any]) -> int:
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = request["argv"]
-    if notes := request["env"].get("PYTHONPATH"):  # tests/recording
-        sys.path.insert(1, notes)
+    sys.path[1:1] = request["env"].get("PYTHONPATH", "").split(os.pathsep)
+    if "POSE_TEST_NOTES" in request["env"]:  # see tests/recording
         sys.modules.pop("sitecustomize", None)
         importlib.import_module("sitecustomize")
     try:
