@@ -105,7 +105,7 @@ def ask(path: str, command: list[str]) -> int:
 def python_folder() -> str:
     """A folder with a `python` and a `dvc` that run through a server, which it starts.
 
-    `python` does so for scripts of the project and for `-m dvc`.
+    `python` does so for the scripts in PLACES, as torchrun starts them too, and for `-m dvc`.
     """
     folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
     path = folder / "socket"
