@@ -1,10 +1,10 @@
 """A Python server with the heavy libraries imported, which forks to run stages: they start at once.
 
     python tests/pipeline/preloaded_python.py SOCKET                     # the server
-    python -S tests/pipeline/preloaded_python.py SOCKET stages/x.py ...  # run a stage in a fork
+    python -S tests/pipeline/preloaded_python.py SOCKET stages/x.py ...  # run a script in a fork
     python -S tests/pipeline/preloaded_python.py SOCKET dvc repro ...    # run dvc in a fork
 
-Only third-party libraries are preloaded; the stage and pose/ are imported from the project that
+Only third-party libraries are preloaded; the script and pose/ are imported from the project that
 sends the request. The fork takes environment, folder, arguments and streams from the client and
 returns its exit code. It ends without freeing its memory object by object: that would copy the
 server's pages, 2 to 4 s a command. Other commands, and tests that kill processes, use the plain
@@ -18,6 +18,7 @@ import contextlib
 import functools
 import gc
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -30,17 +31,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+PLACES = ("stages/*", "tools/*", "recipes/*", "examples/*", "tests/two_processes")
+SCRIPTS = [f"*/{place}.py" for place in PLACES]
+# Not onnxruntime: it starts a thread, which a fork waits for in vain when it ends.
 LIBRARIES = (
     "albumentations",
     "cv2",
     "dulwich.porcelain",
+    "dvc.cachemgr",
     "dvc.cli.parser",
+    "dvc.data_cloud",
+    "dvc.repo.artifacts",
     "dvc.repo.experiments.executor.local",
     "dvc.repo.experiments.queue.celery",
     "dvc.repo.experiments.queue.tempdir",
     "dvc.repo.experiments.queue.workspace",
+    "dvc.repo.experiments.run",
     "dvc.repo.index",
+    "dvc.repo.plots",
     "dvc.repo.reproduce",
+    "dvc.repo.stage",
     "dvc.scm",
     "dvc.stage.cache",
     "dvc.utils.hydra",
@@ -50,25 +60,35 @@ LIBRARIES = (
     "matplotlib.backends.backend_svg",
     "matplotlib.pyplot",
     "networkx",
+    "onnx",
+    "onnxscript.function_libs.torch_lib.ops",
     "pandas",
+    "peft",
     "PIL.JpegImagePlugin",
+    "platformdirs.unix",
     "psutil",
     "pyarrow",
+    "pyarrow.pandas_compat",
     "pycocotools.cocoeval",
     "pydantic",
+    "pydantic.dataclasses",
     "pygit2",
     "requests",
     "ruamel.yaml",
     "safetensors.torch",
     "scipy.ndimage",
+    "sympy.combinatorics",
     "timm",
     "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.run",
+    "torch.onnx._internal.exporter._core",
+    "torchvision.transforms.v2",
     "tqdm",
 )
 
 
 def ask(path: str, command: list[str]) -> int:
-    """Exit code of the stage or dvc `command`, run by the server at socket `path`."""
+    """Exit code of the script or dvc `command`, run by the server at socket `path`."""
     request = {"argv": command, "cwd": os.getcwd(), "env": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
@@ -85,7 +105,7 @@ def ask(path: str, command: list[str]) -> int:
 def python_folder() -> str:
     """A folder with a `python` and a `dvc` that run through a server, which it starts.
 
-    `python` does so for stages only.
+    `python` does so for the scripts in PLACES, as torchrun starts them too, and for `-m dvc`.
     """
     folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
     path = folder / "socket"
@@ -94,8 +114,12 @@ def python_folder() -> str:
     atexit.register(server.kill)
     plain, client = shlex.quote(sys.executable), shlex.join([__file__, str(path)])
     through = f"exec {plain} -S {client}"
-    stages = f'case "$1" in stages/*.py) {through} "$@" ;; esac\n'
-    for name, line in (("python", f'{stages}exec {plain} "$@"'), ("dvc", f'{through} dvc "$@"')):
+    script = " | ".join(SCRIPTS)
+    scripts = f'case "/$1" in {script}) {through} "$@" ;; esac\n'
+    of_torchrun = f'[ "$1" = "-u" ] && case "/$2" in {script}) shift ;; esac\n'
+    of_dvc = f'[ "$1 $2" = "-m dvc" ] && shift 2 && {through} dvc "$@"\n'
+    python = f'{of_torchrun}{scripts}{of_dvc}exec {plain} "$@"'
+    for name, line in (("python", python), ("dvc", f'{through} dvc "$@"')):
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
     while not path.exists():
@@ -108,13 +132,17 @@ def serve(path: str) -> dict[str, Any]:
     """Answer requests. Returns only in a fork, with the request that the fork has to run."""
     import importlib
 
-    from parsed_yaml import keep_parsed_yaml  # beside this script
+    from parsed_yaml import keep_parsed_yaml, keep_written_locks  # beside this script
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, see pose.models
     for name in LIBRARIES:
         importlib.import_module(name)
-    keep_parsed_yaml(Path(path).parent / "parsed")
+    parsed = Path(path).parent / "parsed"
+    keep_parsed_yaml(parsed)
+    keep_written_locks(parsed)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy all pages
+    sys.executable = str(Path(path).parent / "python")  # what a script starts in turn
     tests = os.getppid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -161,8 +189,8 @@ def run(request: dict[str, Any]) -> int:
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = request["argv"]
-    if notes := request["env"].get("PYTHONPATH"):  # tests/recording
-        sys.path.insert(1, notes)
+    sys.path[1:1] = request["env"].get("PYTHONPATH", "").split(os.pathsep)
+    if "POSE_TEST_NOTES" in request["env"]:  # see tests/recording
         sys.modules.pop("sitecustomize", None)
         importlib.import_module("sitecustomize")
     try:

@@ -10,10 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -61,7 +63,7 @@ Finished = subprocess.CompletedProcess[str]
 class Project:
     """A folder that holds a clone; commands run in it with the tests' own Python first on PATH.
 
-    preloaded: stages run in a fork of a Python that has torch imported, see preloaded_python.py.
+    preloaded: scripts run in a fork of a Python that has torch imported, see preloaded_python.py.
     """
 
     root: Path
@@ -70,7 +72,9 @@ class Project:
     preloaded: bool = True
     notes: Path | None = None  # a folder for what stages read and write, see tests/recording
 
-    def start(self, *command: str, preloaded: bool = False) -> subprocess.Popen[str]:
+    def start(
+        self, *command: str, preloaded: bool = False, stdout: Any = PIPE, stderr: Any = PIPE
+    ) -> subprocess.Popen[str]:
         """The command, begun; `python` and `dvc` are those of the tests' environment."""
         environment = self._environment()
         if preloaded:
@@ -79,16 +83,22 @@ class Project:
             command,
             cwd=self.root,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
         )
 
     def run(self, *command: str) -> Finished:
-        """The command, ended, however it ended."""
-        process = self.start(*command, preloaded=self.preloaded)
-        stdout, stderr = process.communicate()
-        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+        """The command, ended, however it ended.
+
+        It writes to files: the workers of DVC's queue would hold a pipe for 10 idle seconds.
+        """
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+            process = self.start(*command, preloaded=self.preloaded, stdout=out, stderr=errors)
+            code = process.wait()
+            for file in (out, errors):
+                file.seek(0)
+            return subprocess.CompletedProcess(command, code, out.read(), errors.read())
 
     def must(self, *command: str) -> str:
         """Standard output of a command that has to succeed."""

@@ -30,9 +30,9 @@ stages:
 
 def search(folder: Path) -> dict[float, tuple[str, float | None]]:
     """(state, AP) by train.lr after two rounds of two trials."""
-    project = Project(folder / "a project" / "pose", preloaded=False)
-    project.root.mkdir(parents=True)
-    shutil.copy(ROOT / "examples/optuna_lr.py", project.root)
+    project = Project(folder / "a project" / "pose")
+    (project.root / "examples").mkdir(parents=True)
+    shutil.copy(ROOT / "examples/optuna_lr.py", project.root / "examples")
     (project.root / "params.yaml").write_text("train:\n  lr: 0.0005\n")
     (project.root / "evaluate.py").write_text(EVALUATE.replace("LIMIT", str(LIMIT)))
     (project.root / "dvc.yaml").write_text(STAGE)
@@ -42,7 +42,7 @@ def search(folder: Path) -> dict[float, tuple[str, float | None]]:
     project.must("dvc", "init", "--quiet")
     project.must("dvc", "repro")
     project.commit("start")
-    project.must("python", "optuna_lr.py", "--rounds", "2", "--trials", "2")
+    project.must("python", "examples/optuna_lr.py", "--rounds", "2", "--trials", "2")
     with sqlite3.connect(project.root / ".dvc/tmp/optuna.db") as study:
         rows = study.execute(
             "SELECT param_value, state, value FROM trials JOIN trial_params USING (trial_id) "

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import two_processes as runs
+from pipeline.preloaded_python import python_folder
 from pose import distributed
 from pose.engine import checkpoint, parallel
 from pose.models.pose_model import PoseModel
@@ -33,9 +34,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp("pair")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     paths = os.pathsep.join([str(TESTS.parent / "stages"), str(TESTS)])
+    python = f"{python_folder()}/python"  # torchrun starts forks
     done = subprocess.run(
         [*launch, str(TESTS / "two_processes.py"), str(folder)],
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": paths, "PYTHON_EXEC": python, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=500,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import _yaml
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
+from pipeline.parsed_yaml import LOAD, keep_parsed_yaml, keep_written_locks
 from pipeline.project import ROOT
 
 TEXT = "a: [1, 2.5e-3, yes]\nb: {c: null}\n"
@@ -41,29 +45,51 @@ def test_an_error_is_found_each_time() -> None:
             YAML(typ="safe").load("a: [")
 
 
-def test_comments_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
-    text = f"{TEXT}# a comment\n"
-    YAML(typ="safe").load(text)
-    yaml = YAML()
-    for _ in range(2):
-        yaml.dump(yaml.load(text), tmp_path / "out.yaml")
-        assert "# a comment" in (tmp_path / "out.yaml").read_text()
-
-
+@pytest.mark.parametrize("name", ["dvc.yaml", "dvc.lock", "params.yaml"])
 @pytest.mark.parametrize("quotes", [None, True])
-@pytest.mark.parametrize("name", ["dvc.yaml", "params.yaml"])
-def test_a_file_that_was_kept_is_written_as_one_that_was_parsed(
-    name: str, quotes: bool | None
-) -> None:
-    """Comments, quotes and notation of numbers; a stream is parsed each time."""
-    text = (ROOT / name).read_text(encoding="utf-8") + "# 'one' more\nx: 'quoted'\n"
-
-    def written(source: object) -> str:
-        yaml, out = YAML(), io.StringIO()
+def test_a_round_trip_gives_the_same_bytes(name: str, quotes: bool | None) -> None:
+    """Comments, order, quotes and notation of numbers too."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    dumped = []
+    for load in (LOAD, YAML.load, YAML.load):
+        yaml, stream = YAML(), io.StringIO()
         yaml.preserve_quotes = quotes
-        yaml.dump(yaml.load(source), out)
-        return out.getvalue()
+        yaml.dump(load(yaml, text), stream)
+        dumped.append(stream.getvalue())
+    assert dumped[1:] == dumped[:1] * 2
+    assert ("#" in dumped[0]) == (name != "dvc.lock")
 
-    expected = written(io.StringIO(text))
-    assert [written(text) for _ in range(2)] == [expected, expected]
-    assert ("'quoted'" in expected) == bool(quotes)
+
+def test_options_are_told_apart() -> None:
+    """Quotes are kept where that is asked for; a key that is there twice is found."""
+    text = "a: 'x'\n"
+    quoted = YAML()
+    quoted.preserve_quotes = True
+    assert type(YAML().load(text)["a"]) is str
+    assert type(quoted.load(text)["a"]) is SingleQuotedScalarString
+    assert type(YAML(typ="safe").load(text)) is dict
+    twice = YAML(typ="safe")
+    twice.allow_duplicate_keys = True
+    assert twice.load("b: 1\nb: 2\n") == {"b": 1}
+    with pytest.raises(YAMLError, match="duplicate"):
+        YAML(typ="safe").load("b: 1\nb: 2\n")
+
+
+def test_a_lock_that_dvc_wrote_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what the library would read, and as bytes when it is written again."""
+    for place, name in ((YAML, "load"), (_yaml, "_dump")):
+        monkeypatch.setattr(place, name, getattr(place, name))  # put back afterwards
+    keep_parsed_yaml(tmp_path / "parsed")
+    keep_written_locks(tmp_path / "parsed")
+    path = Path(shutil.copy(ROOT / "dvc.lock", tmp_path))
+    with _yaml.modify_yaml(path) as lock:
+        lock["stages"]["report"] = {"cmd": "python a.py", "params": {"b": {"c": [1e-5, 2, None]}}}
+    text = path.read_text(encoding="utf-8")
+    safe, of_round_trip = LOAD(YAML(typ="safe"), text), LOAD(YAML(), text)
+    monkeypatch.setattr(YAML, "get_constructor_parser", None)  # any parsing would fail
+    assert repr(_yaml.parse_yaml(text, path)) == repr(safe)
+    found = _yaml.parse_yaml_for_update(text, path)
+    assert found == of_round_trip
+    assert _yaml.dumps_yaml(found) == _yaml.dumps_yaml(of_round_trip) == text

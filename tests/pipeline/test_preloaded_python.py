@@ -1,4 +1,4 @@
-"""A stage in a fork ends as it does in a Python of its own: output, exit code, what is at exit."""
+"""A script in a fork ends as it does in a Python of its own: output, exit code, what is at exit."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def test_it_ends_as_python_does(tmp_path: Path, end: str) -> None:
     assert found[1].endswith("at exit\n")
 
 
-def test_dvc_runs_in_a_fork(tmp_path: Path) -> None:
-    found = subprocess.run(
-        [f"{python_folder()}/dvc", "status"], cwd=tmp_path, capture_output=True, text=True
-    )
+@pytest.mark.parametrize("words", [["dvc"], ["python", "-m", "dvc"]])
+def test_dvc_runs_in_a_fork(tmp_path: Path, words: list[str]) -> None:
+    command = [f"{python_folder()}/{words[0]}", *words[1:], "status"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 253  # as of dvc itself: no repository
     assert "not inside of a DVC repository" in found.stderr

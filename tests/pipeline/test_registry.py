@@ -34,7 +34,7 @@ def write_dvc_yaml(project: Project, **sections: object) -> None:
 
 def new_repository(folder: Path) -> Project:
     """Git and DVC with one stage that has run, a folder as remote and a bare clone as origin."""
-    project = Project(folder / "a project" / "pose", preloaded=False)
+    project = Project(folder / "a project" / "pose")
     (project.root / "models").mkdir(parents=True)
     project.must("git", "init", "--quiet", "--initial-branch", "main")
     project.must("git", "config", "user.name", "test")

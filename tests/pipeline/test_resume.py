@@ -89,14 +89,14 @@ def test_killed_training_ends_with_the_same_bits(project: Project, stage: str) -
 
 
 def test_killed_cache_ends_with_the_same_bytes(project: Project, tiny_coco: TinyCoco) -> None:
-    repeat_images_(tiny_coco, 150)
+    repeat_images_(tiny_coco, 50)
     project.workers = 2
     values = {"source": "local", "root": str(tiny_coco.root), "shard_persons": 1}
     splits = {"train_split": SPLIT, "val_split": SPLIT}
     project.set(**{f"data.{key}": value for key, value in {**values, **splits}.items()})
     project.must_stage("build_cache")
     expected = project.content("data/cache", "metrics/build_cache")
-    assert len(expected) > 2 * 150
+    assert len(expected) > 2 * 50
 
     finished = "build_cache-*/train/00003.json"
     helpers = kill_once(lambda: left_over(project, finished), project, "build_cache")

@@ -22,17 +22,27 @@ from pipeline.preloaded_python import python_folder
 from pipeline.project import FirstRun, Project, ran, succeeded
 
 ELSEWHERE = {test_chain.FIRST, *test_chain.BLOCKS, test_merge.BLOCK, *test_registry.BLOCKS}
-TYPED = {
-    page: blocks
-    for page in PAGES
-    if (blocks := [b for b in read_blocks(page) if b.text not in ELSEWHERE and b.typed()])
-}
 IDENTITY = [
     f"export GIT_{role}_{key}"
     for role in ("AUTHOR", "COMMITTER")
     for key in ("NAME=test", "EMAIL=test@example.org")
 ]
 SHELL = "\n".join(["unset MAKELEVEL MAKEFLAGS MFLAGS", *IDENTITY, ""])
+
+
+def blocks_by_page() -> dict[Path, list[Block]]:
+    """What is typed here; of blocks and rows with the same commands the first."""
+    found: dict[Path, list[Block]] = {}
+    seen = {""}
+    for page in PAGES:
+        for block in read_blocks(page):
+            if block.text not in ELSEWHERE and block.typed() not in seen:
+                seen.add(block.typed())
+                found.setdefault(page, []).append(block)
+    return found
+
+
+TYPED = blocks_by_page()
 
 
 @pytest.fixture(scope="module")
