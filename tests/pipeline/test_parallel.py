@@ -85,11 +85,12 @@ def test_two_processes_learn_what_one_learns(
 
 
 def test_two_processes_with_moments_of_8_bits(pair: Pair) -> None:
-    """Sums in another order can round a moment to the next of its 256 values: 2e-5 was seen.
+    """Sums in another order can round a moment to the next of its 256 values: 2e-5 and, on
+    another CPU, 1.7e-4 were seen.
 
     Moments of 32 bits give weights that differ by 8e-3.
     """
-    assert_close(pair.found["ddp 8 bit"], runs.train(**runs.EIGHT_BIT), atol=1e-4)
+    assert_close(pair.found["ddp 8 bit"], runs.train(**runs.EIGHT_BIT), atol=5e-4)
     with pytest.raises(AssertionError):
         assert_close(pair.found["ddp 8 bit"], runs.train(wide=True), atol=1e-3)
     assert_same(pair.found["ddp 8 bit, resumed"], pair.found["ddp 8 bit"])
