@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Plan:
     flops: Flops  # per image
     people: People
     phases: list[Phase]
-    steps: dict[tuple[str, bool], StepBytes]  # by (amp, grad_checkpointing)
+    step: Callable[[str, bool], StepBytes]  # of (amp, grad_checkpointing); each is counted once
     state: dict[str, int]  # bytes of weights, AdamW, EMA, and of gradients that are held
     trained: int  # parameters of phase 2, adapters among them
     boxes: str | None = None  # how the boxes of data/cache fit into the input
@@ -114,22 +114,20 @@ def make_plan(params: Params, cache: Path | None, processes: int = 1) -> Plan:
     freezing(params, params.model.frozen_dtype)(trained)
     held = gradients_are_held(params, processes)
     people = count_people(params, cache)
+
+    @lru_cache
+    def count_step(amp: str, checkpointing: bool) -> StepBytes:
+        frozen_dtype = "float32" if amp == "none" else params.model.frozen_dtype
+        of = replace(spec, grad_checkpointing=checkpointing)
+        return count_step_bytes(of, amp, freezing(params, frozen_dtype), held)
+
     return Plan(
         backbone=count_parameters(model.backbone),
         head=count_parameters(model.head),
         flops=flops,
         people=people,
         phases=phases(params, people, flops),
-        steps={
-            (amp, on): count_step_bytes(
-                replace(spec, grad_checkpointing=on),
-                amp,
-                freezing(params, "float32" if amp == "none" else params.model.frozen_dtype),
-                held,
-            )
-            for amp in DTYPES
-            for on in (False, True)
-        },
+        step=count_step,
         state=state_bytes(params, trained, held),
         trained=sum(p.numel() for p in trained.parameters() if p.requires_grad),
         boxes=_boxes(params, cache),
@@ -310,13 +308,13 @@ def state_bytes(params: Params, model: PoseModel, held: bool) -> dict[str, int]:
 
 def step_bytes(plan: Plan, amp: str, checkpointing: bool, batch: int) -> int:
     """Memory of a training step of phase 2."""
-    return sum(plan.state.values()) + plan.steps[amp, checkpointing].at(batch)
+    return sum(plan.state.values()) + plan.step(amp, checkpointing).at(batch)
 
 
 def largest_batch(plan: Plan, amp: str, checkpointing: bool, memory_gb: float) -> int:
     """Estimated samples that fit into the memory; 0 if the weights alone do not fit."""
     free = memory_gb * 1e9 - sum(plan.state.values())
-    return plan.steps[amp, checkpointing].largest_batch(free)
+    return plan.step(amp, checkpointing).largest_batch(free)
 
 
 # --- throughput of devices
@@ -375,7 +373,7 @@ def _memory_lines(params: Params, plan: Plan) -> list[str]:
     batch = params.train.batch_size // params.train.accumulate
     checkpointing = params.model.grad_checkpointing
     amp = "none" if params.train.amp == "none" else "bf16"  # fp16 takes the same
-    step = plan.steps[amp, checkpointing].at(batch)
+    step = plan.step(amp, checkpointing).at(batch)
     parts = [f"{part} {size / 1e9:.2f}" for part, size in plan.state.items()]
     kept = "activations" if "gradients" in plan.state else "gradients and activations"
     parts += [f"{kept} {step / 1e9:.2f}"]
