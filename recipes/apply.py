@@ -95,12 +95,6 @@ def read_recipe(name: str) -> CommentedMap:
 def merge(params_text: str, recipe: CommentedMap) -> tuple[str, list[Change]]:
     """(text of params.yaml with the recipe's values and its own comments, changed keys)."""
     document = _parse(params_text, PARAMS.name)
-    changes = merge_(document, recipe)
-    return (_dump(document) if changes else params_text), changes
-
-
-def merge_(document: CommentedMap, recipe: CommentedMap) -> list[Change]:
-    """Put the recipe's values into a parsed params.yaml; returns the changed keys."""
     changes: list[Change] = []
     for section, keys in recipe.items():
         target = document.setdefault(section, CommentedMap())
@@ -110,7 +104,7 @@ def merge_(document: CommentedMap, recipe: CommentedMap) -> list[Change]:
                 continue
             changes.append((f"{section}.{key}", _json_types(old), _json_types(value)))
             _replace_(target, key, value)
-    return changes
+    return (_dump(document) if changes else params_text), changes
 
 
 def _replace_(target: CommentedMap, key: str, value: Any) -> None:
