@@ -1,17 +1,16 @@
-"""Training steps beside busy processes: as libgomp ships, and with GOMP_SPINCOUNT as pose sets it.
+"""Training steps beside busy processes, by GOMP_SPINCOUNT: libgomp's default, pose's, and between.
 
-    python benchmarks/contention.py [--busy 0 1 2 4] [--pairs 3] [--seconds 6]
+    python benchmarks/contention.py [--busy 0 1 2 4] [--rounds 3] [--seconds 4]
 
-Measures steps of the embedded default on run.threads threads, alternately with each setting, each
-in its own process, beside so many processes that each keep one core busy. Rewrites
-benchmarks/contention.md: median, minimum and maximum of the pairs. Takes about 8 minutes.
+Measures steps of the embedded default on run.threads threads with each setting in turn, each in its
+own process, beside so many processes that each keep one core busy. Rewrites
+benchmarks/contention.md: median, minimum and maximum of the rounds. Takes about 8 minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import statistics
@@ -19,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
@@ -34,43 +32,27 @@ from pose.common.params import load_params
 from pose.common.script import exit_codes
 
 PAGE = Path(__file__).with_suffix(".md")
-SPIN_COUNTS = {"shipped": "300000", "ours": pose.SPIN_COUNT}
+SPIN_COUNTS = ["300000", "30000", "10000", "3000", pose.SPIN_COUNT]  # libgomp's first
 WARM_UP = 5  # steps
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Steps of one process."""
-
-    per_second: float
-    per_cpu_second: float
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Both settings, measured one after the other."""
-
-    shipped: Speed
-    ours: Speed
-
-
-def measured(seconds: float) -> Speed:
-    """Speed of this process's steps within so many seconds."""
+def measured(seconds: float) -> float:
+    """Steps a second of this process, within so many seconds."""
     step = stepper(load_params(stage.ROOT / "params.yaml"))
     for _ in range(WARM_UP):
         step()
-    start, cpu, steps = time.perf_counter(), time.process_time(), 0
+    start, steps = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         step()
         steps += 1
-    return Speed(steps / (time.perf_counter() - start), steps / (time.process_time() - cpu))
+    return steps / (time.perf_counter() - start)
 
 
-def alone(side: str, seconds: float) -> Speed:
+def alone(spin_count: str, seconds: float) -> float:
     """The result of `measured`, in a new process with the setting."""
-    environment = os.environ | {"GOMP_SPINCOUNT": SPIN_COUNTS[side]}
+    environment = os.environ | {"GOMP_SPINCOUNT": spin_count}
     command = [sys.executable, __file__, "--measure", str(seconds)]
-    return Speed(**json.loads(subprocess.check_output(command, env=environment)))
+    return float(subprocess.check_output(command, env=environment))
 
 
 @contextlib.contextmanager
@@ -86,14 +68,14 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def measure_pairs(count: int, pairs: int, seconds: float) -> list[Pair]:
-    """Pairs beside `count` busy processes; who goes first alternates."""
-    found = []
+def measure_rounds(count: int, rounds: int, seconds: float) -> list[list[float]]:
+    """Steps a second beside `count` busy processes: a list for each of SPIN_COUNTS."""
+    found: list[list[float]] = [[] for _ in SPIN_COUNTS]
     with busy(count):
-        for pair in range(pairs):
-            order = sorted(SPIN_COUNTS, reverse=pair % 2 == 1)
-            found.append(Pair(**{side: alone(side, seconds) for side in order}))
-            print(f"{count} busy: pair {pair + 1} of {pairs}", file=sys.stderr)
+        for done in range(rounds):
+            for speeds, spin_count in zip(found, SPIN_COUNTS, strict=True):
+                speeds.append(alone(spin_count, seconds))
+            print(f"{count} busy: round {done + 1} of {rounds}", file=sys.stderr)
     return found
 
 
@@ -102,22 +84,22 @@ def fair_share(count: int, threads: int, cores: int) -> float:
     return min(1.0, cores / (threads + count)) / min(1.0, cores / threads)
 
 
-def to_markdown(results: dict[int, list[Pair]], threads: int, cores: int, command: str) -> str:
-    """The page. results: number of busy processes, 0 among them -> pairs."""
-    idle = statistics.median(pair.ours.per_second for pair in results[0])
+def to_markdown(
+    results: dict[int, list[list[float]]], threads: int, cores: int, command: str
+) -> str:
+    """The page. results: number of busy processes, 0 among them -> what measure_rounds found."""
+    fastest = max(statistics.median(speeds) for speeds in results[0])
 
-    def row(count: int, pairs: list[Pair]) -> str:
-        ratios = [pair.ours.per_second / pair.shipped.per_second for pair in pairs]
-        cpu = [pair.ours.per_cpu_second / pair.shipped.per_cpu_second for pair in pairs]
-        kept = [statistics.median(getattr(p, side).per_second for p in pairs) / idle
-                for side in SPIN_COUNTS]  # fmt: skip
-        share = fair_share(count, threads, cores)
-        cells = [count, spread(ratios), spread(cpu), *(f"{part / share:.2f}" for part in kept)]
-        return f"| {' | '.join(map(str, cells))} |"
+    def row(count: int, found: list[list[float]]) -> str:
+        share = fair_share(count, threads, cores) * fastest
+        cells = (spread([speed / share for speed in speeds]) for speeds in found)
+        return f"| {count} | {' | '.join(cells)} |\n"
 
-    return HEAD.format(command=command, threads=threads, cores=cores, **SPIN_COUNTS) + "".join(
-        f"{row(count, pairs)}\n" for count, pairs in sorted(results.items())
+    head = HEAD.format(command=command, threads=threads, cores=cores, fastest=f"{fastest:.1f}")
+    columns = (
+        f"| busy processes | {' | '.join(SPIN_COUNTS)} |\n|{'---|' * (1 + len(SPIN_COUNTS))}\n"
     )
+    return head + columns + "".join(row(*result) for result in sorted(results.items()))
 
 
 def spread(values: list[float]) -> str:
@@ -128,35 +110,33 @@ def spread(values: list[float]) -> str:
 HEAD = """# Training beside other processes
 
 OpenMP's threads wait for each other in a loop before they sleep. Beside other processes such a loop
-takes the core from the thread that is waited for. stages/pose/__init__.py therefore sets
-GOMP_SPINCOUNT, if you set neither it nor OMP_WAIT_POLICY.
+takes the core from the thread that is waited for. GOMP_SPINCOUNT is the number of its rounds, by
+libgomp's default 300000. stages/pose/__init__.py sets it, if you set neither it nor
+OMP_WAIT_POLICY, to the value of the last column.
 
-`{command}` measures steps of the embedded default on
-{threads} threads of {cores} cores with libgomp's default of {shipped} rounds (shipped) and with {ours} (ours),
-alternately, beside processes that each keep a core busy. The fair share is what is left of our speed
-beside none if each thread gets an equal part of the cores; the last two columns are speed over it.
-Below 1 a step still waits for the thread that has no core.
+`{command}` measures steps of the embedded
+default on {threads} threads of {cores} cores, beside processes that each keep a core busy. A cell
+is the speed over the fair share: what is left of the fastest speed beside none, {fastest} steps a
+second, if each thread gets an equal part of the cores. How long a round takes depends on the CPU.
 
-| busy processes | steps/s, ours over shipped | steps per CPU second | shipped / fair share | ours / fair share |
-|---|---|---|---|---|
-"""  # noqa: E501
+"""
 
 
 def main() -> None:
-    """Measure all pairs and write the page; with --measure only print this process's speed."""
+    """Measure and write the page; with --measure only print this process's speed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2, 4])
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--measure", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(vars(measured(options.measure))))
+        print(measured(options.measure))
         return
     counts = sorted({0, *options.busy})
-    results = {count: measure_pairs(count, options.pairs, options.seconds) for count in counts}
+    results = {count: measure_rounds(count, options.rounds, options.seconds) for count in counts}
     command = shlex.join(["python", "benchmarks/contention.py", *sys.argv[1:]])
     threads = load_params(stage.ROOT / "params.yaml").run.threads
     cores = len(os.sched_getaffinity(0))

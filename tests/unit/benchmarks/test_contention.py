@@ -1,11 +1,11 @@
-"""The table of benchmarks/contention.py: ratios of a pair, and parts of the fair share."""
+"""The table of benchmarks/contention.py: speeds as parts of the fair share."""
 
 from __future__ import annotations
 
 import psutil
 import pytest
 
-from contention import Pair, Speed, busy, fair_share, to_markdown
+from contention import SPIN_COUNTS, busy, fair_share, to_markdown
 
 
 @pytest.mark.parametrize(
@@ -16,16 +16,15 @@ def test_fair_share(count: int, threads: int, cores: int, expected: float) -> No
     assert fair_share(count, threads, cores) == expected
 
 
-def test_a_row_compares_within_pairs_and_with_our_speed_beside_none() -> None:
-    def pair(shipped: float, ours: float) -> Pair:
-        return Pair(Speed(shipped, 2.0), Speed(ours, 3.0))
-
-    results = {2: [pair(1, 4), pair(2, 6), pair(3, 3)], 0: [pair(8, 10)]}
-    text = to_markdown(results, 2, 2, "python x")
+def test_a_row_has_parts_of_the_fastest_speed_beside_none() -> None:
+    idle, beside = [[8.0], [10.0], [9.0]], [[1.0, 4.0, 2.0], [5.0], [2.5]]
+    text = to_markdown({2: beside, 0: idle}, 2, 2, "python x")
     assert "`python x`" in text
-    idle, beside = text.splitlines()[-2:]
-    assert idle == "| 0 | 1.25 (1.25 to 1.25) | 1.50 (1.50 to 1.50) | 0.80 | 1.00 |"
-    assert beside == "| 2 | 3.00 (1.00 to 4.00) | 1.50 (1.50 to 1.50) | 0.40 | 0.80 |"
+    assert f"| busy processes | {' | '.join(SPIN_COUNTS)} |\n" in text
+    assert text.splitlines()[-2:] == [
+        "| 0 | 0.80 (0.80 to 0.80) | 1.00 (1.00 to 1.00) | 0.90 (0.90 to 0.90) |",
+        "| 2 | 0.40 (0.20 to 0.80) | 1.00 (1.00 to 1.00) | 0.50 (0.50 to 0.50) |",
+    ]
 
 
 def test_busy_processes_end_with_the_block() -> None:
