@@ -4,7 +4,7 @@
 
 Measures steps of the embedded default on run.threads threads with each setting in turn, each in its
 own process, beside so many processes that each keep one core busy. Rewrites
-benchmarks/contention.md: median, minimum and maximum of the rounds. Takes about 8 minutes.
+benchmarks/contention.md: median, minimum and maximum of the rounds. Takes about 12 minutes.
 """
 
 from __future__ import annotations

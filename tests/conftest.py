@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -12,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bytecode  # noqa: F401  # before all that is compiled
 import pose  # noqa: F401  # before torch, which reads OpenMP's variables
 
 # isort: split
 import cv2
 import pytest
 import torch
+from filelock import FileLock
 
 from pipeline.parsed_yaml import keep_parsed_yaml
 from pose.coco.annotations import read_annotations
@@ -74,10 +73,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     root = shared / "a project"
-    if not root.exists():
-        written = tmp_path_factory.mktemp("export")
-        write_tiny_export(written)
-        with contextlib.suppress(OSError):  # another process was faster
+    with FileLock(shared / "export.lock"):
+        if not root.exists():
+            written = tmp_path_factory.mktemp("export")
+            write_tiny_export(written)
             written.rename(root)
     return root / "exported"
 

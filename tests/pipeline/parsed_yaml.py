@@ -2,7 +2,7 @@
 
 One `dvc exp run` parses dvc.yaml, dvc.lock and params.yaml up to 40 times at 0.1 to 0.3 s, most of
 what DVC computes in a shrunken project. Each call still gets objects of its own; an error is found
-anew. DVC reads dvc.lock again after each stage: what it has written is kept as what it will read.
+again. DVC reads dvc.lock again after each stage: what it has written is kept as what it will read.
 """
 
 from __future__ import annotations

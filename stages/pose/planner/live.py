@@ -33,11 +33,11 @@ class LiveBytes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
-                self._meet(value)
+                self._see(value)
         self.trace.append((self.fixed, self.per_sample, self.block))
         return result
 
-    def _meet(self, tensor: Tensor) -> None:
+    def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self._storages:

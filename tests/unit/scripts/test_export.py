@@ -115,7 +115,7 @@ def test_flip_reaches_the_graph_and_pose_json(exported: Path, tmp_path: Path) ->
 def test_a_difference_of_the_graph_leaves_nothing(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files are those of `exported`, copied instead of written anew."""
+    """The files are those of `exported`, copied instead of written again."""
     monkeypatch.setattr(keypoints_graph, "PIXEL_TOLERANCE", -1.0)
     monkeypatch.setattr(export, "build_manifest", lambda params: MANIFEST)
     weights = exported / "model.safetensors"
