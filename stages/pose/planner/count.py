@@ -82,7 +82,8 @@ def count_flops(spec: ModelSpec, freeze: Freeze = train_all) -> Flops:
     freeze applies to `training` alone; it must leave the weights float32.
     """
     model = _built(replace(spec, grad_checkpointing=False))
-    (counts,) = count_by_depth(model, partial(_flops_of_parts, spec=spec, freeze=freeze))
+    count = partial(_flops_of_parts, spec=spec, freeze=freeze)
+    (counts,) = count_by_depth(model, count, additive=True)
     return Flops(*map(int, counts))
 
 
@@ -98,21 +99,19 @@ def _flops_of_parts(
     """One row with the values of Flops; it belongs to no block."""
     width, height = spec.input_wh
     image = torch.empty(1, 3, height, width, device="meta")
-    inputs, _ = model.backbone.embed(image)
+    inputs, grid = model.backbone.embed(image)
+    features = torch.empty(1, spec.embed_dim, *grid, device="meta")
     trained = deepcopy(model)
     freeze(trained)
+    blocks = _flops(lambda: model.run_blocks(*inputs))
+    backbone = _flops(lambda: model.backbone.embed(image)) + blocks
     counts = (
-        _flops(lambda: model(image)),
+        backbone + _flops(lambda: model.head(features)),
         _flops(lambda: trained(image).sum().backward()),
-        _flops(lambda: model.head(_detached_features(model, image)).sum().backward()),
-        _flops(lambda: model.run_blocks(*inputs)),
+        backbone + _flops(lambda: model.head(features).sum().backward()),
+        blocks,
     )
     return np.array([counts]), np.array([-1])
-
-
-def _detached_features(model: PoseModel, image: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model.features(image)
 
 
 def _flops(function: Callable[[], Any]) -> int:

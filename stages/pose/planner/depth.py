@@ -15,23 +15,25 @@ from pose.models.pose_model import PoseModel
 Count = Callable[[PoseModel], tuple[np.ndarray, np.ndarray]]
 
 
-def count_by_depth(model: PoseModel, count: Count) -> np.ndarray:
+def count_by_depth(model: PoseModel, count: Count, additive: bool = False) -> np.ndarray:
     """`count` of a deep model from models that keep two or three of equal blocks in a row.
 
     Example: of 48 equal blocks the first and the last are kept, then also one between them. What
     that one adds to each value is added 46 times; its own values are left out, since they lie
-    between those of the first and the last block.
+    between those of the first and the last block. additive: a block adds equally much wherever it
+    stands, as with FLOPs, so that the first alone is kept, then also the second.
     """
     rows = equal_blocks(model.backbone.blocks)
-    ends = {index for row in rows for index in (row[0], row[-1])}
-    short, _ = count(with_blocks(model, sorted(ends)))
+    ends = 1 if additive else 2
+    always = {index for row in rows for index in (row[0], row[-1])[:ends]}
+    short, _ = count(with_blocks(model, sorted(always)))
     total = short
-    for length in {len(row) for row in rows if len(row) > 2}:
+    for length in {len(row) for row in rows if len(row) > ends}:
         between = {row[1] for row in rows if len(row) == length}
-        kept = sorted(ends | between)
+        kept = sorted(always | between)
         longer, block = count(with_blocks(model, kept))
         others = np.isin(block, [kept.index(index) for index in between], invert=True)
-        total = total + (length - 2) * (longer[others] - short)
+        total = total + (length - ends) * (longer[others] - short)
     return total
 
 

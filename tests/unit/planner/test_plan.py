@@ -105,12 +105,13 @@ def test_a_recipe_is_planned(name: str) -> None:
     params, header = apply.resolve(name), header_of(name)
     spec = model_spec(params, keypoint_count(params))
     settings, model = params.train, params.model
-    forward = flops_of(spec).forward
+    lora = settings.finetune == "lora"
+    planned = planner_plan.make_plan(params, None) if lora else None
+    forward = (planned.flops if planned else flops_of(spec)).forward
     assert forward == pytest.approx(forward_flops(params), rel=0.01)
     assert f"{forward / 1e9:,.1f} GFLOP" in header
     batch = settings.batch_size // settings.accumulate
-    if settings.finetune == "lora":
-        planned = planner_plan.make_plan(params, None)
+    if planned:
         need = planner_plan.step_bytes(planned, "bf16", True, batch)
         step = (planned.flops.training + planned.flops.recomputed) / 1e9
         assert f"{step:,.1f} GFLOP x 149,813 people x {params.phase2.epochs}" in header
