@@ -27,6 +27,7 @@ if __name__ == "__main__":
     arguments = _arguments()  # --help does not wait for the imports below
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def check_disk(params: Params, plan: Plan) -> str:
     whole = 4 * (plan.backbone + plan.head)
     trained = whole if params.train.finetune == "full" else 4 * plan.trained
     outs = people * CROP_BYTES + whole + (MODEL_FILES - 1) * trained
-    links = any(kind in cache_type() for kind in ("hardlink", "symlink"))
+    links = bool(re.search("hardlink|symlink", cache_type()))
     needed = downloads + outs if links else 3 * downloads + 2 * outs
     copies = "linked with" if links else "copied to (unless the file system has reflinks)"
     free = shutil.disk_usage(stage.ROOT).free

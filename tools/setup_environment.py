@@ -151,20 +151,21 @@ def run(command: "list[str]") -> "tuple[int, str]":
             for line in child.stderr:
                 os.write(2, line)
                 lines.append(line.decode("utf-8", "replace"))
-        except KeyboardInterrupt:
-            end(child)
+        except KeyboardInterrupt as stopped:
+            end(child, 0 if stopped.args == (signal.SIGTERM,) else 3)
             raise
     return child.returncode, "".join(lines)
 
 
-def end(child: "subprocess.Popen[bytes]") -> None:
-    """Let the command clean up: Ctrl-C reached it too, kill did not."""
+def end(child: "subprocess.Popen[bytes]", seconds: int) -> None:
+    """Let the command clean up: Ctrl-C reached it too, which gets these seconds; kill did not."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
-            child.wait(3)
+            child.wait(seconds)
             return
         except subprocess.TimeoutExpired:
             child.send_signal(number)
+            seconds = 3
     child.wait()
 
 
@@ -195,9 +196,9 @@ def say(text: str) -> None:
     print(f"setup: {text}", flush=True)
 
 
-def stop(*_: object) -> None:
+def stop(number: int, _: object) -> None:
     """Each signal ends like Ctrl-C."""
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 def parse() -> "list[str]":

@@ -1,14 +1,14 @@
 """A Python server with the heavy libraries imported, which forks to run stages: they start at once.
 
-    python tests/pipeline/preloaded_python.py SOCKET                     # the server
-    python -S tests/pipeline/preloaded_python.py SOCKET stages/x.py ...  # run a script in a fork
-    python -S tests/pipeline/preloaded_python.py SOCKET dvc repro ...    # run dvc in a fork
+    python tests/pipeline/preloaded_python.py SOCKET --preload torch ...    # the server
+    python -S tests/pipeline/preloaded_python.py SOCKET stages/x.py ...     # run a script in a fork
+    python -S tests/pipeline/preloaded_python.py SOCKET dvc repro ...       # run dvc in a fork
 
 Only third-party libraries are preloaded; the script and pose/ are imported from the project that
-sends the request. The fork takes environment, folder, arguments and streams from the client and
-returns its exit code. It ends without freeing its memory object by object: that would copy the
-server's pages, 2 to 4 s a command. Other commands, and tests that kill processes, use the plain
-Python.
+sends the request. The fork takes environment, folder, arguments and streams from the client, which
+ends as the fork does, be it by a signal. The fork ends without freeing its memory object by object:
+that would copy the server's pages, 2 to 4 s a command. Other commands, and tests that kill
+processes from outside, use the plain Python.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+PRELOAD = "--preload"
 PLACES = ("stages/*", "tools/*", "recipes/*", "examples/*", "tests/two_processes")
 SCRIPTS = [f"*/{place}.py" for place in PLACES]
 # Not onnxruntime: it starts a thread, which a fork waits for in vain when it ends.
@@ -88,7 +89,10 @@ LIBRARIES = (
 
 
 def ask(path: str, command: list[str]) -> int:
-    """Exit code of the script or dvc `command`, run by the server at socket `path`."""
+    """Exit code of the script or dvc `command`, run by the server at socket `path`.
+
+    A signal that ended it ends this process, too.
+    """
     request = {"argv": command, "cwd": os.getcwd(), "env": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
@@ -98,18 +102,25 @@ def ask(path: str, command: list[str]) -> int:
             pid = int(answers.readline())
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda number, _: os.kill(pid, number))
-            return int(answers.readline() or 1)
+            code = int(answers.readline() or 1)
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
 
 
 @functools.cache
-def python_folder() -> str:
+def python_folder(*libraries: str) -> str:
     """A folder with a `python` and a `dvc` that run through a server, which it starts.
 
     `python` does so for the scripts in PLACES, as torchrun starts them too, and for `-m dvc`.
+    libraries: what the server imports, if not LIBRARIES.
     """
     folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
     path = folder / "socket"
-    server = subprocess.Popen([sys.executable, __file__, str(path)])
+    command = [sys.executable, __file__, str(path), PRELOAD, *(libraries or LIBRARIES)]
+    server = subprocess.Popen(command)
     atexit.register(shutil.rmtree, folder)
     atexit.register(server.kill)
     plain, client = shlex.quote(sys.executable), shlex.join([__file__, str(path)])
@@ -128,18 +139,19 @@ def python_folder() -> str:
     return str(folder)
 
 
-def serve(path: str) -> dict[str, Any]:
+def serve(path: str, libraries: list[str]) -> dict[str, Any]:
     """Answer requests. Returns only in a fork, with the request that the fork has to run."""
     import importlib
 
     from parsed_yaml import keep_parsed_yaml, keep_written_locks  # beside this script
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, see pose.models
-    for name in LIBRARIES:
+    for name in libraries:
         importlib.import_module(name)
     parsed = Path(path).parent / "parsed"
     keep_parsed_yaml(parsed)
-    keep_written_locks(parsed)
+    if "dvc" in sys.modules:
+        keep_written_locks(parsed)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy all pages
     sys.executable = str(Path(path).parent / "python")  # what a script starts in turn
@@ -173,7 +185,7 @@ def fork_and_wait(client: socket.socket) -> dict[str, Any]:
         os.close(stream)
     client.sendall(f"{pid}\n".encode())
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    client.sendall(f"{code if code >= 0 else 128 - code}\n".encode())
+    client.sendall(f"{code}\n".encode())
     os._exit(0)
 
 
@@ -218,8 +230,8 @@ def end_at_once(codes: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
+    if sys.argv[2] != PRELOAD:
         sys.exit(ask(sys.argv[1], sys.argv[2:]))
     codes: list[int] = []
     atexit.register(end_at_once, codes)  # first, so that it is called last
-    codes.append(run(serve(sys.argv[1])))
+    codes.append(run(serve(sys.argv[1], sys.argv[3:])))

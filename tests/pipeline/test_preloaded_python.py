@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,14 @@ def test_it_ends_as_python_does(tmp_path: Path, end: str) -> None:
     found = run(f"{python_folder()}/python", tmp_path)
     assert found == run(sys.executable, tmp_path)
     assert found[1].endswith("at exit\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_signal_ends_it_as_python(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/x.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+    for python in (f"{python_folder()}/python", sys.executable):
+        assert run(python, tmp_path) == (-number, "", "")
 
 
 @pytest.mark.parametrize("words", [["dvc"], ["python", "-m", "dvc"]])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.preloaded_python import python_folder
 from pose import distributed
 from pose.common.errors import PoseError
 from pose.common.script import ERROR_FILE
@@ -102,7 +103,8 @@ def test_two_processes_end_like_one(
     tmp_path: Path, body: str, code: int, first: str, last: str
 ) -> None:
     """One reason, last, and the exit code; rank 0 waits for rank 1 or fails itself."""
-    script = tmp_path / "stage.py"
+    script = tmp_path / "stages" / "stage.py"
+    script.parent.mkdir()
     script.write_text(SCRIPT.replace("BODY", body))
     found, errors = launched(script)
     assert found == code, errors
@@ -117,6 +119,7 @@ def test_two_processes_end_like_one(
 
 def launched(script: Path) -> tuple[int | None, str]:
     """Exit code and stderr of the script, which a fork of this process starts in two processes."""
+    python_folder(*LIBRARIES)  # here, so that one server answers all forks
     errors = script.with_suffix(".txt")
     process = get_context("fork").Process(target=run_as_main, args=(script, errors))
     process.start()
@@ -126,17 +129,20 @@ def launched(script: Path) -> tuple[int | None, str]:
 
 
 def run_as_main(script: Path, errors: Path) -> None:
-    """As `NPROC=2 python SCRIPT 2> ERRORS`, but torch is there already."""
+    """As `NPROC=2 python SCRIPT 2> ERRORS`, but torch is there already, in its processes too."""
     gc.freeze()  # a collection would copy all pages
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
     sys.stderr = sys.__stderr__
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PET_")}
     os.environ.clear()
-    os.environ.update(kept | {"NPROC": "2", "PYTHONPATH": STAGES, "POSE_LAUNCHER": ""})
+    python = f"{python_folder(*LIBRARIES)}/python"  # torchrun starts forks
+    own = {"NPROC": "2", "PYTHONPATH": STAGES, "POSE_LAUNCHER": "", "PYTHON_EXEC": python}
+    os.environ.update(kept | own)
     sys.argv = [str(script)]
     runpy.run_path(str(script), run_name="__main__")
 
 
+LIBRARIES = ("torch.distributed.run",)
 STAGES = str(Path(__file__).parents[2] / "stages")
 SCRIPT = """
 import os, signal, time
