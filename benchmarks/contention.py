@@ -119,6 +119,10 @@ default on {threads} threads of {cores} cores, beside processes that each keep a
 is the speed over the fair share: what is left of the fastest speed beside none, {fastest} steps a
 second, if each thread gets an equal part of the cores. How long a round takes depends on the CPU.
 
+A fair share of 1 is more than some rows can reach. Each thread does its part of every operation, so
+that an operation takes as long as its slowest thread: on two cores with one busy process one thread
+shares its core and takes twice as long. Half of the speed is 0.75 of the fair share.
+
 """
 
 
