@@ -1,4 +1,4 @@
-"""Training steps beside busy processes, by GOMP_SPINCOUNT: libgomp's default, pose's, and between.
+"""Training beside busy processes, by GOMP_SPINCOUNT: libgomp's default, others and pose's choice.
 
     python benchmarks/contention.py [--busy 0 1 2 4] [--rounds 3] [--seconds 4]
 
@@ -32,7 +32,14 @@ from pose.common.params import load_params
 from pose.common.script import exit_codes
 
 PAGE = Path(__file__).with_suffix(".md")
-SPIN_COUNTS = ["300000", "30000", "10000", "3000", pose.SPIN_COUNT]  # libgomp's first
+CHOSEN = "pose's choice"
+SPIN_COUNTS = [
+    "300000",
+    pose.SPIN_COUNT_IDLE,
+    "3000",
+    pose.SPIN_COUNT_BUSY,
+    CHOSEN,
+]  # first libgomp's
 WARM_UP = 5  # steps
 
 
@@ -49,8 +56,10 @@ def measured(seconds: float) -> float:
 
 
 def alone(spin_count: str, seconds: float) -> float:
-    """The result of `measured`, in a new process with the setting."""
+    """The result of `measured`, in a new process with the setting, or in one that chooses it."""
     environment = os.environ | {"GOMP_SPINCOUNT": spin_count}
+    if spin_count == CHOSEN:
+        del environment["GOMP_SPINCOUNT"]
     command = [sys.executable, __file__, "--measure", str(seconds)]
     return float(subprocess.check_output(command, env=environment))
 
@@ -95,7 +104,14 @@ def to_markdown(
         cells = (spread([speed / share for speed in speeds]) for speeds in found)
         return f"| {count} | {' | '.join(cells)} |\n"
 
-    head = HEAD.format(command=command, threads=threads, cores=cores, fastest=f"{fastest:.1f}")
+    head = HEAD.format(
+        command=command,
+        threads=threads,
+        cores=cores,
+        fastest=f"{fastest:.1f}",
+        busy=pose.SPIN_COUNT_BUSY,
+        idle=pose.SPIN_COUNT_IDLE,
+    )
     columns = (
         f"| busy processes | {' | '.join(SPIN_COUNTS)} |\n|{'---|' * (1 + len(SPIN_COUNTS))}\n"
     )
@@ -109,10 +125,11 @@ def spread(values: list[float]) -> str:
 
 HEAD = """# Training beside other processes
 
-OpenMP's threads wait for each other in a loop before they sleep. Beside other processes such a loop
-takes the core from the thread that is waited for. GOMP_SPINCOUNT is the number of its rounds, by
-libgomp's default 300000. stages/pose/__init__.py sets it, if you set neither it nor
-OMP_WAIT_POLICY, to the value of the last column.
+OpenMP's threads wait for each other in a loop before they sleep. On an idle machine threads that
+sleep early are slow to come back; beside other processes a thread in the loop takes the core from
+the one that is waited for. GOMP_SPINCOUNT is the number of rounds of the loop, by libgomp's default
+300000. If you set neither it nor OMP_WAIT_POLICY, stages/pose/__init__.py sets it when a script
+starts: to {busy} if others keep half of the cores or more in use then, else to {idle}.
 
 `{command}` measures steps of the embedded
 default on {threads} threads of {cores} cores, beside processes that each keep a core busy. A cell

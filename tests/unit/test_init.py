@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
-import runpy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def no_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        ({}, pose.SPIN_COUNT),
+        ({}, "3"),
         ({"GOMP_SPINCOUNT": "7"}, "7"),
         ({"OMP_WAIT_POLICY": "active"}, None),
         ({"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "7"}, "7"),
@@ -41,9 +42,45 @@ def test_a_setting_of_the_user_is_kept(
 ) -> None:
     for name, value in own.items():
         monkeypatch.setenv(name, value)
-    runpy.run_path(pose.__file__)
+    monkeypatch.setattr(pose, "_spin_count", lambda: "3")
+    pose.set_spin_count()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
     assert os.environ.get("OMP_WAIT_POLICY") == own.get("OMP_WAIT_POLICY")
+
+
+@pytest.mark.parametrize(
+    ("running", "cores", "expected"),
+    [
+        ([1], 2, pose.SPIN_COUNT_IDLE),
+        ([2, 2, 2], 2, pose.SPIN_COUNT_BUSY),
+        ([3, 2, 1], 2, pose.SPIN_COUNT_IDLE),  # what wants a core at one look alone is not busy
+        ([4], 8, pose.SPIN_COUNT_IDLE),
+        ([5, 9, 5], 8, pose.SPIN_COUNT_BUSY),
+        ([2, 2, 2], 1, pose.SPIN_COUNT_BUSY),
+    ],
+)
+def test_threads_wait_long_only_where_cores_are_free(
+    monkeypatch: pytest.MonkeyPatch, running: list[int], cores: int, expected: str
+) -> None:
+    """running: threads that want a core at each look, this one among them."""
+    looks = (f"0.90 0.50 0.10 {number}/80 1234\n" for number in running)
+    monkeypatch.setattr(pose, "open", lambda _: io.StringIO(next(looks)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert pose._spin_count() == expected
+    assert next(looks, None) is None
+
+
+def test_an_unknown_format_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pose, "open", lambda _: io.StringIO("0.9\n"), raising=False)
+    assert pose._spin_count() == pose.SPIN_COUNT_BUSY
+
+
+def test_without_proc_threads_wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_: str) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(pose, "open", absent, raising=False)
+    assert pose._spin_count() == pose.SPIN_COUNT_BUSY
 
 
 @pytest.mark.skipif(not LIBGOMP.is_file(), reason="this torch has another OpenMP")
@@ -55,7 +92,8 @@ def test_torchs_openmp_reads_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert f"GOMP_SPINCOUNT = '{pose.SPIN_COUNT}'" in done.stderr
+    (found,) = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
+    assert found in (pose.SPIN_COUNT_IDLE, pose.SPIN_COUNT_BUSY)
 
 
 def imported(path: Path) -> list[str]:
