@@ -32,14 +32,8 @@ from pose.common.params import load_params
 from pose.common.script import exit_codes
 
 PAGE = Path(__file__).with_suffix(".md")
-CHOSEN = "pose's choice"
-SPIN_COUNTS = [
-    "300000",
-    pose.SPIN_COUNT_IDLE,
-    "3000",
-    pose.SPIN_COUNT_BUSY,
-    CHOSEN,
-]  # first libgomp's
+CHOSEN = "pose's choice"  # an environment without the variable
+SPIN_COUNTS = ["300000", pose.SPIN_COUNT_IDLE, "3000", pose.SPIN_COUNT_BUSY, CHOSEN]
 WARM_UP = 5  # steps
 
 
