@@ -23,6 +23,7 @@ from layouts import (
     backbone_of,
     head_of,
     hugging_face,
+    on_meta,
     prefixed,
     random_state,
     sapiens_clean,
@@ -32,7 +33,7 @@ from layouts import (
 )
 from pose.common.errors import PoseError
 from pose.models import checkpoint
-from pose.models.pose_model import PoseModel, build_on_meta
+from pose.models.pose_model import PoseModel
 from pose.models.spec import ModelSpec
 from pose.pretrained.convert import LoadReport, convert, fit_pos_embed
 from pose.pretrained.select import read_model, select
@@ -70,7 +71,7 @@ def simple(spec: ModelSpec) -> ModelSpec:
 
 
 def test_sapiens_clean_pretraining_file(spec: ModelSpec, ours: State) -> None:
-    found, report = convert(sapiens_clean(ours), build_on_meta(spec), keep_head=False)
+    found, report = convert(sapiens_clean(ours), on_meta(spec), keep_head=False)
     assert_same(found, backbone_of(ours))
     assert report.loaded == sorted(backbone_of(ours))
     assert report.resized == ["backbone.pos_embed"]  # by its class row
@@ -90,7 +91,7 @@ def test_sapiens_wrappers_and_prefixes(
 ) -> None:
     state = prefixed(prefix, sapiens_clean(ours))
     torch.save({wrap: state, "epoch": 3} if wrap else state, tmp_path / "x.pth")
-    found, _ = convert(read_model(tmp_path / "x.pth")[0], build_on_meta(spec), False)
+    found, _ = convert(read_model(tmp_path / "x.pth")[0], on_meta(spec), False)
     assert_same(found, backbone_of(ours))
 
 
@@ -108,7 +109,7 @@ def test_sapiens_raw_pretraining_file(tmp_path: Path, spec: ModelSpec, ours: Sta
     content = {"meta": meta, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
     torch.save(content, tmp_path / "x.pth")
     read = read_model(tmp_path / "x.pth")[0]
-    found, report = convert(read, build_on_meta(spec), False)
+    found, report = convert(read, on_meta(spec), False)
     assert_same(found, backbone_of(ours))
     assert sorted(report.dropped) == [
         "backbone.cls_token",
@@ -128,7 +129,7 @@ def test_sapiens_pose_file(
     state = prefixed(prefix, sapiens_pose(ours))
     torch.save({"meta": {"epoch": np.int64(210)}, "state_dict": state}, tmp_path / "x.pth")
     read = read_model(tmp_path / "x.pth")[0]
-    found, report = convert(read, build_on_meta(spec), keep_head)
+    found, report = convert(read, on_meta(spec), keep_head)
     assert_same(found, ours if keep_head else backbone_of(ours))
     assert report.missing == ([] if keep_head else list(head_of(ours)))
     assert len(report.dropped) == (2 if keep_head else 2 + 8)
@@ -140,7 +141,7 @@ def test_sapiens_pose_file(
 
 def test_mmpose_1_classic_file(classic: ModelSpec) -> None:
     state = random_state(classic)
-    found, report = convert(sapiens_pose(state), build_on_meta(classic), True)
+    found, report = convert(sapiens_pose(state), on_meta(classic), True)
     assert_same(found, state)
     assert report.resized == []
     assert "model.head classic, deconv_channels [10, 8], conv_channels [], 17" in report.notes[1]
@@ -153,7 +154,7 @@ def test_mmpose_1_classic_file(classic: ModelSpec) -> None:
 def test_vitpose_classic_file(classic: ModelSpec, prefix: str) -> None:
     state = random_state(classic)
     found, report = convert(
-        select({"": prefixed(prefix, vitpose(state))})[0], build_on_meta(classic), True
+        select({"": prefixed(prefix, vitpose(state))})[0], on_meta(classic), True
     )
     assert_same(found, state)
     assert report.dropped == report.missing == []
@@ -161,7 +162,7 @@ def test_vitpose_classic_file(classic: ModelSpec, prefix: str) -> None:
 
 def test_vitpose_simple_file(simple: ModelSpec) -> None:
     state = random_state(simple)
-    found, report = convert(vitpose(state), build_on_meta(simple), True)
+    found, report = convert(vitpose(state), on_meta(simple), True)
     assert_same(found, state)
     assert "model.head simple, deconv_channels [], conv_channels [], 17 maps" in report.notes[1]
 
@@ -169,8 +170,8 @@ def test_vitpose_simple_file(simple: ModelSpec) -> None:
 def test_vitpose_without_a_prefix_before_its_backbone(classic: ModelSpec) -> None:
     state = vitpose(random_state(classic))
     bare = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
-    found, _ = convert(bare, build_on_meta(classic), keep_head=True)
-    expected, _ = convert(state, build_on_meta(classic), keep_head=True)
+    found, _ = convert(bare, on_meta(classic), keep_head=True)
+    expected, _ = convert(state, on_meta(classic), keep_head=True)
     assert found.keys() == expected.keys()
 
 
@@ -178,7 +179,7 @@ def test_vitpose_without_a_prefix_before_its_backbone(classic: ModelSpec) -> Non
 def test_weights_that_are_not_finite(spec: ModelSpec, ours: State, value: float) -> None:
     ours = {**ours, "backbone.norm.bias": torch.full((16,), value)}
     with pytest.raises(PoseError, match=r"NaN or Inf in backbone\.norm\.bias"):
-        convert(ours, build_on_meta(spec), keep_head=False)
+        convert(ours, on_meta(spec), keep_head=False)
 
 
 def test_vitpose_at_another_size_adds_its_class_row_first(spec: ModelSpec) -> None:
@@ -186,7 +187,7 @@ def test_vitpose_at_another_size_adds_its_class_row_first(spec: ModelSpec) -> No
     wide = torch.randn(1, 24 * 18, 16)  # of the same aspect, 6 times finer
     source = vitpose({**state, "backbone.pos_embed": wide})
     source["backbone.pos_embed"] = with_row(wide, ROW)
-    found, _ = convert(source, build_on_meta(spec), False)
+    found, _ = convert(source, on_meta(spec), False)
     planes = (wide + ROW).unflatten(1, (24, 18)).permute(0, 3, 1, 2)
     expected = F.interpolate(planes, (4, 3), mode="bicubic").flatten(2).transpose(1, 2)
     torch.testing.assert_close(found["backbone.pos_embed"], expected, atol=1e-6, rtol=0)
@@ -201,7 +202,7 @@ def test_sequential_final_layer_of_mmpose_0(classic: ModelSpec, convs, last: int
     for name, tensor in vitpose(state).items():
         name = name.replace("_head.final_layer.", f"_head.final_layer.{last}.")
         source[name.replace("_head.conv_layers.", "_head.final_layer.")] = tensor
-    found, report = convert(source, build_on_meta(spec), True)
+    found, report = convert(source, on_meta(spec), True)
     assert_same(found, state)
     assert f"conv_channels {list(convs)}, 17 maps" in report.notes[1]
 
@@ -215,7 +216,7 @@ def test_hugging_face_file(request, tmp_path: Path, kind: str) -> None:
     state = random_state(spec)
     checkpoint.save_weights(tmp_path / "model.safetensors", hugging_face(state), {})
     read = read_model(tmp_path / "model.safetensors")[0]
-    found, report = convert(read, build_on_meta(spec), True)
+    found, report = convert(read, on_meta(spec), True)
     assert_same(found, state)
     assert report.dropped == report.missing == []
     assert f"model.head {kind}" in report.notes[1]
@@ -231,7 +232,7 @@ def test_timm_vit_with_class_token_and_classifier(spec: ModelSpec) -> None:
     )
     state = {name: torch.randn(tensor.shape) for name, tensor in vit.state_dict().items()}
     assert state["pos_embed"].shape[1] == 1 + 4 * 3
-    found, report = convert(state, build_on_meta(spec), False)
+    found, report = convert(state, on_meta(spec), False)
     expected = {name: t for name, t in state.items() if name.split(".")[0] not in DROPPED_OF_TIMM}
     expected["pos_embed"] = state["pos_embed"][:, 1:]
     assert_same(found, prefixed("backbone.", expected))
@@ -251,7 +252,7 @@ def test_mae_file_with_a_smaller_patch(spec: ModelSpec, ours: State) -> None:
     source["pos_embed"] = with_row(square, torch.zeros(1, 1, 1))
     source |= {name: torch.ones(1, 1, 16) for name in ("cls_token", "mask_token")}
     source |= {name: torch.ones(4) for name in DECODER}
-    found, report = convert(source, build_on_meta(spec), False)
+    found, report = convert(source, on_meta(spec), False)
     padded = torch.zeros(16, 3, 8, 8)
     padded[:, :, 1:7, 1:7] = kernel
     planes = square.unflatten(1, (6, 6)).permute(0, 3, 1, 2)
@@ -279,14 +280,14 @@ DECODER = (
 def test_our_own_file(tmp_path: Path, spec: ModelSpec, ours: State, keep_head: bool) -> None:
     checkpoint.save_weights(tmp_path / "x.safetensors", ours, {})
     read = read_model(tmp_path / "x.safetensors")[0]
-    found, report = convert(read, build_on_meta(spec), keep_head)
+    found, report = convert(read, on_meta(spec), keep_head)
     assert_same(found, ours if keep_head else backbone_of(ours))
     assert report.resized == []
 
 
 def test_our_own_file_at_twice_the_size(spec: ModelSpec, ours: State) -> None:
     large = replace(spec, input_wh=(48, 64))
-    found, _ = convert(ours, build_on_meta(large), True)
+    found, _ = convert(ours, on_meta(large), True)
     planes = ours["backbone.pos_embed"].unflatten(1, (4, 3)).permute(0, 3, 1, 2)
     expected = F.interpolate(planes, (8, 6), mode="bicubic").flatten(2).transpose(1, 2)
     torch.testing.assert_close(found["backbone.pos_embed"], expected, atol=1e-6, rtol=0)
@@ -296,7 +297,7 @@ def test_half_precision_stays(spec: ModelSpec, ours: State) -> None:
     """The model's own load casts; here nothing is rounded twice."""
     half = {name: tensor.bfloat16() for name, tensor in ours.items()}
     half["backbone.pos_embed"] = torch.randn(1, 64, 16).bfloat16()
-    found, _ = convert(half, build_on_meta(spec), True)
+    found, _ = convert(half, on_meta(spec), True)
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
 
 
@@ -409,7 +410,7 @@ def test_an_image_of_another_size_resizes_on_the_fly(spec: ModelSpec, ours: Stat
 
 def refused(source: State, spec: ModelSpec, keep_head: bool = False) -> str:
     with pytest.raises(PoseError) as caught:
-        convert(source, build_on_meta(spec), keep_head)
+        convert(source, on_meta(spec), keep_head)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -466,7 +467,7 @@ def test_tensors_of_another_rank(spec: ModelSpec, ours: State, name: str, tensor
 
 def test_another_number_of_heads_cannot_be_seen(spec: ModelSpec, ours: State) -> None:
     """num_heads shapes no tensor; that the file fits says nothing about it."""
-    found, _ = convert(sapiens_pose(ours), build_on_meta(replace(spec, num_heads=4)), True)
+    found, _ = convert(sapiens_pose(ours), on_meta(replace(spec, num_heads=4)), True)
     assert_same(found, ours)
 
 
@@ -496,7 +497,7 @@ def head_spec(spec: ModelSpec, kind: str) -> ModelSpec:
 def test_keeping_a_head_of_another_kind(spec: ModelSpec, kind: str, wanted: str) -> None:
     source = sapiens_pose(random_state(head_spec(spec, kind)))
     if kind == wanted:
-        convert(source, build_on_meta(head_spec(spec, wanted)), True)
+        convert(source, on_meta(head_spec(spec, wanted)), True)
         return
     message = refused(source, head_spec(spec, wanted), keep_head=True)
     assert message.endswith(f" (head in the file: {HEADS_IN_FILES[kind]})")

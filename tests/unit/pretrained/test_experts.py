@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from layouts import State, hugging_face, random_state, vitpose
+from layouts import State, hugging_face, on_meta, random_state, vitpose
 from pose.common.errors import PoseError
-from pose.models.pose_model import build_on_meta
 from pose.models.spec import ModelSpec
 from pose.pretrained.convert import convert
 from pose.pretrained.experts import EXPERTS
@@ -66,7 +65,7 @@ def official_file(spec: ModelSpec, heads: bool = True) -> tuple[State, list[Stat
 def test_an_expert_of_the_authors_file(spec: ModelSpec, expert: int, keep_head: bool) -> None:
     source, expected = official_file(spec)
     name, count = EXPERTS[expert]
-    model = build_on_meta(replace(spec, num_keypoints=count))
+    model = on_meta(replace(spec, num_keypoints=count))
     found, report = convert(source, model, keep_head, expert, names(count))
     for key, tensor in found.items():
         assert torch.equal(tensor, expected[expert][key]), key
@@ -78,12 +77,12 @@ def test_an_expert_of_the_authors_file(spec: ModelSpec, expert: int, keep_head: 
 def test_hugging_face_has_the_head_of_expert_0(spec: ModelSpec) -> None:
     _, expected = official_file(spec)
     source = with_experts(hugging_face(expected[0]), expected, "backbone.encoder.layer.{}")
-    found, _ = convert(source, build_on_meta(spec), True, 0)
+    found, _ = convert(source, on_meta(spec), True, 0)
     for key, tensor in found.items():
         assert torch.equal(tensor, expected[0][key]), key
     with pytest.raises(PoseError, match=r"has no associate_keypoint_heads\.2; set weights\.head"):
-        convert(source, build_on_meta(spec), True, 3, names(17))
-    found, report = convert(source, build_on_meta(spec), False, 3)
+        convert(source, on_meta(spec), True, 3, names(17))
+    found, report = convert(source, on_meta(spec), False, 3)
     name = "backbone.blocks.1.mlp.fc2.weight"
     assert torch.equal(found[name], expected[3][name])
     assert report.notes[-1] == "the model's head is newly initialised"
@@ -95,16 +94,14 @@ def test_more_maps_than_keypoints_are_cut(spec: ModelSpec) -> None:
     for kind in ("weight", "bias"):
         name = f"associate_keypoint_heads.0.final_layer.{kind}"
         source[name] = torch.cat([source[name], torch.ones(119, *source[name].shape[1:])])
-    found, report = convert(
-        source, build_on_meta(replace(spec, num_keypoints=14)), True, 1, names(14)
-    )
+    found, report = convert(source, on_meta(replace(spec, num_keypoints=14)), True, 1, names(14))
     assert torch.equal(found["head.final_layer.bias"], expected[1]["head.final_layer.bias"])
     assert "the head's final layer has 133 maps; the first 14 are read" in report.notes
 
 
 def refused(source: State, spec: ModelSpec, expert: int | None) -> str:
     with pytest.raises(PoseError) as caught:
-        convert(source, build_on_meta(spec), True, expert, names(17))
+        convert(source, on_meta(spec), True, expert, names(17))
     return str(caught.value)
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from layouts import State, prefixed, random_state, sapiens_clean
+from layouts import State, on_meta, prefixed, random_state, sapiens_clean
 from pose.common.errors import PoseError
 from pose.common.skeleton import COCO_17, names_of_parts
 from pose.common.whole_body import ALL_PARTS
 from pose.models import checkpoint
-from pose.models.pose_model import build_on_meta
 from pose.models.spec import ModelSpec
 from pose.pretrained.convert import convert
 from pose.pretrained.keypoints_308 import NAMES, rows_for
@@ -105,7 +104,7 @@ def read(folder: Path, state: State) -> State:
 @pytest.mark.parametrize("layout", [pose_file, transformers_file])
 @pytest.mark.parametrize("keep_head", [True, False])
 def test_a_pose_file(tmp_path: Path, spec: ModelSpec, ours: State, layout, keep_head: bool) -> None:
-    found, report = convert(read(tmp_path, layout(ours)), build_on_meta(spec), keep_head)
+    found, report = convert(read(tmp_path, layout(ours)), on_meta(spec), keep_head)
     expected = {k: t for k, t in ours.items() if keep_head or k.startswith("backbone.")}
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
@@ -124,7 +123,7 @@ def test_a_pose_file(tmp_path: Path, spec: ModelSpec, ours: State, layout, keep_
 def test_a_pretraining_file(tmp_path: Path, spec: ModelSpec, ours: State) -> None:
     state = pretrain_file(ours)
     assert "storage_tokens" in state
-    found, report = convert(read(tmp_path, state), build_on_meta(spec), False)
+    found, report = convert(read(tmp_path, state), on_meta(spec), False)
     assert all(torch.equal(tensor, ours[name]) for name, tensor in found.items())
     assert report.dropped == ["backbone.rope_embed.periods"]
 
@@ -141,7 +140,7 @@ def test_transformers_backbone_alone(
         for name, t in transformers_file(ours).items()
         if not name.startswith("decode_head")
     }
-    found, _ = convert(read(tmp_path, state), build_on_meta(spec), False)
+    found, _ = convert(read(tmp_path, state), on_meta(spec), False)
     assert len(found) == sum(name.startswith("backbone.") for name in ours)
     assert all(torch.equal(tensor, ours[name]) for name, tensor in found.items())
 
@@ -149,19 +148,19 @@ def test_transformers_backbone_alone(
 @pytest.mark.parametrize("prefix", ["module.", "net.model."])
 def test_behind_prefixes(tmp_path: Path, spec: ModelSpec, ours: State, prefix: str) -> None:
     state = read(tmp_path, prefixed(prefix, pose_file(ours)))
-    found, _ = convert(state, build_on_meta(spec), True)
+    found, _ = convert(state, on_meta(spec), True)
     assert found.keys() == ours.keys()
 
 
 def test_our_own_file(tmp_path: Path, spec: ModelSpec, ours: State) -> None:
-    found, report = convert(read(tmp_path, ours), build_on_meta(spec), True)
+    found, report = convert(read(tmp_path, ours), on_meta(spec), True)
     assert found.keys() == ours.keys()
     assert report.dropped == []
 
 
 def refused(source: State, spec: ModelSpec, keep_head: bool = False) -> str:
     with pytest.raises(PoseError) as caught:
-        convert(source, build_on_meta(spec), keep_head)
+        convert(source, on_meta(spec), keep_head)
     return str(caught.value)
 
 
@@ -230,7 +229,7 @@ def test_hands_of_coco_wholebody_have_rows_and_faces_have_none() -> None:
 def test_maps_of_the_face_start_at_0(spec: ModelSpec) -> None:
     whole = random_state(replace(spec, num_keypoints=308))
     names = names_of_parts(("body", "face"))
-    model = build_on_meta(replace(spec, num_keypoints=len(names)))
+    model = on_meta(replace(spec, num_keypoints=len(names)))
     found, report = convert(pose_file(whole), model, keep_head=True, names=names)
     for kind in ("weight", "bias"):
         key = f"head.final_layer.{kind}"
@@ -241,20 +240,20 @@ def test_maps_of_the_face_start_at_0(spec: ModelSpec) -> None:
 
 def test_a_head_of_308_is_reduced_to_the_keypoints_by_name(spec: ModelSpec) -> None:
     whole = random_state(replace(spec, num_keypoints=308))
-    found, report = convert(pose_file(whole), build_on_meta(spec), keep_head=True)
+    found, report = convert(pose_file(whole), on_meta(spec), keep_head=True)
     for kind in ("weight", "bias"):
         name = f"head.final_layer.{kind}"
         assert torch.equal(found[name], whole[name][COCO_ROWS])
     assert f"the head's 17 maps are rows {COCO_ROWS} of its 308, by keypoint names" in report.notes
     few = ("right_heel", "left_wrist")
-    model = build_on_meta(replace(spec, num_keypoints=2))
+    model = on_meta(replace(spec, num_keypoints=2))
     found, _ = convert(pose_file(whole), model, True, names=few)
     assert torch.equal(found["head.final_layer.bias"], whole["head.final_layer.bias"][[20, 62]])
 
 
 def test_other_keypoints_need_a_fresh_head(spec: ModelSpec) -> None:
     whole = random_state(replace(spec, num_keypoints=308))
-    model = build_on_meta(replace(spec, num_keypoints=2))
+    model = on_meta(replace(spec, num_keypoints=2))
     with pytest.raises(PoseError, match=r"its head has 308 maps, the keypoints here need 2; set"):
         convert(pose_file(whole), model, True, names=("nose", "tail"))
     found, report = convert(pose_file(whole), model, False, names=("nose", "tail"))
@@ -266,5 +265,5 @@ def test_a_model_of_308_keeps_all(spec: ModelSpec) -> None:
     large = replace(spec, num_keypoints=308)
     whole = random_state(large)
     names = tuple(f"keypoint_{i}" for i in range(308))
-    found, _ = convert(pose_file(whole), build_on_meta(large), True, names=names)
+    found, _ = convert(pose_file(whole), on_meta(large), True, names=names)
     assert torch.equal(found["head.final_layer.weight"], whole["head.final_layer.weight"])

@@ -16,6 +16,7 @@ from layouts import (
     backbone_in,
     backbone_of,
     hugging_face,
+    on_meta,
     prefixed,
     random_state,
     sapiens_clean,
@@ -23,7 +24,6 @@ from layouts import (
     vitpose,
 )
 from pose.common.errors import PoseError
-from pose.models.pose_model import build_on_meta
 from pose.models.spec import ModelSpec
 from pose.pretrained.convert import convert
 from pose.pretrained.select import read_model, select
@@ -91,7 +91,7 @@ def test_wrappers_and_prefixes(
     state = RENAMED[rename](LAYOUTS[layout](ours))
     keep_head = layout in ("ours", "mmpose")
     tensors, _ = select({"": state})
-    found, _ = convert(tensors, build_on_meta(tiny_model_spec), keep_head)
+    found, _ = convert(tensors, on_meta(tiny_model_spec), keep_head)
     expected = ours if keep_head else backbone_of(ours)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
