@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -91,13 +92,24 @@ PER_EPOCH = PERSONS // 64  # steps
 
 
 @cache
-def resolved(name: str) -> Params:
-    return apply.resolve(name)
+def merged(name: str) -> tuple[str, list[apply.Change]]:
+    """The recipe in the project's params.yaml: text, changes."""
+    return apply.merge(apply.PARAMS.read_text(encoding="utf-8"), apply.read_recipe(name))
 
 
 @cache
-def applied(name: str, params_text: str) -> str:
-    return apply.merge(params_text, apply.read_recipe(name))[0]
+def resolved(name: str) -> Params:
+    return apply.parse_params(merged(name)[0])
+
+
+@cache
+def overridden(text: str, *overrides: str) -> str:
+    """A params.yaml as `dvc exp run -S` writes it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        path.write_text(text, encoding="utf-8")
+        apply_overrides(path, list(overrides))
+        return path.read_text(encoding="utf-8")
 
 
 @cache
@@ -165,16 +177,14 @@ def differing_keys(name: str, found: dict[str, Any], expected: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_can_be_applied_after_another(
-    params_text: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_can_be_applied_after_another(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each sets every key that any of them sets: of all pairs, the values before they are text."""
-    texts = {other: applied(other, params_text) for other in NAMES}
-    expected = flat(apply._parse(texts[name], name))
+    texts = {other: merged(other)[0] for other in NAMES}
+    expected, recipe = flat(apply._parse(texts[name], name)), apply.read_recipe(name)
     for other, text in texts.items():
         with monkeypatch.context() as patch:
             patch.setattr(apply, "_dump", flat)
-            found, changes = apply.merge(text, apply.read_recipe(name))
+            found, changes = apply.merge(text, recipe)
         values = found if changes else flat(apply._parse(text, other))
         assert differing_keys(name, values, expected) == set(), other
 
@@ -217,7 +227,7 @@ def keys(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_applying_preserves_comments_and_is_idempotent(params_text: str, name: str) -> None:
-    once, changes = apply.merge(params_text, apply.read_recipe(name))
+    once, changes = merged(name)
     assert {key for key, _, _ in changes} <= set(listed(name))
     assert len(changes) > 20
     assert re.findall(r"#.*", once) == re.findall(r"#.*", params_text)
@@ -226,28 +236,26 @@ def test_applying_preserves_comments_and_is_idempotent(params_text: str, name: s
 
 
 @pytest.mark.parametrize("name", apply.recipe_names())
-def test_a_recipe_is_merged_into_what_dvc_wrote(params_copy: Path, name: str) -> None:
+def test_a_recipe_is_merged_into_what_dvc_wrote(params_text: str, name: str) -> None:
     """Comments behind the keys of block lists: an empty list there is a special case in ruamel."""
-    text = params_copy.read_text(encoding="utf-8")
-    behind = re.sub(r"^  (# .+)\n  (\w+):\n", r"  \2:  \1\n", text, flags=re.M)
-    params_copy.write_text(behind, encoding="utf-8")
-    apply_overrides(params_copy, ["train.lr=0.123", "codec.input_size=[96,128]"])
-    written = params_copy.read_text(encoding="utf-8")
-    merged, _ = apply.merge(written, apply.read_recipe(name))
-    assert apply.parse_params(merged) == resolved(name)
-    assert re.findall(r"#.*", merged) == re.findall(r"#.*", written)
+    behind = re.sub(r"^  (# .+)\n  (\w+):\n", r"  \2:  \1\n", params_text, flags=re.M)
+    written = overridden(behind, "train.lr=0.123", "codec.input_size=[96,128]")
+    text, _ = apply.merge(written, apply.read_recipe(name))
+    assert apply.parse_params(text) == resolved(name)
+    assert re.findall(r"#.*", text) == re.findall(r"#.*", written)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keys_that_belong_to_other_files_are_reset(
-    params_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch, name: str
+    params_copy: Path, params_text: str, capsys: pytest.CaptureFixture[str], monkeypatch, name: str
 ) -> None:
     """A digest, a key, an expert or boxes of an earlier setting, in a file that DVC wrote."""
     digest = "a" * 64
     before = {"data.detections": "boxes.json", "data.detections_sha256": digest}
     before |= {"weights.sha256": digest, "weights.key": "teacher", "weights.url": "https://a.org/b"}
     before |= {"weights.expert": 3, "weights.repo": "a/b", "weights.revision": "c"}
-    apply_overrides(params_copy, [f"{key}='{value}'" for key, value in before.items()])
+    written = overridden(params_text, *(f"{key}='{value}'" for key, value in before.items()))
+    params_copy.write_text(written, encoding="utf-8")
     run_main(monkeypatch, name)
     assert load_params(params_copy) == resolved(name)
     lines = capsys.readouterr().out.splitlines()
