@@ -22,27 +22,28 @@ from tiny_model import random_model, tiny_manifest
 CPU = torch.device("cpu")
 
 
-def test_every_form_gives_the_same_keypoints(exported: Path, tmp_path: Path) -> None:
+Found = tuple[np.ndarray, np.ndarray]
+
+
+def run_openvino(paths: list[Path], crops: np.ndarray) -> list[Found]:
     """In a process of its own: one that ran OpenVINO dies of a SIGTERM, even if it handles it."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(compare_forms, exported / KEYPOINTS_ONNX, tmp_path / "int8.onnx").result()
+    return [inference.openvino_form(path)(crops) for path in paths]
 
 
-def compare_forms(path: Path, in_int8: Path) -> None:
+def test_every_form_gives_the_same_keypoints(exported: Path, tmp_path: Path) -> None:
     """Of a tiny model; int8 and float16 round, so only most of theirs are near."""
-    manifest = tiny_manifest()
+    manifest, path, in_int8 = tiny_manifest(), exported / KEYPOINTS_ONNX, tmp_path / "int8.onnx"
     model = random_model(manifest)
     rng = np.random.default_rng(0)
     crops = rng.integers(0, 256, (5, 32, 24, 3), dtype=np.uint8)
     expected, scores = inference.torch_form(KeypointsGraph(model, manifest, False), CPU)(crops)
     write_int8(path, in_int8, crops, inference.INT8["all"])
-    for form, largest in (
-        (inference.onnx_form(path, CPU), 1e-4),
-        (inference.openvino_form(path), 1e-4),
-        (inference.onnx_form(in_int8, CPU), 1.0),
-        (inference.openvino_form(in_int8), 1.0),
-    ):
-        keypoints, found = form(crops)
+    files = [path, in_int8]
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:  # without 4 s of imports
+        by_openvino = pool.submit(run_openvino, files, crops).result()
+    by_onnx_runtime = [inference.onnx_form(file, CPU)(crops) for file in files]
+    pairs = zip(by_onnx_runtime + by_openvino, (1e-4, 1.0) * 2, strict=True)
+    for (keypoints, found), largest in pairs:
         assert np.abs(found - scores).max() <= largest
         assert np.median(np.linalg.norm(keypoints - expected, axis=2)) <= largest
     quantised = {node.op_type for node in onnx.load(in_int8).graph.node}

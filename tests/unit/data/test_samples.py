@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -87,29 +88,42 @@ def test_batches_do_not_depend_on_the_number_of_workers(
     assert expected[0][0].shape == (2, 64, 48, 3)
 
 
-LOAD = """
+LOAD = """  # loads batches in $TMPDIR, then in the given folder
+import sys, tempfile
 import torch
+from pose.common.errors import PoseError
 from pose.data.samples import batch_loader
-print(len(list(batch_loader([torch.zeros(1)] * 3, [[0], [1, 2]], 1))))
+for folder in (None, sys.argv[1]):
+    tempfile.tempdir = folder
+    try:
+        print(len(list(batch_loader([torch.zeros(1)] * 3, [[0], [1, 2]], 1))))
+    except PoseError as error:
+        print(error)
 """
 
 
-@pytest.mark.parametrize("too_long", [False, True])
-def test_batches_arrive_or_the_temporary_folder_is_named(too_long: bool) -> None:
-    """If the path of a worker's socket is too long, torch waits for the first batch forever."""
+@pytest.fixture
+def long_folders() -> Iterator[list[Path]]:
+    """Folders with the longest path that a temporary folder may have, and with a longer one."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    long = folder / ("x" * (MAX_TEMPORARY_FOLDER - len(f"{folder}/") + too_long))
-    long.mkdir()
-    paths = {"PYTHONPATH": str(ROOT / "stages"), "TMPDIR": str(long)}
-    try:
-        command = [sys.executable, "-c", LOAD]
-        done = subprocess.run(
-            command, env=os.environ | paths, capture_output=True, text=True, timeout=100
-        )
-    finally:
-        shutil.rmtree(folder)
-    assert ("at most 75 for the paths of its sockets; set TMPDIR" in done.stderr) == too_long
-    assert done.stdout == ("" if too_long else "2\n")
+    longest = MAX_TEMPORARY_FOLDER - len(f"{folder}/")
+    folders = [folder / ("x" * length) for length in (longest, longest + 1)]
+    for path in folders:
+        path.mkdir()
+    yield folders
+    shutil.rmtree(folder)
+
+
+def test_batches_arrive_or_the_temporary_folder_is_named(long_folders: list[Path]) -> None:
+    """If the path of a worker's socket is too long, torch waits for the first batch forever."""
+    paths = {"PYTHONPATH": str(ROOT / "stages"), "TMPDIR": str(long_folders[0])}
+    command = [sys.executable, "-c", LOAD, str(long_folders[1])]
+    done = subprocess.run(
+        command, env=os.environ | paths, capture_output=True, text=True, timeout=100
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "2"
+    assert "at most 75 for the paths of its sockets; set TMPDIR" in second
 
 
 @pytest.mark.parametrize("workers", [0, 1])
