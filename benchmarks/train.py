@@ -46,7 +46,7 @@ from pose.common.script import exit_codes
 from pose.models.pose_model import build_on_meta
 from pose.models.spec import model_spec
 from pose.planner import plan
-from pose.planner.count import count_flops, count_parameters, count_step_bytes
+from pose.planner.count import count_parameters, count_step_bytes
 from timing import Result, measure
 
 PAGE, RATES = Path(__file__).with_suffix(".md"), plan.ACHIEVED
@@ -88,7 +88,7 @@ def run_case(name: str, setting: Setting) -> Result:
 
 def flops_of(result: Result) -> int:
     """Of the forward pass of one image."""
-    return count_flops(model_spec(result.case.params, 17)).forward
+    return results.counted_flops(model_spec(result.case.params, 17)).forward
 
 
 def options() -> argparse.Namespace:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -199,14 +198,23 @@ def test_a_set_after_another_and_in_what_dvc_wrote(
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_flags_give_dvc_the_same_params(name: str, params_text: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(apply.RECIPES / "apply.py"), name, "--args"]
-    words = shlex.split(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert words[::2] == ["-S"] * len(Keypoints.model_fields)
+def test_flags_give_dvc_the_same_params(
+    name: str,
+    params_text: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(params_text, encoding="utf-8")
+    monkeypatch.setattr(apply, "PARAMS", path)
+    monkeypatch.setattr(sys, "argv", ["apply.py", name, "--args"])
+    apply.main()
+    words = shlex.split(capsys.readouterr().out)
+    assert words[::2] == ["-S"] * len(Keypoints.model_fields)
+    assert path.read_text(encoding="utf-8") == params_text
     apply_overrides(path, words[1::2])
-    assert load_params(path) == apply.resolve(name)
+    assert load_params(path) == apply.resolve(name, params_text)
 
 
 @pytest.mark.parametrize("expert", range(1, 6))
