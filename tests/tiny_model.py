@@ -13,12 +13,15 @@ from pose.models.spec import ModelSpec
 
 
 def tiny_manifest(maps_per_keypoint: int = 1) -> Manifest:
-    """Of a model of milliseconds: input 24 x 32, maps of 12 x 16 cells."""
+    """Of a model of milliseconds: input 24 x 32, maps of 12 x 16 cells.
+
+    An exported blur has a node for each cell of the kernel, so it is a small one.
+    """
     return Manifest(
         model=ModelSpec((24, 32), 8, 2, 16, 1, 2, 0.0, "sapiens", (8, 8), (8,), False,
                         maps_per_keypoint, 17),
         codec=UdpCodec("gaussian", (24, 32), (12, 16), 1.5, 0.0546875, COCO_17.flip_indices),
-        blur=Blur(11, "zero"),
+        blur=Blur(5, "zero"),
         skeleton=COCO_17,
         oks_sigmas=tuple(COCO_OKS_SIGMAS.tolist()),
         category_id=1,

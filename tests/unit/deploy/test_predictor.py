@@ -13,6 +13,7 @@ import torch
 from loopback import failure
 from pose.coco.boxes import clip_bbox
 from pose.coco.decode import PixelSettings
+from pose.codecs.gaussian import Blur
 from pose.codecs.geometry import bbox_to_center_scale, udp_affine, warp
 from pose.codecs.udp import UdpCodec
 from pose.common.files import write_json
@@ -33,7 +34,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def predictor() -> Predictor:
-    return Predictor(random_model(), tiny_manifest(), True, 32, CPU)
+    manifest = replace(tiny_manifest(), blur=Blur(11))  # that of predict_all
+    return Predictor(random_model(), manifest, True, 32, CPU)
 
 
 class Lossless(CropTable):

@@ -161,6 +161,7 @@ def test_checkpointing_recomputes_the_same_gradients(spec: ModelSpec) -> None:
         assert torch.equal(grad, found[1][name]), name
 
 
+@pytest.mark.usefixtures("kept_operators")
 @pytest.mark.parametrize(("rope_dtype", "depth"), [("bf16", 2), ("fp32", 17)])
 def test_exported_files_equal_the_model(
     tmp_path: Path, spec: ModelSpec, rope_dtype: str, depth: int
