@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -186,20 +185,15 @@ def test_a_step_that_does_not_fit(bent: Bent, monkeypatch: pytest.MonkeyPatch) -
     assert "a step of 4" in preflight.check_memory(params, plan)
 
 
-def run_as_main(folder: Path) -> None:
-    os.chdir(folder)
-    sys.argv = ["preflight.py"]
-    runpy.run_path(preflight.__file__, run_name="__main__")
-    assert Path.cwd() == stage.ROOT
-
-
 def test_relative_paths_are_those_of_the_project(tmp_path: Path) -> None:
-    """In a fork, which has torch imported already."""
-    process = get_context("fork").Process(target=run_as_main, args=(tmp_path,))
-    process.start()
-    process.join(120)
-    process.kill()
-    assert process.exitcode == 0
+    code = "import runpy, sys; sys.argv = ['preflight.py']; import os\n"
+    code += f"runpy.run_path({str(stage.ROOT / 'stages/preflight.py')!r}, run_name='__main__')\n"
+    code += "print(os.getcwd())"
+    environment = {**os.environ, "PYTHONPATH": str(stage.ROOT / "stages")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == str(stage.ROOT), done.stderr
 
 
 def test_own_files_and_other_checkpoints(bent: Bent, tmp_path: Path) -> None:
