@@ -1,7 +1,7 @@
 """The commands that README.md, CONTRIBUTING.md and docs/*.md tell to type. Not a test itself.
 
 A page's commands are the lines of its `sh` and `bash` blocks, and the code in the second column of
-tables whose first column is "wish". A comment in which "needs", "downloads" or "takes" comes first,
+tables whose first column is "task". A comment in which "needs", "downloads" or "takes" comes first,
 or after a comma or semicolon, marks a command that no test types, with the reason: `dvc repro
 # needs a GPU`. On a line of its own it marks the rest of the block. In a table the last column is
 the comment.
@@ -45,10 +45,10 @@ class Block:
 
 
 def read_blocks(page: Path) -> list[Block]:
-    """The page's shell blocks and rows of wishes, in order."""
+    """The page's shell blocks and rows of tasks, in order."""
     text, name = page.read_text(encoding="utf-8"), page.relative_to(ROOT).as_posix()
     fenced = [(m.start(), m[2], read_lines(m[2])) for m in FENCE.finditer(text) if m[1] in SHELL]
-    rows = [(at, row, _cells(row)) for at, row in _wishes(text)]
+    rows = [(at, row, _cells(row)) for at, row in _tasks(text)]
     return [
         Block(content, [Command(name, *command) for command in commands])
         for _, content, commands in sorted(fenced + rows, key=lambda found: found[0])
@@ -79,9 +79,9 @@ def _split(line: str) -> tuple[str, str]:
     return line.strip(), ""
 
 
-def _wishes(text: str) -> Iterator[tuple[int, str]]:
-    """(position, row) of tables whose first column is "wish"."""
-    for table in re.finditer(r"^\| wish \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", text, re.M):
+def _tasks(text: str) -> Iterator[tuple[int, str]]:
+    """(position, row) of tables whose first column is "task"."""
+    for table in re.finditer(r"^\| task \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", text, re.M):
         for row in re.finditer(r"^\|.*$", table[1], re.M):
             yield table.start(1) + row.start(), row[0]
 

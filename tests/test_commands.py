@@ -142,7 +142,7 @@ def test_every_script_answers_help(script: str) -> None:
     assert script in text or "make " in text  # its command
 
 
-def test_wishes_are_counted() -> None:
+def test_tasks_are_counted() -> None:
     """The third column has the number of commands in the second."""
     blocks = read_blocks(ROOT / "docs" / "README.md")
     rows = [block for block in blocks if block.text.startswith("|")]
