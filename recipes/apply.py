@@ -6,8 +6,8 @@
     args=$(python recipes/apply.py NAME --args) && eval "dvc exp run $args"
 
 Each recipe sets every key that any recipe sets, so that one can be applied after another. Keys of
-`weights`, and those of `data` and `keypoints` that belong to the files of other settings (RESET),
-return to their defaults if a recipe does not name them. A keypoint set (keypoints/NAME) sets the
+`weights` and `keypoints`, and those of `data` that describe files (RESET), return to their defaults
+if a recipe does not name them. A keypoint set (keypoints/NAME) sets the
 section `keypoints` and resets nothing: apply it after a recipe. `git checkout params.yaml` restores
 the embedded default. The result is validated before it is written. Takes seconds.
 """
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 
 from pose.common.errors import PoseError
 from pose.common.files import write_atomic
-from pose.common.params import Params, Weights, load_params
+from pose.common.params import Keypoints, Params, Weights, load_params
 from pose.common.script import exit_codes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,17 +41,26 @@ PARAMS = ROOT / "params.yaml"
 Change = tuple[str, Any, Any]  # section.key, old, new
 RESET: dict[str, dict[str, Any]] = {  # values of the keys that a file with weights does not name
     "data": {
+        "root": "data/own",
         "train_split": "train2017",
+        "val_split": "val2017",
         "train_annotations": None,
         "val_annotations": None,
+        "train_images": None,
+        "val_images": None,
         "val_fraction": None,
         "group_by": None,
+        "category": "person",
+        "area": "annotated",
+        "visibility_thr": None,
+        "orientation": "ignore",
+        "bit_depth": None,
         "detections": None,
         "detections_sha256": None,
         "also": None,
         "also_val": None,
     },
-    "keypoints": {"parts": None},
+    "keypoints": dict.fromkeys(Keypoints.model_fields),
     "weights": dict.fromkeys(Weights.model_fields) | {"source": "embedded", "head": "fresh"},
 }
 UNQUOTED = re.compile(r"[A-Za-z/][\w./-]*")  # strings that need no quotes in Hydra's grammar

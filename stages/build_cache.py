@@ -23,7 +23,6 @@ from pose.common import stage
 if __name__ == "__main__":
     stage.parse_arguments(__doc__)  # --help does not wait for the imports below
 
-import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -51,7 +50,7 @@ from pose.coco.images import Images
 from pose.coco.splits import Split, read_splits, read_unlabelled
 from pose.codecs.encode import build_encoder
 from pose.common.errors import PoseError, shorten
-from pose.common.files import read_json, write_atomic, write_json
+from pose.common.files import read_json, replace_folder, write_atomic, write_json
 from pose.common.log import log, progress
 from pose.common.params import Params
 from pose.common.processes import worker_pool
@@ -159,6 +158,7 @@ def main(params: Params) -> None:
             )
         )
     with stage.resume_folder(NAME) as folder:
+        _move(folder / "cache", folder)  # of a run that was killed while it published
         errors: list[float] = []
         noted: dict[tuple[str, str], ImageNote] = {}
         for group in groups:
@@ -523,15 +523,17 @@ def _write_coverage(
 
 
 def _publish(folder: Path) -> None:
-    """Move the finished shards and JSON files to data/cache, replacing an older cache."""
-    if stage.CACHE.exists():
-        shutil.rmtree(stage.CACHE)
-    stage.CACHE.mkdir(parents=True)
+    """Replace data/cache by the finished shards and JSON files, without the shards' notes."""
+    _move(folder, folder / "cache")
+    replace_folder(folder / "cache", stage.CACHE)
+
+
+def _move(source: Path, target: Path) -> None:
     patterns = ("*/*.arrow", "vals/*/*.arrow", f"*/{SETS}", "vals/*.json", "*.json")
-    for path in [path for pattern in patterns for path in sorted(folder.glob(pattern))]:
-        target = stage.CACHE / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
+    for path in [path for pattern in patterns for path in sorted(source.glob(pattern))]:
+        moved = target / path.relative_to(source)
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(moved)
 
 
 if __name__ == "__main__":

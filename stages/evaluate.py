@@ -12,7 +12,7 @@ scores to probabilities. For a val split without annotations (test-dev) only pos
 A further val (`data.also_val`) adds a row per model to ablation.csv, its name in the column `val`,
 and `AP_<name>` of the last model to metrics.json; it is measured in its own boxes and on the
 keypoints that it has.
-Predictions are stored batch by batch: a killed run resumes at the next batch. About 30 s on two
+Predictions are stored batch by batch: a killed run resumes at the next batch. About 12 s on two
 cores with the embedded default.
 """
 

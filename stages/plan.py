@@ -2,15 +2,15 @@
 
     python stages/plan.py [NAME]            # NAME: a recipe; default: params.yaml as it is
 
-Not a stage. Works from shapes alone, on any machine, in seconds. Reads params.yaml, the counts of
-data/cache if it was built with these params, else own annotation files, and
-benchmarks/achieved.csv; writes nothing.
+Not a stage. Works from shapes alone, on any machine, in seconds, for a large model in a minute.
+Reads params.yaml, the counts of data/cache if it was built with these params, else own annotation
+files, and benchmarks/achieved.csv; writes nothing.
 
-Memory is estimated: weights (and their EMA, if enabled), gradients and AdamW in float32, and the
-activations stored for backward; bf16 and fp16 take the same. The workspace of kernels is not
-included. Hours are the FLOPs of training and val_AP over the throughput that benchmarks/train.py
-measured on a device, or else over an assumed one, marked so; they hold for one device that never
-waits for data.
+Memory is the estimated peak of a training step: weights (and their EMA, if enabled), AdamW's
+moments of 32 or 8 bits, gradients, activations and temporary tensors. fp16 takes as much as bf16.
+The workspace of kernels is not included. Hours are the FLOPs of training and val_AP over the
+throughput that benchmarks/train.py measured on a device, or else over an assumed one, marked so;
+they hold for one device that never waits for data.
 """
 
 from __future__ import annotations

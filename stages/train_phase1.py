@@ -3,7 +3,7 @@
     python stages/train_phase1.py
 
 Reads data/cache, data/weights; writes models/phase1.safetensors and metrics/train_phase1. About
-a minute on two cores with the embedded default.
+20 s on two cores with the embedded default.
 """
 
 from __future__ import annotations

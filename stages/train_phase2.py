@@ -3,7 +3,7 @@
     python stages/train_phase2.py
 
 Reads data/cache, models/phase1.safetensors; writes models/phase2.safetensors and
-metrics/train_phase2. About 2 minutes on two cores with the embedded default.
+metrics/train_phase2. About a minute and a half on two cores with the embedded default.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 Reads data/cache, models/phase2.safetensors; writes models/ssl.safetensors,
 models/ssl_second.safetensors (the second network; the same weights if `ssl.networks` is 1) and
-metrics/train_ssl. About 2 minutes on two cores with the embedded default. See docs/ssl.md.
+metrics/train_ssl. About a minute and a half on two cores with the embedded default. See
+docs/ssl.md.
 """
 
 from __future__ import annotations
@@ -70,12 +71,13 @@ def main(params: Params) -> None:
     start_weights = model_path("train_phase2")
     base = load_for_training_(model, params, start_weights)
     model.to(device)
-    if params.ssl.epochs and not len(CropTable(stage.CACHE / "unlabelled")):
-        log(f"{NAME}: data/cache/unlabelled has no people: stage 2 is skipped, as with 0 epochs")
-    elif params.ssl.epochs:
-        return train_students(params, skeleton, model, device, base)
-    copy_weights(NAME, model, start_weights, base)
-    write_skipped_outputs()
+    reason = "ssl.epochs is 0"
+    if params.ssl.epochs:
+        if len(CropTable(stage.CACHE / "unlabelled")):
+            return train_students(params, skeleton, model, device, base)
+        reason = "data/cache/unlabelled has no people"
+    copy_weights(NAME, model, start_weights, base, reason)
+    write_skipped_outputs(reason)
 
 
 def train_students(
@@ -234,13 +236,13 @@ class UnlabelledMonitor:
         self.warned.add(kind)
 
 
-def write_skipped_outputs() -> None:
-    """With ssl.epochs = 0, write the other outputs that dvc.yaml declares."""
+def write_skipped_outputs(reason: str) -> None:
+    """Without stage 2, write the other outputs that dvc.yaml declares."""
     if not distributed.is_main_process():
         return
     with replacing(SECOND) as temporary:
         shutil.copyfile(model_path(NAME), temporary)
-    picture = encode_jpeg(placeholder("ssl.epochs is 0: no views"))
+    picture = encode_jpeg(placeholder(f"{reason}: no views"))
     write_atomic(stage.METRICS / NAME / "plots" / "images" / PICTURE, picture)
 
 

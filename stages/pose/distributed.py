@@ -144,7 +144,10 @@ def _ended(error: ChildFailedError, text: str) -> ProcessesEnded:
     """
     if text:
         return ProcessesEnded(1, text)
-    rank, failure = min(error.failures.items(), key=lambda one: one[1].exitcode == -signal.SIGTERM)
+    order = {-signal.SIGTERM: 2}  # sent by torchrun; a process killed otherwise comes first
+    rank, failure = min(
+        error.failures.items(), key=lambda one: order.get(one[1].exitcode, one[1].exitcode > 0)
+    )
     if failure.exitcode < 0:
         line = (
             f"the process of rank {rank} was killed by {failure.signal_name()}; rerun to continue"
@@ -152,9 +155,7 @@ def _ended(error: ChildFailedError, text: str) -> ProcessesEnded:
         return ProcessesEnded(128 - failure.exitcode, line)
     if failure.exitcode == 128 + signal.SIGTERM:  # logged by rank 0
         return ProcessesEnded(failure.exitcode, "")
-    line = (
-        f"the process of rank {rank} ended with exit code {failure.exitcode}, as another one ended"
-    )
+    line = f"the process of rank {rank} ended with exit code {failure.exitcode} without a message"
     return ProcessesEnded(failure.exitcode, line)
 
 

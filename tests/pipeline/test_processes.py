@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -21,10 +22,15 @@ def pair(project: Project) -> Project:
 
 
 def test_an_evaluation_in_shards_gives_the_same_bytes(pair: Project) -> None:
-    """Nine persons in batches of four: the second process has one of the three batches."""
+    """Nine persons in batches of four: the second process has one of the three batches.
+
+    Processes are started from any folder.
+    """
     results = ("data/predictions", "metrics/evaluate")
     pair.set(**{"evaluate.batch_size": 4})
-    pair.must_stage("evaluate")
+    done = pair.run("sh", "-c", "cd stages && python evaluate.py")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^device: CPU, \d threads, 2 processes$", done.stderr, re.M), done.stderr
     found = pair.content(*results)
     pair.processes = 1
     pair.must_stage("evaluate")

@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pipeline.preloaded_python import python_folder
 from pose import distributed
@@ -25,6 +26,23 @@ def test_a_batch_must_come_out_even(monkeypatch: pytest.MonkeyPatch) -> None:
         distributed.batch_per_process(12, "ssl.batch_size", 2)
     said = "params.yaml: ssl.batch_size = 12, expected a multiple of 4 processes x "
     assert str(caught.value).startswith(said + "train.accumulate 2")
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "said"),
+    [
+        ([1, -9], "the process of rank 1 was killed by SIGKILL; rerun to continue"),
+        ([-15, -9], "the process of rank 1 was killed by SIGKILL; rerun to continue"),
+        ([-15, 2], "the process of rank 1 ended with exit code 2 without a message"),
+        ([2, -15], "the process of rank 0 ended with exit code 2 without a message"),
+    ],
+)
+def test_the_process_that_failed_by_itself_is_named(exit_codes: list[int], said: str) -> None:
+    """torchrun ends the others with SIGTERM; those may fail because one was killed."""
+    failures = {
+        rank: ProcessFailure(rank, 1000 + rank, code, "") for rank, code in enumerate(exit_codes)
+    }
+    assert distributed._ended(ChildFailedError("x.py", failures), "").args == (said,)
 
 
 @pytest.mark.parametrize("text", ["0", "two", "-1"])

@@ -101,14 +101,16 @@ def group_table(
 ) -> pd.DataFrame:
     """Persons, AP and mean OKS by size, occlusion and crowding; oks_by_id is per annotation id.
 
-    AP by size is COCO's: medium and large equal APm and APl. AP of the other groups counts the
-    persons of a bin and the results matched to them, no other results: the poses matched to other
-    persons or to none would outnumber those of a small bin.
+    AP by size is COCO's: medium and large equal APm and APl, and COCOeval ignores a person whose
+    area is above the last range. AP of the other groups counts the persons of a bin and the results
+    matched to them, no other results: the poses matched to other persons or to none would outnumber
+    those of a small bin.
     """
     people, poses = read_people(truth, len(sigmas)), read_poses(truth, results, len(sigmas))
     persons = labelled_persons(truth)
     size_ends = {label: end for label, (_, end) in SIZE_RANGES.items()}
-    sizes = {person["id"]: _bin_label(size_ends, person["area"]) for person in persons}
+    counted = [person for person in persons if person["area"] <= max(size_ends.values())]
+    sizes = {person["id"]: _bin_label(size_ends, person["area"]) for person in counted}
     size_aps = average_precision(people, poses, sigmas, [*SIZE_RANGES.values()])
     rows = _group_rows("size", sizes, dict(zip(SIZE_RANGES, size_aps, strict=True)), oks_by_id)
     for group, bins, labels in (

@@ -8,6 +8,7 @@ import hashlib
 import json
 import lzma
 import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -74,6 +75,20 @@ def sync(path: Path) -> None:
         os.close(number)
 
 
+def replace_folder(finished: Path, target: Path) -> None:
+    """Move a finished folder to `target`, whose old content stays until all of it is there.
+
+    `finished` may lie on another file system, such as a volume of its own for data/resume: then it
+    is copied beside `target` first.
+    """
+    beside = target.with_name(target.name + ".new")
+    shutil.rmtree(beside, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(finished, beside)
+    shutil.rmtree(target, ignore_errors=True)
+    beside.replace(target)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file atomically, see replacing."""
     with replacing(path) as beside:
@@ -99,7 +114,17 @@ def parse_json(content: bytes, name: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise PoseError(f"{name}: not valid JSON ({error}); the file may be truncated") from None
+        raise PoseError(f"{name}: not valid JSON ({error}){_json_advice(error)}") from None
+
+
+def _json_advice(error: ValueError | RecursionError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "; save it as UTF-8"
+    if not isinstance(error, json.JSONDecodeError):
+        return ""
+    if error.msg.startswith("Unterminated") or not error.doc[error.pos :].strip():
+        return "; the file ends before the JSON does: copy or download it again"
+    return ""
 
 
 def existing_path(key: str, value: str) -> Path:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ def parse_arguments(description: str | None) -> None:
 
 def run(name: str, main: Callable[[Params], None]) -> None:
     """Run stage `name` as DVC would: from the project's root, on what dvc.yaml declares for it."""
+    sys.argv[0] = os.path.abspath(sys.argv[0])  # torchrun starts it again from the root
     os.chdir(ROOT)
     _die_with_dvc()
     with exit_codes(name):
@@ -101,17 +103,24 @@ def workers() -> int:
 
 @contextlib.contextmanager
 def resume_folder(name: str) -> Iterator[Path]:
-    """data/resume/<name>-<key>, locked; removed on success, other keys of the stage at once.
+    """data/resume/<name>-<key>; removed on success, other keys of the stage at once.
 
     The key hashes declared params, code and dependencies, so a state never serves another run.
+    Raises PoseError if another run of the stage works, with these params or with others.
     """
     folder = RESUME / f"{name}-{_key(name)}"
-    for stale in RESUME.glob(f"{name}-*"):
-        if stale != folder:
-            shutil.rmtree(stale)
-    with locked(folder, "run of this stage"):
+    with only_run(name):
+        for stale in RESUME.glob(f"{name}-*"):
+            if stale != folder:
+                shutil.rmtree(stale)
+        folder.mkdir(parents=True, exist_ok=True)
         yield folder
-    shutil.rmtree(folder)
+        shutil.rmtree(folder)
+
+
+def only_run(name: str) -> contextlib.AbstractContextManager[None]:
+    """A lock of the stage in this project. Raises PoseError if another run of it works."""
+    return locked(RESUME / "locks" / name, "run of this stage")
 
 
 def _key(name: str) -> str:

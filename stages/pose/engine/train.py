@@ -120,7 +120,8 @@ def train_supervised(
     provenance of start_weights is copied into the trained file; base as in `train`.
     """
     if epochs == 0:
-        return copy_weights(name, model, start_weights, base)
+        reason = f"{name.removeprefix('train_')}.epochs is 0"
+        return copy_weights(name, model, start_weights, base, reason)
     device = next(model.parameters()).device
     table = CropTable(stage.CACHE / "train")
     min_keypoints, seed = params.augment.min_keypoints, (params.run.seed, stream)
@@ -140,17 +141,22 @@ def train_supervised(
     train(name, params, model, schedule, batches, step_loss, gradients, provenance, base)
 
 
-def copy_weights(name: str, model: PoseModel, start_weights: Path, base: Base | None) -> None:
-    """What a phase of 0 epochs writes: the model's weights unchanged, and curves without rows."""
+def copy_weights(
+    name: str, model: PoseModel, start_weights: Path, base: Base | None, reason: str
+) -> None:
+    """What a phase that is skipped writes: the model's weights unchanged, and curves without rows.
+
+    reason: why it is skipped, such as `phase1.epochs is 0`; for the log and the picture.
+    """
     if not distributed.is_main_process():
         return
     with stage.live(name) as live:
         live.summary["step"] = 0
     write_curves(stage.METRICS / name, [])
-    _write_placeholder(name, "epochs is 0: no picture")
+    _write_placeholder(name, f"{reason}: no picture")
     weights = saved_weights(model, base)
     _save_pair(name, weights, weights, read_provenance(start_weights), base)
-    log(f"{name}: epochs is 0, the weights are copied unchanged")
+    log(f"{name}: {reason}: skipped, the weights are copied unchanged")
 
 
 def train(

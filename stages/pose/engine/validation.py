@@ -18,6 +18,7 @@ from pose import distributed
 from pose.codecs.gaussian import argmax_decode
 from pose.codecs.udp import UdpCodec
 from pose.common import stage
+from pose.common.errors import PoseError
 from pose.common.files import read_json
 from pose.common.log import log
 from pose.common.params import Train
@@ -62,6 +63,12 @@ class Validation:
         self.skeleton, self.sigmas = skeleton, sigmas
         table = CropTable(stage.CACHE / "val")
         rows = first_rows(table, train.val_persons)
+        if not len(rows) and (train.val_epochs or train.picture_epochs):
+            raise PoseError(
+                f"{stage.CACHE / 'val'}: nobody has keypoints, so val_AP and pictures are "
+                "impossible; train with a data.val_split that has them (docs/evaluation.md on "
+                "test-dev), or set train.val_epochs and train.picture_epochs to 0"
+            )
         self.samples = TestSamples(table, rows, bbox_padding, codec)
 
     def __call__(self, state: TrainState) -> Row:

@@ -9,6 +9,7 @@ from contextlib import suppress
 import torch
 
 from pose import distributed
+from pose.common.log import log
 from pose.common.params import Params
 from pose.common.skeleton import Skeleton
 from pose.models.pose_model import PoseModel
@@ -30,6 +31,10 @@ def setup_torch(params: Params) -> torch.device:
     torch.set_num_threads(params.run.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # for debugging only; costs 9 % here
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else f"CPU, {params.run.threads} threads"
+    processes = distributed.world_size()
+    log(f"device: {name}" + (f", {processes} processes" if processes > 1 else ""))
     precision = "tf32" if params.train.tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ from pose.engine.fit import ONE_BATCH, Gradients, Losses, supervised_loss, to_de
 from pose.models.build import autocast
 from pose.models.pose_model import normalise
 from pose.ssl.hard_views import HardViews, draw_theta, stays_inside, warp_maps
-from pose.ssl.students import Teacher, without_drop_path
+from pose.ssl.students import Teacher, without_dropout
 from pose.ssl.targets import Target, ensemble_target, path_loss, teacher_target
 
 Batch = tuple[list[Tensor], list[Tensor]]  # labelled and unlabelled, as the loaders return them
@@ -148,7 +148,7 @@ class Consistency:
     def student_maps(self, student: nn.Module, images: Tensor, batch: UnlabelledBatch) -> Tensor:
         """The student's heatmaps (B, K, H, W), float32, of a path's images after batch.theta."""
         parts = []
-        with without_drop_path(student), autocast(self.device, self.amp):
+        with without_dropout(student), autocast(self.device, self.amp):
             for micro_batch, theta in self.gradients.split(images, batch.theta):
                 parts.append(self.codec.heatmaps(student(warp_maps(micro_batch, theta))).float())
         return torch.cat(parts)

@@ -48,7 +48,7 @@ def network_teacher(
 @contextmanager
 def _teaching(network: nn.Module, ema: WeightEma | None) -> Iterator[None]:
     if ema is None:
-        with without_drop_path(network):
+        with without_dropout(network):
             yield
     else:
         with ema.swapped_in(), eval_mode(network):
@@ -56,9 +56,10 @@ def _teaching(network: nn.Module, ema: WeightEma | None) -> Iterator[None]:
 
 
 @contextmanager
-def without_drop_path(network: nn.Module) -> Iterator[None]:
-    """Inside the context no block is dropped (drop path): a target should have no noise."""
-    drops = [part for part in network.modules() if isinstance(part, DropPath) and part.training]
+def without_dropout(network: nn.Module) -> Iterator[None]:
+    """Inside the context nothing is dropped (drop path, LoRA's dropout): a target has no noise."""
+    kinds = DropPath, nn.Dropout
+    drops = [part for part in network.modules() if isinstance(part, kinds) and part.training]
     for part in drops:
         part.eval()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,19 @@ def occlusion_rows(truth, results) -> pd.DataFrame:
     matches = match_results(truth, results, COCO_OKS_SIGMAS, 0.1)
     table = breakdown.group_table(truth, results, matches, COCO_OKS_SIGMAS, {})
     return table[table["group"] == "occlusion"].set_index("bin")
+
+
+def test_a_person_above_cocos_largest_area_is_of_no_size(truth, results) -> None:
+    """As in COCOeval, which ignores it."""
+    large = deepcopy(truth)
+    person = next(one for one in large["annotations"] if one["num_keypoints"])
+    person["area"] = 2e10
+    counts = []
+    for content in (truth, large):
+        matches = match_results(content, results, COCO_OKS_SIGMAS, 0.1)
+        table = breakdown.group_table(content, results, matches, COCO_OKS_SIGMAS, {})
+        counts.append(table[table["group"] == "size"]["persons"].sum())
+    assert counts[1] == counts[0] - 1
 
 
 def test_a_bad_pose_lowers_only_the_ap_of_its_persons_bin(truth, results) -> None:

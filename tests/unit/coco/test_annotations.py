@@ -173,7 +173,7 @@ def test_truncated_json(tiny_coco: TinyCoco, keep: int) -> None:
     tiny_coco.json_path.write_bytes(tiny_coco.json_path.read_bytes()[:keep])
     found = read_error(tiny_coco.root)
     assert found.startswith(f"{NAME}: not valid JSON (")
-    assert found.endswith("the file may be truncated")
+    assert found.endswith("; the file ends before the JSON does: copy or download it again")
 
 
 def test_json_without_its_lists(tiny_coco: TinyCoco) -> None:

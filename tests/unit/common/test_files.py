@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -84,6 +85,21 @@ def test_digest_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
     assert digest("4", {"a": b"x", "d/b": b"z"}) != first
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": 1', "; the file ends before the JSON does: copy or download it again"),
+        ('{"a": "é"}'.encode("latin-1"), "; save it as UTF-8"),
+        (b"{'a': 1}", "line 1 column 2 (char 1))"),
+    ],
+)
+def test_json_that_cannot_be_read_says_what_was_seen(content: bytes, said: str) -> None:
+    with pytest.raises(PoseError) as caught:
+        files.parse_json(content, "a.json")
+    assert str(caught.value).startswith("a.json: not valid JSON (")
+    assert str(caught.value).endswith(said)
+
+
 def test_a_lock_is_held_once(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     code = f"""
@@ -98,6 +114,30 @@ with files.locked(Path({str(folder)!r}), "run of x"):
         rival = subprocess.run(command, capture_output=True, text=True)
     assert f"{folder}: another run of x is running; wait for it" in rival.stderr
     assert subprocess.run(command, capture_output=True, text=True).stdout == "mine\n"
+
+
+@pytest.mark.parametrize("other_file_system", [False, True])
+def test_a_folder_is_replaced_once_its_successor_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_file_system: bool
+) -> None:
+    finished, target = tmp_path / "resume" / "coco", tmp_path / "data" / "coco"
+    for folder, text in ((finished, "new"), (target, "old"), (tmp_path / "data/coco.new", "cut")):
+        (folder / "zips").mkdir(parents=True)
+        (folder / "zips" / f"{text}.zip").write_text(text)
+    present = []
+
+    def rename(source: str, moved: str) -> None:
+        present.append((target / "zips" / "old.zip").exists())
+        if other_file_system:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        os.replace(source, moved)
+
+    monkeypatch.setattr(os, "rename", rename)  # what shutil.move tries first
+    files.replace_folder(finished, target)
+    assert present == [True]
+    assert [path.name for path in (target / "zips").iterdir()] == ["new.zip"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["coco"]
+    assert not finished.exists()
 
 
 def test_bytes_of_a_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from pose.codecs.udp import UdpCodec
 from pose.common import stage
+from pose.common.errors import PoseError
 from pose.common.params import Train, load_params
 from pose.common.skeleton import COCO_17, COCO_OKS_SIGMAS
 from pose.crop_table import CropTable
@@ -104,6 +105,15 @@ def train(state: TrainState, codec: UdpCodec, **others) -> None:
         save=lambda state: None,
         **others,
     )
+
+
+def test_a_val_without_keypoints_stops_before_the_first_step(
+    val, law, codec, spec, monkeypatch
+) -> None:
+    monkeypatch.setattr(CropTable, "labelled", lambda table: np.empty(0, np.intp))
+    with pytest.raises(PoseError, match="nobody has keypoints, so val_AP and pictures are imposs"):
+        watch(fresh(spec), law, codec)
+    watch(fresh(spec), changed(law, val_epochs=0, picture_epochs=0), codec)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])

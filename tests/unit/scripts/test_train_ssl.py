@@ -129,7 +129,7 @@ def test_without_epochs_the_other_declared_outputs_are_written(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/ssl.safetensors").write_bytes(b"weights")
-    train_ssl.write_skipped_outputs()
+    train_ssl.write_skipped_outputs("ssl.epochs is 0")
     assert (tmp_path / "models/ssl_second.safetensors").read_bytes() == b"weights"
     picture = cv2.imread("metrics/train_ssl/plots/images/views.jpg")
     assert picture is not None

@@ -1,4 +1,4 @@
-"""Teachers of stage 2: no drop path, and the EMA's weights in eval mode."""
+"""Teachers of stage 2: no dropout, and the EMA's weights in eval mode."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torch
 from pose.codecs.udp import UdpCodec
 from pose.common.skeleton import COCO_17
 from pose.engine.ema import WeightEma
+from pose.models.adapter import add_adapters_
 from pose.models.pose_model import PoseModel, normalise
 from pose.models.spec import ModelSpec
 from pose.ssl.students import network_teacher
+from sections import DEFAULT, changed
 
 CPU = torch.device("cpu")
 CODEC = UdpCodec("gaussian", (24, 32), (12, 16), 1.0, 0.0546875, COCO_17.flip_indices)
@@ -40,6 +42,19 @@ def test_a_teacher_uses_no_drop_path(model: PoseModel, images: torch.Tensor) -> 
     assert torch.equal(teacher(images, NO_TARGETS), teacher(images, NO_TARGETS))
     noisy = [model(normalise(images)) for _ in range(2)]
     assert not torch.equal(*noisy)
+
+
+def test_a_teacher_with_adapters_uses_no_dropout(
+    tiny_model_spec: ModelSpec, images: torch.Tensor
+) -> None:
+    torch.manual_seed(1)
+    model = PoseModel(tiny_model_spec)
+    add_adapters_(model, changed(DEFAULT.lora, dropout=0.5), "vit")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    teacher = network_teacher(model.train(), CODEC, CPU, "none")
+    assert torch.equal(teacher(images, NO_TARGETS), teacher(images, NO_TARGETS))
+    assert not torch.equal(*(model(normalise(images)) for _ in range(2)))
 
 
 @pytest.mark.parametrize("head", ["sapiens", "classic"])
