@@ -7,7 +7,7 @@ cocoeval.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +131,11 @@ def parts_of(names: Sequence[str]) -> dict[str, slice]:
     return parts if is_known and len(parts) > 1 else {}
 
 
+def both_hands_or_none(parts: Collection[str]) -> bool:
+    """Whether a mirrored pose has the same parts: a mirrored left hand is a right one."""
+    return ("lefthand" in parts) == ("righthand" in parts)
+
+
 def whole_body(parts: Sequence[str]) -> Skeleton:
     """COCO_17 with the keypoints of these parts of COCO-WholeBody."""
     names = names_of_parts(parts)
@@ -148,10 +153,14 @@ def whole_body(parts: Sequence[str]) -> Skeleton:
 
 
 def _built_in(names: Sequence[str]) -> Skeleton | None:
-    """The skeleton of COCO's 17, or of parts of COCO-WholeBody; None for other names."""
+    """The skeleton of COCO's 17, or of parts of COCO-WholeBody; None for other names.
+
+    None too for one hand alone, whose keypoints have no partners.
+    """
     if tuple(names) == COCO_17.names:
         return COCO_17
-    return whole_body(list(parts)) if (parts := parts_of(names)) else None
+    parts = parts_of(names)
+    return whole_body(list(parts)) if parts and both_hands_or_none(parts) else None
 
 
 def build_skeleton(
