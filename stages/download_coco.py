@@ -44,7 +44,7 @@ from pose.coco.bad_records import BadRecord, report_bad
 from pose.coco.detections import parse_detections
 from pose.coco.files import Kind, SplitFiles, local_root
 from pose.coco.further import Further, read_further, with_key
-from pose.coco.images import ABSENT, Images
+from pose.coco.images import ABSENT, BadImageError, Images
 from pose.coco.overlap import Checksums, image_checksums, shared_images
 from pose.coco.splits import Split, read_splits, read_unlabelled
 from pose.common.errors import PoseError, shorten
@@ -196,10 +196,10 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
         part = f"data.val_fraction = {params.data.val_fraction}"
         log(f"{NAME}: {part}: {train:,} images train, {val:,} val")
     checksums = {kind: _checksums(kind, split) for kind, split in splits.items()}
-    absent = [
-        record for kind, split in splits.items() for record in _absent(split, checksums[kind])
+    unread = [
+        record for kind, split in splits.items() for record in _unread(split, checksums[kind])
     ]
-    report_bad(NAME, list(dict.fromkeys(absent)), params.data.on_bad_record)
+    report_bad(NAME, list(dict.fromkeys(unread)), params.data.on_bad_record)
     digests = {str(kind): _digests(split, checksums[kind]) for kind, split in splits.items()}
     counts = {f"{kind}_images": len(split.annotations.images) for kind, split in splits.items()}
     counts |= {f"{kind}_persons": len(split.annotations.persons) for kind, split in splits.items()}
@@ -276,11 +276,11 @@ def _check_further(one: Further) -> Checksums:
         log(f"{NAME}: warning: {line}")
     empty = [] if annotations.persons else [annotations.name]
     checksums = _checksums(one.entry.name, one.split)
-    absent = _absent(one.split, checksums)
-    absent = [
-        replace(record, advice=with_key(record.advice, one.key, one.entry)) for record in absent
+    unread = [
+        replace(record, advice=with_key(record.advice, one.key, one.entry))
+        for record in _unread(one.split, checksums)
     ]
-    for bad, files in ((annotations.bad, empty), (list(dict.fromkeys(absent)), [])):
+    for bad, files in ((annotations.bad, empty), (list(dict.fromkeys(unread)), [])):
         report_bad(NAME, bad, one.entry.on_bad_record, files, one.key)
     return checksums
 
@@ -307,13 +307,23 @@ def _checksums(kind: str, split: Split) -> Checksums:
         return image_checksums(images, progress(entries, f"{NAME}: checksums of {kind}"))
 
 
-def _absent(split: Split, checksums: Checksums) -> list[BadRecord]:
-    """The images of people that have no checksum because there is no such file."""
+def _unread(split: Split, checksums: Checksums) -> list[BadRecord]:
+    """The images of people that have no checksum: they are absent, or cannot be read."""
     names = dict.fromkeys(person.file_name for person in split.annotations.persons)
-    return [_absent_image(split.files, name) for name in names if name not in checksums]
+    missing, found = [name for name in names if name not in checksums], []
+    with Images(split.files) as images:
+        for name in missing:
+            try:
+                images.read(name)
+            except BadImageError as error:
+                found.append(_unread_image(split.files, name, str(error)))
+    return found
 
 
-def _absent_image(files: SplitFiles, file_name: str) -> BadRecord:
+def _unread_image(files: SplitFiles, file_name: str, reason: str) -> BadRecord:
+    """The record of an image; for an absent one with what to move or set."""
+    if reason != ABSENT:
+        return BadRecord(files.split, file_name, reason)
     advice = f"searched {files.images}; set data.train_images or data.val_images"
     bare = Path(file_name).name
     if files.images is not None and bare != file_name and (files.images / bare).is_file():

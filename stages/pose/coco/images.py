@@ -56,13 +56,13 @@ class Images:
             if path.stat().st_size > MAX_IMAGE_BYTES or not path.is_file():
                 raise OSError(f"not a regular file, or larger than {MAX_IMAGE_BYTES:,} bytes")
             return path.read_bytes()
-        except (KeyError, FileNotFoundError):
+        except (KeyError, FileNotFoundError, NotADirectoryError):
             raise BadImageError(ABSENT) from None
         except BAD_ZIP as error:
             raise BadImageError(f"cannot be read: {error or type(error).__name__}") from None
 
     def checksum(self, file_name: str) -> tuple[int, int] | None:
-        """Size and CRC-32 of an image file, in a zip those in its directory; None if absent."""
+        """Size and CRC-32 of an image file, in a zip those in its directory; None if not read."""
         if self._zip is not None:
             with contextlib.suppress(KeyError):
                 info = self._zip.getinfo(self._member(file_name))

@@ -352,6 +352,34 @@ def test_absent_images_of_people_stop_before_the_download_of_weights(
     assert line in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["folder", "error"])
+def test_an_image_that_cannot_be_read_is_not_told_as_absent(
+    run: Run, tiny_coco: TinyCoco, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tiny_coco.image_path(2)
+    read_bytes = Path.read_bytes
+
+    def failing(self: Path) -> bytes:
+        if self.name == path.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(self)
+
+    if kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "error":
+        monkeypatch.setattr(Path, "read_bytes", failing)
+    values = {"source": "local", "root": str(tiny_coco.root)}
+    values |= {"train_split": SPLIT, "val_split": SPLIT}
+    with pytest.raises(PoseError) as caught:
+        run(**values)
+    line, _ = str(caught.value).splitlines()
+    reason = {"folder": "not a regular file, or larger", "error": "[Errno 5] Input/output error"}
+    assert line.startswith(f"{SPLIT}: {path.name} cannot be read: {reason[kind]}")
+    assert "absent" not in line
+    assert "data.train_images" not in line
+
+
 def test_a_folder_in_file_name_that_the_images_do_not_have(run: Run, tiny_coco: TinyCoco) -> None:
     for image in tiny_coco.raw["images"]:
         image["file_name"] = f"images/{image['file_name']}"
