@@ -326,11 +326,16 @@ def _unread_image(files: SplitFiles, file_name: str, reason: str) -> BadRecord:
         return BadRecord(files.split, file_name, reason)
     advice = f"searched {files.images}; set data.train_images or data.val_images"
     bare = Path(file_name).name
-    if files.images is not None and bare != file_name and (files.images / bare).is_file():
+    if files.images is None or bare == file_name:
+        return BadRecord(files.split, file_name, reason, advice=advice)
+    folder = files.images.parent
+    if Path(file_name).parts[0] == files.images.name and (folder / file_name).is_file():
+        advice = f"{folder} has it: set data.train_images or data.val_images to {str(folder)!r}"
+    elif (files.images / bare).is_file():
         advice = (
             f"{files.images} has {bare!r}: move it to {file_name!r} there, or correct file_name"
         )
-    return BadRecord(files.split, file_name, ABSENT, advice=advice)
+    return BadRecord(files.split, file_name, reason, advice=advice)
 
 
 def _digests(split: Split, checksums: Checksums) -> dict[str, str]:

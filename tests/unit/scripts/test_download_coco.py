@@ -394,6 +394,26 @@ def test_a_folder_in_file_name_that_the_images_do_not_have(run: Run, tiny_coco: 
     assert line.endswith(f"; {place}, or correct file_name")
 
 
+def test_a_file_name_that_begins_with_the_folder_of_the_images(
+    run: Run, tiny_coco: TinyCoco
+) -> None:
+    """What the message says to set is enough, also as `.`; a zip of that folder needs nothing."""
+    for image in tiny_coco.raw["images"]:
+        image["file_name"] = f"{SPLIT}/{image['file_name']}"
+    tiny_coco.save()
+    root = tiny_coco.root
+    values = {"source": "local", "root": str(root), "train_split": SPLIT, "val_split": SPLIT}
+    with pytest.raises(PoseError) as caught:
+        run(**values)
+    line, _ = str(caught.value).splitlines()
+    advice = f"{root} has it: set data.train_images or data.val_images to {str(root)!r}"
+    assert line.endswith(f"; {advice}")
+    for folder in (str(root), "."):
+        run(**values, train_images=folder, val_images=folder)
+    zips = tiny_coco.zipped(root.parent / "zips")
+    run(**values | {"root": str(zips)})
+
+
 def test_other_images_are_no_warning(
     run: Run, tiny_coco: TinyCoco, caplog: pytest.LogCaptureFixture
 ) -> None:
