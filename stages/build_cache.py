@@ -46,9 +46,10 @@ from pose.coco.further import (
     require_pairs,
     weight_of,
 )
+from pose.coco.holdout import require_both_sides
 from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
-from pose.coco.splits import Split, read_splits, read_unlabelled
+from pose.coco.splits import Split, read_splits, read_unlabelled, without_people
 from pose.codecs.encode import build_encoder
 from pose.common.errors import PoseError, shorten
 from pose.common.files import read_json, write_atomic, write_json
@@ -122,8 +123,9 @@ def main(params: Params) -> None:
     for line in warnings:
         log(f"{NAME}: warning: {line}")
     bad = list(dict.fromkeys([*train.bad, *val.bad]))
-    empty = [split.name for split in (train, val) if split.annotated and not split.persons]
-    report_bad(NAME, bad, params.data.on_bad_record, empty)
+    report_bad(NAME, bad, params.data.on_bad_record, without_people(train, val, params.data))
+    if params.data.val_fraction is not None:
+        require_both_sides(train, val)
     for split in (train, val):
         if split.outside:
             log(

@@ -44,9 +44,10 @@ from pose.coco.bad_records import BadRecord, report_bad
 from pose.coco.detections import parse_detections
 from pose.coco.files import Kind, SplitFiles, local_root
 from pose.coco.further import Further, read_further, with_key
+from pose.coco.holdout import require_both_sides
 from pose.coco.images import ABSENT, BadImageError, Images
 from pose.coco.overlap import Checksums, image_checksums, shared_images
-from pose.coco.splits import Split, read_splits, read_unlabelled
+from pose.coco.splits import Split, read_splits, read_unlabelled, without_people
 from pose.common.errors import PoseError, shorten
 from pose.common.files import digest, existing_path, locked, replacing, write_atomic, write_json
 from pose.common.log import Progress, log, progress
@@ -189,7 +190,7 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     root = local_root(params.data)
     names = asked_names(params.keypoints.parts, params.keypoints.names)
     splits = read_splits(root, params.data, names)
-    _report(params.data, [split.annotations for split in splits.values()])
+    _report(params.data, splits["train"].annotations, splits["val"].annotations)
     _log_files(root, splits.items())
     if params.data.val_fraction is not None:
         train, val = (len(splits[kind].annotations.images) for kind in ("train", "val"))
@@ -214,13 +215,14 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     return counts
 
 
-def _report(data: Data, splits: list[Annotations]) -> None:
+def _report(data: Data, train: Annotations, val: Annotations) -> None:
     """Log the warnings on the annotations, and the bad ones as build_cache does."""
-    for line in dict.fromkeys(line for split in splits for line in split.warnings):
+    for line in dict.fromkeys([*train.warnings, *val.warnings]):
         log(f"{NAME}: warning: {line}")
-    bad = [record for split in splits for record in split.bad]
-    empty = [split.name for split in splits if split.annotated and not split.persons]
-    report_bad(NAME, bad, data.on_bad_record, empty)
+    empty = without_people(train, val, data)
+    report_bad(NAME, [*train.bad, *val.bad], data.on_bad_record, empty)
+    if data.val_fraction is not None:
+        require_both_sides(train, val)
 
 
 def _log_files(root: Path, splits: Iterable[tuple[str, Split]]) -> None:

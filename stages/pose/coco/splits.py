@@ -43,6 +43,13 @@ def read_splits(root: Path, data: Data, names: Sequence[str] | None) -> dict[Kin
     return {"train": Split(files, train), "val": _read_val(root, data, names, train.category)}
 
 
+def without_people(train: Annotations, val: Annotations, data: Data) -> list[str]:
+    """The annotation files without any person; one that is held out of has both sides'."""
+    if data.val_fraction is not None:
+        return [] if train.persons or val.persons else [train.name]
+    return [split.name for split in (train, val) if split.annotated and not split.persons]
+
+
 def read_unlabelled(root: Path, category: Category) -> Split:
     """The images of unlabeled2017."""
     files = coco_files(root, UNLABELLED_SPLIT)

@@ -434,6 +434,34 @@ def test_other_images_are_no_warning(
     assert told.endswith(f"data.val_fraction = 0.5: {train} images train, {val} val")
 
 
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_held_out_images_without_people(run: Run, tiny_coco: TinyCoco, bad: int) -> None:
+    """With val_fraction: 0.5 image 3 is val; `bad` annotations of the others cannot be used."""
+    values = {"source": "local", "root": str(tiny_coco.root), "val_fraction": 0.5}
+    values |= {"train_annotations": f"annotations/{tiny_coco.json_path.name}"}
+    values |= {"train_images": SPLIT, "on_bad_record": "skip"}
+    people = [one for one in tiny_coco.raw["annotations"] if one["image_id"] != 3]
+    for annotation in people[:bad]:
+        del annotation["bbox"]
+    tiny_coco.raw["annotations"] = people
+    tiny_coco.save()
+    text = failure(lambda: run(**values))
+    name, count = tiny_coco.json_path.name, "no person in the 1 held-out images"
+    assert text == f"{name}: {count}; change data.val_fraction"
+
+
+def test_a_held_out_file_of_bad_records_alone(run: Run, tiny_coco: TinyCoco) -> None:
+    for annotation in tiny_coco.raw["annotations"]:
+        annotation.pop("bbox", None)
+    tiny_coco.save()
+    values = {"source": "local", "root": str(tiny_coco.root), "val_fraction": 0.5}
+    values |= {"train_annotations": f"annotations/{tiny_coco.json_path.name}"}
+    with pytest.raises(PoseError) as caught:
+        run(**values, train_images=SPLIT, on_bad_record="skip")
+    last = str(caught.value).splitlines()[-1]
+    assert last.endswith(f"nobody is left in {tiny_coco.json_path.name}; repair them")
+
+
 def test_files_outside_root_are_told(
     run: Run, tiny_coco: TinyCoco, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
