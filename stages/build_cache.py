@@ -332,7 +332,13 @@ def detected_persons(val: Annotations, turned: dict[int, int]) -> list[Person]:
 def _unlabelled_persons(params: Params, split: Split) -> list[Person]:
     """Detections with a high score in images without annotations."""
     images, category = split.annotations.images, split.annotations.category
-    persons = read_detections(stage.UNLABELLED_DETECTIONS, images, category).persons
+    persons = read_detections(
+        stage.UNLABELLED_DETECTIONS,
+        images,
+        category,
+        split.files.split,
+        "data.unlabelled_detections",
+    ).persons
     persons = upright_persons(persons, orientations_of(params, split))
     threshold = params.data.unlabelled_score_thr
     confident = [person for person in persons if person.bbox_score >= threshold]
