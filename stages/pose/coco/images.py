@@ -86,11 +86,16 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     except FileNotFoundError:
         raise PoseError(f"{path}: does not exist; check data.root") from None
     except BAD_ZIP as error:
+        if path.suffix.lower() != ".zip":
+            raise PoseError(f"{path}: expected a folder or a zip; unpack it") from None
         raise PoseError(f"{path}: {error}; download it again") from None
     names = Counter(archive.namelist())
     if duplicates := [name for name, count in names.items() if count > 1]:
         first = duplicates[0]
-        raise PoseError(f"{path}: has {first!r} {names[first]} times; download it again")
+        raise PoseError(
+            f"{path}: has {first!r} {names[first]} times, expected a zip with each name once, or a "
+            "folder; unpack it or zip it anew"
+        )
     return archive
 
 
