@@ -41,7 +41,7 @@ def _not_reserved(name: str) -> str:
 
 
 SetName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,30}$"), AfterValidator(_not_reserved)]
-TTAS = ("none", "flip", "multiscale")  # test-time views, see inference.py
+TTAS = ("none", "flip", "multiscale")  # test-time views, see evaluation/predict.py
 PathName = Literal["jc", "jo", "co", "cm", "mu", "randaugment", "joco", "jccm"]
 MAX_BYTES, MAX_VALUES = 1 << 20, 10_000  # of params.yaml
 MAX_SHOWN = 300  # characters of a value in a message
