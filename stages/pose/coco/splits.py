@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pose.coco.annotations import Annotations, read_annotations, read_unannotated
@@ -68,4 +68,9 @@ def _read_val(root: Path, data: Data, names: Sequence[str] | None, category: Cat
         )
     else:
         val = read_unannotated(files, category)
+        line = (
+            f"{files.name}: no annotations, so val_AP cannot be measured while training; train "
+            f"with an annotated val, then predict with data.val_split = {data.val_split!r}"
+        )
+        val = replace(val, warnings=[*val.warnings, line])
     return Split(locate_images(files, root, val.images), val)

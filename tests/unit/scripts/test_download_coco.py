@@ -284,7 +284,7 @@ def test_a_change_behind_a_link_is_seen(run: Run, tiny_coco: TinyCoco, tmp_path:
 
 
 def test_a_split_without_annotations_is_counted_and_tracked(
-    run: Run, tiny_coco: TinyCoco, tmp_path: Path
+    run: Run, tiny_coco: TinyCoco, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As test-dev: a list of images that lie in test2017."""
     shutil.copytree(tiny_coco.root / SPLIT, tiny_coco.root / "test2017")
@@ -295,7 +295,10 @@ def test_a_split_without_annotations_is_counted_and_tracked(
     values |= {"source": "local", "root": str(tiny_coco.root)}
     assert "data.val_split = 'test-dev2017' has no annotations" in failure(lambda: run(**values))
     values["detections"] = str(tmp_path / AP_H_70)
-    run(**values)
+    with caplog.at_level("INFO", "pose"):
+        run(**values)
+    line = f"{listed.name}: no annotations, so val_AP cannot be measured while training; "
+    assert f"download_coco: warning: {line}train with an annotated val, then" in caplog.text
     counts = json.loads((stage.METRICS / "download_coco/metrics.json").read_text())
     assert (counts["val_images"], counts["val_persons"]) == (3, 0)
     before = json.loads(stage.LOCAL.read_text())
