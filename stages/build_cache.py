@@ -45,9 +45,10 @@ from pose.coco.further import (
     require_pairs,
     weight_of,
 )
+from pose.coco.holdout import require_both_sides
 from pose.coco.image_notes import bit_depth_lines, orientation_lines
 from pose.coco.images import Images
-from pose.coco.splits import Split, read_splits, read_unlabelled
+from pose.coco.splits import Split, read_splits, read_unlabelled, without_people
 from pose.codecs.encode import build_encoder
 from pose.common.errors import PoseError, shorten
 from pose.common.files import read_json, replace_folder, write_atomic, write_json
@@ -121,8 +122,9 @@ def main(params: Params) -> None:
     for line in warnings:
         log(f"{NAME}: warning: {line}")
     bad = list(dict.fromkeys([*train.bad, *val.bad]))
-    empty = [split.name for split in (train, val) if split.annotated and not split.persons]
-    report_bad(NAME, bad, params.data.on_bad_record, empty)
+    report_bad(NAME, bad, params.data.on_bad_record, without_people(train, val, params.data))
+    if params.data.val_fraction is not None:
+        require_both_sides(train, val)
     for split in (train, val):
         if split.outside:
             log(
@@ -330,7 +332,13 @@ def detected_persons(val: Annotations, turned: dict[int, int]) -> list[Person]:
 def _unlabelled_persons(params: Params, split: Split) -> list[Person]:
     """Detections with a high score in images without annotations."""
     images, category = split.annotations.images, split.annotations.category
-    persons = read_detections(stage.UNLABELLED_DETECTIONS, images, category).persons
+    persons = read_detections(
+        stage.UNLABELLED_DETECTIONS,
+        images,
+        category,
+        split.files.split,
+        "data.unlabelled_detections",
+    ).persons
     persons = upright_persons(persons, orientations_of(params, split))
     threshold = params.data.unlabelled_score_thr
     confident = [person for person in persons if person.bbox_score >= threshold]

@@ -44,9 +44,10 @@ from pose.coco.bad_records import BadRecord, report_bad
 from pose.coco.detections import parse_detections
 from pose.coco.files import Kind, SplitFiles, local_root
 from pose.coco.further import Further, read_further, with_key
-from pose.coco.images import ABSENT, Images
+from pose.coco.holdout import require_both_sides
+from pose.coco.images import ABSENT, BadImageError, Images
 from pose.coco.overlap import Checksums, image_checksums, shared_images
-from pose.coco.splits import Split, read_splits, read_unlabelled
+from pose.coco.splits import Split, read_splits, read_unlabelled, without_people
 from pose.common.errors import PoseError, shorten
 from pose.common.files import (
     digest,
@@ -197,17 +198,17 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     root = local_root(params.data)
     names = asked_names(params.keypoints.parts, params.keypoints.names)
     splits = read_splits(root, params.data, names)
-    _report(params.data, [split.annotations for split in splits.values()])
+    _report(params.data, splits["train"].annotations, splits["val"].annotations)
     _log_files(root, splits.items())
     if params.data.val_fraction is not None:
         train, val = (len(splits[kind].annotations.images) for kind in ("train", "val"))
         part = f"data.val_fraction = {params.data.val_fraction}"
         log(f"{NAME}: {part}: {train:,} images train, {val:,} val")
     checksums = {kind: _checksums(kind, split) for kind, split in splits.items()}
-    absent = [
-        record for kind, split in splits.items() for record in _absent(split, checksums[kind])
+    unread = [
+        record for kind, split in splits.items() for record in _unread(split, checksums[kind])
     ]
-    report_bad(NAME, list(dict.fromkeys(absent)), params.data.on_bad_record)
+    report_bad(NAME, list(dict.fromkeys(unread)), params.data.on_bad_record)
     digests = {str(kind): _digests(split, checksums[kind]) for kind, split in splits.items()}
     counts = {f"{kind}_images": len(split.annotations.images) for kind, split in splits.items()}
     counts |= {f"{kind}_persons": len(split.annotations.persons) for kind, split in splits.items()}
@@ -222,13 +223,14 @@ def _local(params: Params, folder: Path) -> dict[str, int]:
     return counts
 
 
-def _report(data: Data, splits: list[Annotations]) -> None:
+def _report(data: Data, train: Annotations, val: Annotations) -> None:
     """Log the warnings on the annotations, and the bad ones as build_cache does."""
-    for line in dict.fromkeys(line for split in splits for line in split.warnings):
+    for line in dict.fromkeys([*train.warnings, *val.warnings]):
         log(f"{NAME}: warning: {line}")
-    bad = [record for split in splits for record in split.bad]
-    empty = [split.name for split in splits if split.annotated and not split.persons]
-    report_bad(NAME, bad, data.on_bad_record, empty)
+    empty = without_people(train, val, data)
+    report_bad(NAME, [*train.bad, *val.bad], data.on_bad_record, empty)
+    if data.val_fraction is not None:
+        require_both_sides(train, val)
 
 
 def _log_files(root: Path, splits: Iterable[tuple[str, Split]]) -> None:
@@ -284,11 +286,11 @@ def _check_further(one: Further) -> Checksums:
         log(f"{NAME}: warning: {line}")
     empty = [] if annotations.persons else [annotations.name]
     checksums = _checksums(one.entry.name, one.split)
-    absent = _absent(one.split, checksums)
-    absent = [
-        replace(record, advice=with_key(record.advice, one.key, one.entry)) for record in absent
+    unread = [
+        replace(record, advice=with_key(record.advice, one.key, one.entry))
+        for record in _unread(one.split, checksums)
     ]
-    for bad, files in ((annotations.bad, empty), (list(dict.fromkeys(absent)), [])):
+    for bad, files in ((annotations.bad, empty), (list(dict.fromkeys(unread)), [])):
         report_bad(NAME, bad, one.entry.on_bad_record, files, one.key)
     return checksums
 
@@ -315,20 +317,35 @@ def _checksums(kind: str, split: Split) -> Checksums:
         return image_checksums(images, progress(entries, f"{NAME}: checksums of {kind}"))
 
 
-def _absent(split: Split, checksums: Checksums) -> list[BadRecord]:
-    """The images of people that have no checksum because there is no such file."""
+def _unread(split: Split, checksums: Checksums) -> list[BadRecord]:
+    """The images of people that have no checksum: they are absent, or cannot be read."""
     names = dict.fromkeys(person.file_name for person in split.annotations.persons)
-    return [_absent_image(split.files, name) for name in names if name not in checksums]
+    missing, found = [name for name in names if name not in checksums], []
+    with Images(split.files) as images:
+        for name in missing:
+            try:
+                images.read(name)
+            except BadImageError as error:
+                found.append(_unread_image(split.files, name, str(error)))
+    return found
 
 
-def _absent_image(files: SplitFiles, file_name: str) -> BadRecord:
+def _unread_image(files: SplitFiles, file_name: str, reason: str) -> BadRecord:
+    """The record of an image; for an absent one with what to move or set."""
+    if reason != ABSENT:
+        return BadRecord(files.split, file_name, reason)
     advice = f"searched {files.images}; set data.train_images or data.val_images"
     bare = Path(file_name).name
-    if files.images is not None and bare != file_name and (files.images / bare).is_file():
+    if files.images is None or bare == file_name:
+        return BadRecord(files.split, file_name, reason, advice=advice)
+    folder = files.images.parent
+    if Path(file_name).parts[0] == files.images.name and (folder / file_name).is_file():
+        advice = f"{folder} has it: set data.train_images or data.val_images to {str(folder)!r}"
+    elif (files.images / bare).is_file():
         advice = (
             f"{files.images} has {bare!r}: move it to {file_name!r} there, or correct file_name"
         )
-    return BadRecord(files.split, file_name, ABSENT, advice=advice)
+    return BadRecord(files.split, file_name, reason, advice=advice)
 
 
 def _digests(split: Split, checksums: Checksums) -> dict[str, str]:

@@ -161,6 +161,22 @@ def test_a_bad_record_of_a_set_is_its_own_matter(own: Project, sets: Sets) -> No
     assert len(own.json("data/cache/quarantine.json")) == 2
 
 
+def test_a_bad_image_of_a_training_set_stays_in_the_val_of_that_name(
+    own: Project, sets: Sets
+) -> None:
+    """Both folders have a `mouse 2.jpg`."""
+    root = sets.root / "uneven"
+    write_rats(root, "train", 6)
+    (root / "train/mouse 2.jpg").write_bytes(b"no image")
+    bad = rats(sets.root) | {"root": str(root), "on_bad_record": "skip"}
+    own.set(**{"data.also": [bad]})
+    own.must_stage("download_coco")
+    own.must_stage("build_cache")
+    (record,) = own.json("data/cache/quarantine.json")
+    assert (record["file"], record["record"]) == ("rats (also)", "mouse 2.jpg")
+    assert len(own.json("data/cache/vals/rats.json")["truth"]["images"]) == 3
+
+
 def test_shared_images_are_a_warning(own: Project, sets: Sets) -> None:
     leak = rats(sets.root) | {"name": "leak", "train_split": "val"}
     own.set(**{"data.also": [leak]})

@@ -10,7 +10,7 @@ from typing import Any
 from pose.coco.limbs import read_limbs
 from pose.common.errors import PoseError, shorten
 from pose.common.sides import Pairs
-from pose.common.skeleton import COCO_17, parts_of, whole_body
+from pose.common.skeleton import COCO_17, both_hands_or_none, parts_of, whole_body
 
 ALL = "all"  # value of data.category, unless a category has this name
 
@@ -53,7 +53,8 @@ def read_category(
         )
     if names is not None:
         expected = [name.strip() for name in names]
-        if (parts := parts_of(expected)) and tuple(keypoints[0]) == COCO_17.names:
+        parts = parts_of(expected)
+        if parts and both_hands_or_none(parts) and tuple(keypoints[0]) == COCO_17.names:
             return _with_parts(_as_one(entries, selected, keypoints[0], file), (*parts,))
         require_same_names(keypoints[0], expected, file, "keypoints.names")
     return _as_one(entries, selected, keypoints[0], file)

@@ -123,7 +123,7 @@ def read_note(content: bytes) -> ImageNote | None:
     """Size and orientation in the image's header, before anything of that size is allocated.
 
     None if it cannot be read, also for a PNG with a damaged chunk: OpenCV would allocate whatever
-    length the chunk claims.
+    length the chunk claims. Raises BadImageError for more pixels than PIL allows.
     """
     try:
         with warnings.catch_warnings():
@@ -132,6 +132,9 @@ def read_note(content: bytes) -> ImageNote | None:
                 orientation = _orientation(image)
                 image.verify()
                 return ImageNote(image.size, orientation)
+    except PIL.Image.DecompressionBombError as error:  # the text has both numbers of pixels
+        size = str(error).split(",")[0]
+        raise BadImageError(f"is too large ({size}); scale it down") from None
     except BAD_HEADER:
         return None
 

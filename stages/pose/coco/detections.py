@@ -28,9 +28,16 @@ class Detections:
     left_out: dict[str, int]
 
 
-def read_detections(path: Path, images: list[dict[str, Any]], category: Category) -> Detections:
+def read_detections(
+    path: Path,
+    images: list[dict[str, Any]],
+    category: Category,
+    split: str = "the val split",
+    key: str = "data.detections",
+) -> Detections:
     """The boxes of `category` in `images` (COCO's entries); ann_id is its index in the file.
 
+    split, key: for messages, whose images these are and what in params.yaml names the file.
     Raises PoseError if the file is invalid or has no person box of these images.
     """
     images_by_id = {image["id"]: image for image in images}
@@ -48,7 +55,7 @@ def read_detections(path: Path, images: list[dict[str, Any]], category: Category
             persons.append(_person(index, record, image, len(category.names)))
     if not persons:
         counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise PoseError(f"{path}: no person box of the val split ({counts}); check data.detections")
+        raise PoseError(f"{path}: no person box of {split} ({counts}); check {key}")
     persons.sort(key=lambda person: (person.image_id, person.ann_id))
     return Detections(persons, left_out)
 

@@ -77,7 +77,8 @@ def _read(kind: Kind, key: str, entry: FurtherSet, data: Data, names: Sequence[s
 def _read_files(kind: Kind, entry: FurtherSet, own: Data) -> tuple[SplitFiles, Annotations]:
     """Where the set's files are, and its annotations in its own keypoints."""
     root = local_root(own)
-    files = replace(split_files(root, own, kind), split=entry.name, set_name=entry.name)
+    split = f"{entry.name} ({KEYS[kind]})"  # bad images are told apart by it: names may be equal
+    files = replace(split_files(root, own, kind), split=split, set_name=entry.name)
     if not files.annotated:
         raise PoseError(f"{files.name}: has no annotations; set data.{kind}_annotations")
     annotations = read_annotations(files, own, entry.names)

@@ -31,6 +31,16 @@ def hold_out(
     return train, replace(_with_images(whole, val_ids), bad=[], outside=0, other_categories={})
 
 
+def require_both_sides(train: Annotations, val: Annotations) -> None:
+    """Raise PoseError if all people of the file are on one side of hold_out."""
+    for side, other, kind in ((val, train, "held-out"), (train, val, "other")):
+        if other.persons and not side.persons:
+            raise PoseError(
+                f"{side.name}: no person in the {len(side.images):,} {kind} images; change "
+                "data.val_fraction"
+            )
+
+
 def _group_keys(whole: Annotations, group_by: str | None) -> dict[int, str]:
     """The group of each image, by image id."""
     names: dict[int, str] = {image["id"]: image["file_name"] for image in whole.images}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import reprlib
+import unicodedata
 from typing import Any
 
 from pose.coco.values import INT32_MAX, INT64_MAX, read_integer, shown
 from pose.common.errors import PoseError
 
 NUMBERS = {"id": (None, INT64_MAX), "width": (1, INT32_MAX), "height": (1, INT32_MAX)}
+NO_PART_OF_A_NAME = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # categories of Unicode
 DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -54,11 +56,23 @@ def _entry(entry: Any, index: int, name: str) -> dict[str, Any]:
     file_name = _relative_path(entry.get("file_name"))
     if file_name is None:
         value = reprlib.repr(entry.get("file_name"))
+        character = _control_character(entry.get("file_name"))
+        what = f" with the character U+{ord(character):04X}" if character else ""
         raise PoseError(
-            f"{name}: {label} has file_name {value}, expected a path below the split's folder, "
-            "such as 1.jpg or video1/1.jpg"
+            f"{name}: {label} has file_name {value}{what}, expected a path below the split's "
+            "folder, such as 1.jpg or video1/1.jpg"
         )
     return {**entry, **numbers, "file_name": file_name}
+
+
+def _control_character(text: Any) -> str | None:
+    """The first character of text that cannot be seen, or that ends a line; None if there is none.
+
+    Spaces of any kind are allowed: names of macOS's screenshots have U+202F.
+    """
+    if not isinstance(text, str) or text.isprintable():
+        return None
+    return next((c for c in text if unicodedata.category(c) in NO_PART_OF_A_NAME), None)
 
 
 def _relative_path(text: Any) -> str | None:
@@ -67,7 +81,7 @@ def _relative_path(text: Any) -> str | None:
     >>> [_relative_path(text) for text in ("1.jpg", "a\\1.jpg", "./a/1.jpg", "../1.jpg", "/1.jpg")]
     ['1.jpg', 'a/1.jpg', 'a/1.jpg', None, None]
     """
-    if not isinstance(text, str) or not text.isprintable() or DRIVE.match(text):
+    if not isinstance(text, str) or _control_character(text) or DRIVE.match(text):
         return None
     parts = [part for part in text.replace("\\", "/").split("/") if part != "."]
     return "/".join(parts) if parts and all(part not in ("", "..") for part in parts) else None

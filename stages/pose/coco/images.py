@@ -56,13 +56,13 @@ class Images:
             if path.stat().st_size > MAX_IMAGE_BYTES or not path.is_file():
                 raise OSError(f"not a regular file, or larger than {MAX_IMAGE_BYTES:,} bytes")
             return path.read_bytes()
-        except (KeyError, FileNotFoundError):
+        except (KeyError, FileNotFoundError, NotADirectoryError):
             raise BadImageError(ABSENT) from None
         except BAD_ZIP as error:
             raise BadImageError(f"cannot be read: {error or type(error).__name__}") from None
 
     def checksum(self, file_name: str) -> tuple[int, int] | None:
-        """Size and CRC-32 of an image file, in a zip those in its directory; None if absent."""
+        """Size and CRC-32 of an image file, in a zip those in its directory; None if not read."""
         if self._zip is not None:
             with contextlib.suppress(KeyError):
                 info = self._zip.getinfo(self._member(file_name))
@@ -86,11 +86,16 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     except FileNotFoundError:
         raise PoseError(f"{path}: does not exist; check data.root") from None
     except BAD_ZIP as error:
+        if path.suffix.lower() != ".zip":
+            raise PoseError(f"{path}: expected a folder or a zip; unpack it") from None
         raise PoseError(f"{path}: {error}; download it again") from None
     names = Counter(archive.namelist())
     if duplicates := [name for name, count in names.items() if count > 1]:
         first = duplicates[0]
-        raise PoseError(f"{path}: has {first!r} {names[first]} times; download it again")
+        raise PoseError(
+            f"{path}: has {first!r} {names[first]} times, expected a zip with each name once, or a "
+            "folder; unpack it or zip it anew"
+        )
     return archive
 
 

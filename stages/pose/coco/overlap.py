@@ -12,7 +12,7 @@ Checksums = dict[str, tuple[int, int]]
 
 
 def image_checksums(images: Images, entries: Iterable[dict[str, Any]]) -> Checksums:
-    """Size and CRC-32 of each image by its file_name, without absent ones; entries are COCO's."""
+    """Size and CRC-32 by file_name of the images that can be read; entries are COCO's."""
     found = {entry["file_name"]: images.checksum(entry["file_name"]) for entry in entries}
     return {name: checksum for name, checksum in found.items() if checksum is not None}
 

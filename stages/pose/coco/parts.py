@@ -46,12 +46,15 @@ def is_valid(annotation: dict[str, Any], part: str) -> bool:
     return value
 
 
-def part_values(annotation: dict[str, Any], part: str) -> Any:
-    """The part's list, confidences in it as visibility 2; zeros for a crowd without the list."""
+def part_values(annotation: dict[str, Any], part: str, visibility_thr: float | None) -> Any:
+    """The part's list; zeros for a crowd without it.
+
+    Confidences in it are visibility 2; with visibility_thr they stay, for read_keypoints.
+    """
     values: Any = annotation.get(list_key(part))
     if values is None and annotation.get("iscrowd"):
         return [0] * (3 * len(PARTS[part].names))
-    if not isinstance(values, list) or len(values) % 3:
+    if visibility_thr is not None or not isinstance(values, list) or len(values) % 3:
         return values
     return [_visibility(value) if k % 3 == 2 else value for k, value in enumerate(values)]
 

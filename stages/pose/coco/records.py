@@ -80,12 +80,13 @@ class Reader:
         """Those of `keypoints`, and of the parts behind them: 0 in a part that is not valid."""
         if not self.parts:
             return read_keypoints(annotation, self.names, self.data.visibility_thr)
-        keypoints = [*read_keypoints(annotation, COCO_17.names, self.data.visibility_thr)]
+        threshold = self.data.visibility_thr
+        keypoints = [*read_keypoints(annotation, COCO_17.names, threshold)]
         invalid = False
         for part in self.parts:
             key, names = list_key(part), PARTS[part].names
-            values = {key: part_values(annotation, part)}
-            points = read_keypoints(values, names, self.data.visibility_thr, key)
+            values = {key: part_values(annotation, part, threshold)}
+            points = read_keypoints(values, names, threshold, key)
             valid = is_valid(annotation, part)
             invalid |= not valid and any(points[2::3])
             keypoints += points if valid else [0] * len(points)

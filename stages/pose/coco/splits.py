@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pose.coco.annotations import Annotations, read_annotations, read_unannotated
@@ -43,6 +43,13 @@ def read_splits(root: Path, data: Data, names: Sequence[str] | None) -> dict[Kin
     return {"train": Split(files, train), "val": _read_val(root, data, names, train.category)}
 
 
+def without_people(train: Annotations, val: Annotations, data: Data) -> list[str]:
+    """The annotation files without any person; one that is held out of has both sides'."""
+    if data.val_fraction is not None:
+        return [] if train.persons or val.persons else [train.name]
+    return [split.name for split in (train, val) if split.annotated and not split.persons]
+
+
 def read_unlabelled(root: Path, category: Category) -> Split:
     """The images of unlabeled2017."""
     files = coco_files(root, UNLABELLED_SPLIT)
@@ -61,4 +68,9 @@ def _read_val(root: Path, data: Data, names: Sequence[str] | None, category: Cat
         )
     else:
         val = read_unannotated(files, category)
+        line = (
+            f"{files.name}: no annotations, so val_AP cannot be measured while training; train "
+            f"with an annotated val, then predict with data.val_split = {data.val_split!r}"
+        )
+        val = replace(val, warnings=[*val.warnings, line])
     return Split(locate_images(files, root, val.images), val)

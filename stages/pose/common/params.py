@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +42,7 @@ def _not_reserved(name: str) -> str:
 
 
 SetName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,30}$"), AfterValidator(_not_reserved)]
-TTAS = ("none", "flip", "multiscale")  # test-time views, see inference.py
+TTAS = ("none", "flip", "multiscale")  # test-time views, see evaluation/predict.py
 PathName = Literal["jc", "jo", "co", "cm", "mu", "randaugment", "joco", "jccm"]
 MAX_BYTES, MAX_VALUES = 1 << 20, 10_000  # of params.yaml
 MAX_SHOWN = 300  # characters of a value in a message
@@ -49,6 +50,7 @@ LORA_TARGETS = {  # linear layers of a block by model.family
     "vit": ("qkv", "proj", "fc1", "fc2"),
     "sapiens2": ("wq", "wk", "wv", "proj", "w12", "w3"),
 }
+UNIONS = ("category", "ablation")  # keys whose value is text or a list
 YAML_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # of ruamel
 
 
@@ -684,7 +686,20 @@ def _validate(raw: Any, name: str) -> Params:
     try:
         return Params.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        raise PoseError("\n".join(_line(name, item) for item in error.errors())) from None
+        lines = (_line(name, item) for item in _unions_once(error.errors()))
+        raise PoseError("\n".join(lines)) from None
+
+
+def _unions_once(errors: Sequence[Any]) -> list[Any]:
+    """The errors, but those of a key of UNIONS as one: pydantic has one for each of its types."""
+    found: dict[tuple[str | int, ...], Any] = {}
+    for item in errors:
+        loc = item["loc"]
+        length = next((k + 1 for k, part in enumerate(loc[:-1]) if part in UNIONS), len(loc))
+        if length < len(loc):
+            item = {**item, "loc": loc[:length], "type": "union", "msg": "text or a list of names"}
+        found.setdefault(item["loc"], item)  # the first has the whole value
+    return list(found.values())
 
 
 def _line(name: str, item: Any) -> str:

@@ -7,7 +7,7 @@ cocoeval.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,11 @@ COCO_OKS_SIGMAS = (
 OTHER_OKS_SIGMA = 0.067  # the mean of COCO's, so that AP is as strict as COCO's on average
 
 
+def are_cocos(names: Sequence[str]) -> bool:
+    """Whether these are COCO's 17 names, in any order."""
+    return len(names) == COCO_17.num_keypoints and {*names} == {*COCO_17.names}
+
+
 def names_of_parts(parts: Sequence[str]) -> tuple[str, ...]:
     """Names of the body's 17 keypoints and of those of the other parts (keypoints.parts).
 
@@ -131,6 +136,11 @@ def parts_of(names: Sequence[str]) -> dict[str, slice]:
     return parts if is_known and len(parts) > 1 else {}
 
 
+def both_hands_or_none(parts: Collection[str]) -> bool:
+    """Whether a mirrored pose has the same parts: a mirrored left hand is a right one."""
+    return ("lefthand" in parts) == ("righthand" in parts)
+
+
 def whole_body(parts: Sequence[str]) -> Skeleton:
     """COCO_17 with the keypoints of these parts of COCO-WholeBody."""
     names = names_of_parts(parts)
@@ -148,10 +158,26 @@ def whole_body(parts: Sequence[str]) -> Skeleton:
 
 
 def _built_in(names: Sequence[str]) -> Skeleton | None:
-    """The skeleton of COCO's 17, or of parts of COCO-WholeBody; None for other names."""
-    if tuple(names) == COCO_17.names:
-        return COCO_17
-    return whole_body(list(parts)) if (parts := parts_of(names)) else None
+    """The skeleton of COCO's 17 in this order, or of parts of COCO-WholeBody; None for other names.
+
+    None too for one hand alone, whose keypoints have no partners.
+    """
+    if are_cocos(names):
+        return _coco_17(names)
+    parts = parts_of(names)
+    return whole_body(list(parts)) if parts and both_hands_or_none(parts) else None
+
+
+def _coco_17(names: Sequence[str]) -> Skeleton:
+    """COCO_17 with its keypoints in the order of `names`."""
+    at = [names.index(name) for name in COCO_17.names]
+    return Skeleton(
+        names=tuple(names),
+        flip_pairs=tuple((at[left], at[right]) for left, right in COCO_17.flip_pairs),
+        upper_body=tuple(at[k] for k in COCO_17.upper_body),
+        lower_body=tuple(at[k] for k in COCO_17.lower_body),
+        limbs=tuple((at[start], at[end]) for start, end in COCO_17.limbs),
+    )
 
 
 def build_skeleton(
@@ -227,7 +253,7 @@ def _indices(names: Sequence[str], wanted: Sequence[str], key: str) -> tuple[int
 def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[np.float64]:
     """OKS sigmas (K,): the given ones, or those of known names, or OTHER_OKS_SIGMA for all.
 
-    COCO's and COCO-WholeBody's names are known.
+    COCO's names are known in any order, COCO-WholeBody's in its own.
 
     Raises PoseError if their number differs from that of the names.
 
@@ -235,8 +261,8 @@ def oks_sigmas(names: Sequence[str], given: Sequence[float] | None) -> NDArray[n
     array([0.067, 0.067])
     """
     if given is None:
-        if tuple(names) == COCO_17.names:
-            return COCO_OKS_SIGMAS
+        if are_cocos(names):
+            return COCO_OKS_SIGMAS[[COCO_17.names.index(name) for name in names]]
         if parts := parts_of(names):
             others = [PARTS[part].sigmas for part in parts if part != BODY]
             return np.concatenate([COCO_OKS_SIGMAS, *others])

@@ -19,7 +19,7 @@ import yaml
 
 from pose.common.errors import PoseError
 from pose.common.params import Data
-from pose.common.skeleton import COCO_17, OTHER_OKS_SIGMA, parts_of
+from pose.common.skeleton import OTHER_OKS_SIGMA, are_cocos, parts_of
 from pose.report.baseline import Settings
 from pose.report.page import Cards, Table, Text, number, signed
 
@@ -147,7 +147,7 @@ def sigmas_sentence(names: Sequence[str], given: Sequence[float] | None) -> str:
         return (
             f"OKS sigmas: {span} of {len(names)} keypoints (keypoints.oks_sigmas of params.yaml)."
         )
-    if tuple(names) == COCO_17.names:
+    if are_cocos(names):
         return "OKS sigmas: COCO's 17."
     if parts_of(names):
         return f"OKS sigmas: COCO-WholeBody's, for {len(names)} keypoints."

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pose.coco.category import Category, read_category
 from pose.common.errors import PoseError
+from pose.common.skeleton import COCO_17, names_of_parts
 
 MOUSE = {"id": 7, "name": "mouse", "keypoints": ["nose", "tail"], "skeleton": [[1, 2]]}
 OTHER = {"id": 1, "name": "cage"}
@@ -46,6 +47,13 @@ def test_names_are_trimmed() -> None:
     found = read([{**MOUSE, "name": " mouse", "keypoints": ["nose ", " tail"]}], ("nose", "tail "))
     assert found.names == ("nose", "tail")
     assert read([MOUSE], wanted=" mouse ").id == 7
+
+
+def test_one_hand_is_no_part_to_be_joined() -> None:
+    person = {"id": 1, "name": "person", "keypoints": [*COCO_17.names]}
+    names = names_of_parts(("body", "lefthand"))
+    with pytest.raises(PoseError, match=r"keypoints\.names 38; missing: left_hand_root"):
+        read([person], names, "person")
 
 
 @pytest.mark.parametrize(

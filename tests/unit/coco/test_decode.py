@@ -54,6 +54,20 @@ def test_unusable_images(content: bytes, reason: str) -> None:
         decode_image(content, (40, 30))
 
 
+def test_an_image_of_too_many_pixels_is_told_with_both_numbers() -> None:
+    size = (20_000).to_bytes(4, "big") + (10_000).to_bytes(4, "big")
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", size + b"\x08\0\0\0\0"), (b"IDAT", b""), (b"IEND", b"")):
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        content += len(data).to_bytes(4, "big") + kind + data + check
+    with pytest.raises(BadImageError) as caught:
+        decode_image(content, (20_000, 10_000))
+    assert str(caught.value) == (
+        "is too large (Image size (200000000 pixels) exceeds limit of 178956970 pixels); scale it "
+        "down"
+    )
+
+
 def test_grey_images_become_three_channels() -> None:
     grey = cv2.imencode(".jpg", np.full((30, 40), 77, np.uint8))[1].tobytes()
     found, _ = decode_image(grey, (40, 30))

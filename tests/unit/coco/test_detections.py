@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pose.coco.annotations import read_annotations
+import build_cache
+from pose.coco.annotations import Annotations, read_annotations
 from pose.coco.category import Category
 from pose.coco.detections import Detections, read_detections
-from pose.coco.files import coco_files
+from pose.coco.files import SplitFiles, coco_files
 from pose.coco.images import Images
+from pose.coco.splits import Split
 from pose.codecs import geometry
 from pose.common.errors import PoseError
 from pose.common.skeleton import COCO_17
@@ -49,6 +51,22 @@ def refusal(folder: Path, records: Any) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text.replace(f"{folder}/", "")
+
+
+def test_unlabelled_images_without_boxes_are_named_by_their_split_and_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "detections.json"
+    monkeypatch.setattr(build_cache.stage, "UNLABELLED_DETECTIONS", path)
+    files = SplitFiles("unlabeled2017", path, None)
+    split = Split(files, Annotations("a.json", IMAGES, [], PERSON, [], []))
+    path.write_text(json.dumps([box(3, [1, 2, 3, 4])]), encoding="utf-8")
+    with pytest.raises(PoseError) as caught:
+        build_cache._unlabelled_persons(DEFAULT, split)
+    counts = "0 of other categories, 1 of other images, 0 without width and height"
+    assert str(caught.value) == (
+        f"{path}: no person box of unlabeled2017 ({counts}); check data.unlabelled_detections"
+    )
 
 
 def test_boxes_of_all_selected_categories_are_used(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import build_cache
 from own_keypoints_data import save_mice, write_mice
+from pose.coco.bad_records import BadRecord
 from pose.coco.further import (
     Further,
     describe_map,
@@ -141,8 +143,21 @@ def test_a_val_is_read_by_its_own_keys(rats: Path) -> None:
     data = data_with(rats, "also_val", val_annotations="annotations/person_keypoints_train.json")
     (further,) = read_further("val", changed(data, val_fraction=0.2, source="local"), OURS)
     assert len(further.split.annotations.persons) == 6  # no part of it is held out
-    assert further.split.files.split == "rats"
+    assert further.split.files.split == "rats (also_val)"
     assert read_further("train", data, OURS) == []
+
+
+def test_a_bad_image_is_that_of_one_of_two_sets_of_the_same_name(rats: Path) -> None:
+    """data.also and data.also_val may both have `rats`, and both a file `mouse 2.jpg`."""
+    train = read(data_with(rats)).split
+    data = data_with(rats, "also_val", val_annotations="annotations/person_keypoints_train.json")
+    (further,) = read_further("val", data, OURS)
+    val, name = further.split.annotations, further.split.annotations.images[0]["file_name"]
+    everyone = {image["id"] for image in val.images}
+    bad = [BadRecord(train.files.split, name, "is damaged")]
+    assert build_cache._usable_images(val, further.split.files, bad) == everyone
+    bad = [BadRecord(further.split.files.split, name, "is damaged")]
+    assert build_cache._usable_images(val, further.split.files, bad) < everyone
 
 
 def test_a_set_is_not_named_as_a_part_of_the_model(rats: Path) -> None:

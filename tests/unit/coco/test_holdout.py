@@ -10,7 +10,7 @@ import pytest
 from pose.coco.annotations import Annotations, Person
 from pose.coco.bad_records import BadRecord
 from pose.coco.category import Category
-from pose.coco.holdout import hold_out
+from pose.coco.holdout import hold_out, require_both_sides
 from pose.common.errors import PoseError
 
 
@@ -46,6 +46,19 @@ def test_the_share_is_about_right_and_the_sides_are_disjoint(fraction: float) ->
     assert names_of(train) | names_of(val) == set(names)
     assert not names_of(train) & names_of(val)
     assert abs(len(val.images) / 2000 - fraction) < 0.03  # nearly three standard deviations
+
+
+def test_both_sides_have_people() -> None:
+    train, val = hold_out(whole(*(f"{i}.png" for i in range(9))), 0.5, None)
+    nobody = replace(whole(), persons=[])
+    require_both_sides(train, val)
+    require_both_sides(nobody, nobody)  # is another mistake
+    for sides, kind in (((train, nobody), "held-out"), ((nobody, val), "other")):
+        with pytest.raises(PoseError) as caught:
+            require_both_sides(*sides)
+        assert str(caught.value) == (
+            f"a.json: no person in the 0 {kind} images; change data.val_fraction"
+        )
 
 
 def test_images_added_later_move_no_other() -> None:

@@ -58,6 +58,7 @@ def test_the_wrong_number_is_named(key: str, value: Any, expected: str) -> None:
         ("a/b c/Ü.png", "a/b c/Ü.png"),
         ("./1.jpg", "1.jpg"),
         ("..a/1..jpg", "..a/1..jpg"),
+        *((f"9.41{space}AM.png", f"9.41{space}AM.png") for space in "\u202f\xa0\u3000"),
     ],
 )
 def test_folders_in_file_names(text: str, expected: str) -> None:
@@ -83,6 +84,14 @@ def test_backslashes(text: str) -> None:
 def test_paths_that_are_refused(text: Any) -> None:
     with pytest.raises(PoseError, match=r"a\.json: image 1 has file_name .* expected a path below"):
         read(file_name=text)
+
+
+@pytest.mark.parametrize("character", ["\n", "\x00", "\u202e", "\u2028", "\u2029", "\ue000"])
+def test_the_character_that_is_refused_is_named(character: str) -> None:
+    with pytest.raises(PoseError) as caught:
+        read(file_name=f"a{character}b.jpg")
+    assert f" with the character U+{ord(character):04X}, expected a path" in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_two_images_of_one_id() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -43,8 +44,9 @@ def test_invalid_zips(tiny_coco: TinyCoco, tmp_path: Path, kind: str) -> None:
     else:
         corrupt_member(path, member, kind)
     if kind == "twice":
-        with pytest.raises(PoseError, match=rf"{SPLIT}.zip: has '{member}' 2 times"):
+        with pytest.raises(PoseError, match=rf"{SPLIT}.zip: has '{member}' 2 times") as caught:
             Images(coco_files(root, SPLIT))
+        assert str(caught.value).endswith("or a folder; unpack it or zip it anew")
         return
     with Images(coco_files(root, SPLIT)) as images:
         assert images.read("000000000002.jpg") == tiny_coco.image_path(2).read_bytes()
@@ -87,6 +89,15 @@ def test_a_file_that_is_not_a_zip(tmp_path: Path) -> None:
     (tmp_path / f"{SPLIT}.zip").write_bytes(b"")
     with pytest.raises(PoseError, match="download it again"):
         Images(SplitFiles(SPLIT, tmp_path / "val.json", tmp_path / f"{SPLIT}.zip"))
+
+
+def test_another_archive_is_no_damaged_download(tmp_path: Path) -> None:
+    path = tmp_path / "images.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(__file__)
+    with pytest.raises(PoseError) as caught:
+        Images(SplitFiles(SPLIT, tmp_path / "val.json", path))
+    assert str(caught.value) == f"{path}: expected a folder or a zip; unpack it"
 
 
 def test_a_folder_in_place_of_an_image(tiny_coco: TinyCoco) -> None:

@@ -74,8 +74,16 @@ def test_some_parts_alone(tiny_coco: TinyCoco) -> None:
 def test_visibilities_are_confidences(tiny_coco: TinyCoco) -> None:
     add_parts(tiny_coco, **feet(0.14, 0, 1, 2, 3.5, -0.2))
     assert first_person(tiny_coco).keypoints[17:23, 2].tolist() == [2, 0, 1, 2, 2, 0]
-    person = first_person(tiny_coco, visibility_thr=1.5)
-    assert person.keypoints[17:23, 2].tolist() == [2, 0, 0, 2, 2, 0]
+
+
+def test_a_threshold_reads_all_lists_alike(tiny_coco: TinyCoco) -> None:
+    add_parts(tiny_coco, **feet(0.3, 0.7, 0, 1, 2, -0.2))
+    (body,) = (one for one in tiny_coco.raw["annotations"] if one["id"] == FIRST)
+    body["keypoints"][2:12:3] = [0.3, 0.7, 0, 1]
+    tiny_coco.save()
+    visibility = first_person(tiny_coco, visibility_thr=0.5).keypoints[:, 2]
+    assert visibility[:4].tolist() == [0, 2, 0, 2]
+    assert visibility[17:23].tolist() == [0, 2, 0, 2, 2, 0]
 
 
 def test_what_is_not_valid_is_not_labelled(tiny_coco: TinyCoco) -> None:

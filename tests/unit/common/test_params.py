@@ -82,6 +82,20 @@ BAD = [
     ("evaluate.scales", "[1.0, 1.0]", "evaluate.scales = [1.0, 1.0], expected 1.0 and others, ea"),
     ("evaluate.scales", "[1.1, 1.0]", "evaluate.scales = [1.1, 1.0], expected: ascending numbers"),
     ("evaluate.ensemble", "[ssl]", "evaluate.ensemble = ['ssl'], expected none or at least two"),
+    ("data.category", "5", "data.category = 5, expected: text or a list of names"),
+    ("data.category", "[]", "data.category = [], expected: text or a list of names"),
+    ("data.category", "[1, 2]", "data.category = [1, 2], expected: text or a list of names"),
+    ("evaluate.ablation", "3", "evaluate.ablation = 3, expected: text or a list of names"),
+    (
+        "data.also",
+        "[{name: a, root: b, category: 5}]",
+        "data.also.0.category = 5, expected: text or a list of names",
+    ),
+    (
+        "data.also",
+        "[{name: a, root: b, map: {category: 5}}]",
+        "data.also.0.map.category = 5, expected: input should be a valid string",
+    ),
     ("train.warmup_epochs", "-1", "train.warmup_epochs = -1, expected: input should be greater"),
 ]
 

@@ -79,8 +79,16 @@ def test_half_bodies() -> None:
     assert (found.upper_body, found.lower_body) == ((0, 2), (3,))
     off = build(names=COCO_17.names, upper=[], lower=[])
     assert off.upper_body == off.lower_body == ()
-    turned = build(names=COCO_17.names[::-1])
-    assert turned.upper_body == ()
+
+
+def test_cocos_names_in_another_order_keep_cocos_values() -> None:
+    names = COCO_17.names[::-1]
+    turned = build(names=names)
+    assert {names[k] for k in turned.upper_body} == {*COCO_17.names[:11]}
+    assert {names[k] for k in turned.lower_body} == {*COCO_17.names[11:]}
+    assert {*turned.flip_pairs} == {(16 - a, 16 - b) for a, b in COCO_17.flip_pairs}
+    np.testing.assert_array_equal(oks_sigmas(names, None), COCO_OKS_SIGMAS[::-1])
+    assert build(names=(*names, "chin")).upper_body == ()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +118,7 @@ def test_mistakes_in_what_is_given(given: dict, expected: str) -> None:
 
 
 def test_sigmas() -> None:
-    assert oks_sigmas(COCO_17.names, None) is COCO_OKS_SIGMAS
+    np.testing.assert_array_equal(oks_sigmas(COCO_17.names, None), COCO_OKS_SIGMAS)
     np.testing.assert_array_equal(oks_sigmas(MOUSE, None), [0.067] * 4)
     assert COCO_OKS_SIGMAS.mean() == pytest.approx(0.067, abs=1e-4)
     np.testing.assert_array_equal(oks_sigmas(MOUSE, [0.1, 0.2, 0.3, 0.4]), [0.1, 0.2, 0.3, 0.4])

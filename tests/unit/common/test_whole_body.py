@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from pose.common.errors import PoseError
 from pose.common.skeleton import (
     COCO_17,
     asked_names,
@@ -63,6 +64,16 @@ def test_derived_as_built_in(parts: tuple[str, ...]) -> None:
     flips = skeleton.flip_indices
     assert [flips[k] for k in flips] == [*range(skeleton.num_keypoints)]
     assert len(oks_sigmas(skeleton.names, None)) == skeleton.num_keypoints
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_one_hand_alone_has_no_partners(side: str) -> None:
+    names = names_of_parts(("body", f"{side}hand"))
+    with pytest.raises(PoseError, match=f"flip_pairs is null, but {side}_hand_root, "):
+        build_skeleton(names, (), None, None, None)
+    given = build_skeleton(names, (), [("left_eye", "right_eye")], None, None)
+    assert given.flip_pairs == ((1, 2),)
+    assert given.upper_body == given.lower_body == ()
 
 
 def test_names_that_params_ask_for() -> None:

@@ -69,7 +69,8 @@ def test_the_main_result_is_compared_with_the_baseline() -> None:
 
 
 def test_sigmas_of_known_names() -> None:
-    assert tables.sigmas_sentence(COCO_17.names, None) == "OKS sigmas: COCO's 17."
+    for names in (COCO_17.names, COCO_17.names[::-1]):
+        assert tables.sigmas_sentence(names, None) == "OKS sigmas: COCO's 17."
     names = names_of_parts(("body", "foot"))
     found = tables.sigmas_sentence(names, None)
     assert found == "OKS sigmas: COCO-WholeBody's, for 23 keypoints."

@@ -284,7 +284,7 @@ def test_a_change_behind_a_link_is_seen(run: Run, tiny_coco: TinyCoco, tmp_path:
 
 
 def test_a_split_without_annotations_is_counted_and_tracked(
-    run: Run, tiny_coco: TinyCoco, tmp_path: Path
+    run: Run, tiny_coco: TinyCoco, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As test-dev: a list of images that lie in test2017."""
     shutil.copytree(tiny_coco.root / SPLIT, tiny_coco.root / "test2017")
@@ -295,7 +295,10 @@ def test_a_split_without_annotations_is_counted_and_tracked(
     values |= {"source": "local", "root": str(tiny_coco.root)}
     assert "data.val_split = 'test-dev2017' has no annotations" in failure(lambda: run(**values))
     values["detections"] = str(tmp_path / AP_H_70)
-    run(**values)
+    with caplog.at_level("INFO", "pose"):
+        run(**values)
+    line = f"{listed.name}: no annotations, so val_AP cannot be measured while training; "
+    assert f"download_coco: warning: {line}train with an annotated val, then" in caplog.text
     counts = json.loads((stage.METRICS / "download_coco/metrics.json").read_text())
     assert (counts["val_images"], counts["val_persons"]) == (3, 0)
     before = json.loads(stage.LOCAL.read_text())
@@ -352,6 +355,34 @@ def test_absent_images_of_people_stop_before_the_download_of_weights(
     assert line in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["folder", "error"])
+def test_an_image_that_cannot_be_read_is_not_told_as_absent(
+    run: Run, tiny_coco: TinyCoco, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tiny_coco.image_path(2)
+    read_bytes = Path.read_bytes
+
+    def failing(self: Path) -> bytes:
+        if self.name == path.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(self)
+
+    if kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "error":
+        monkeypatch.setattr(Path, "read_bytes", failing)
+    values = {"source": "local", "root": str(tiny_coco.root)}
+    values |= {"train_split": SPLIT, "val_split": SPLIT}
+    with pytest.raises(PoseError) as caught:
+        run(**values)
+    line, _ = str(caught.value).splitlines()
+    reason = {"folder": "not a regular file, or larger", "error": "[Errno 5] Input/output error"}
+    assert line.startswith(f"{SPLIT}: {path.name} cannot be read: {reason[kind]}")
+    assert "absent" not in line
+    assert "data.train_images" not in line
+
+
 def test_a_folder_in_file_name_that_the_images_do_not_have(run: Run, tiny_coco: TinyCoco) -> None:
     for image in tiny_coco.raw["images"]:
         image["file_name"] = f"images/{image['file_name']}"
@@ -364,6 +395,26 @@ def test_a_folder_in_file_name_that_the_images_do_not_have(run: Run, tiny_coco: 
     name = tiny_coco.image_path(1).name
     place = f"{tiny_coco.root / SPLIT} has {name!r}: move it to 'images/{name}' there"
     assert line.endswith(f"; {place}, or correct file_name")
+
+
+def test_a_file_name_that_begins_with_the_folder_of_the_images(
+    run: Run, tiny_coco: TinyCoco
+) -> None:
+    """What the message says to set is enough, also as `.`; a zip of that folder needs nothing."""
+    for image in tiny_coco.raw["images"]:
+        image["file_name"] = f"{SPLIT}/{image['file_name']}"
+    tiny_coco.save()
+    root = tiny_coco.root
+    values = {"source": "local", "root": str(root), "train_split": SPLIT, "val_split": SPLIT}
+    with pytest.raises(PoseError) as caught:
+        run(**values)
+    line, _ = str(caught.value).splitlines()
+    advice = f"{root} has it: set data.train_images or data.val_images to {str(root)!r}"
+    assert line.endswith(f"; {advice}")
+    for folder in (str(root), "."):
+        run(**values, train_images=folder, val_images=folder)
+    zips = tiny_coco.zipped(root.parent / "zips")
+    run(**values | {"root": str(zips)})
 
 
 def test_other_images_are_no_warning(
@@ -384,6 +435,34 @@ def test_other_images_are_no_warning(
     train, val = counts["train_images"], counts["val_images"]
     assert train + val == 3
     assert told.endswith(f"data.val_fraction = 0.5: {train} images train, {val} val")
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_held_out_images_without_people(run: Run, tiny_coco: TinyCoco, bad: int) -> None:
+    """With val_fraction: 0.5 image 3 is val; `bad` annotations of the others cannot be used."""
+    values = {"source": "local", "root": str(tiny_coco.root), "val_fraction": 0.5}
+    values |= {"train_annotations": f"annotations/{tiny_coco.json_path.name}"}
+    values |= {"train_images": SPLIT, "on_bad_record": "skip"}
+    people = [one for one in tiny_coco.raw["annotations"] if one["image_id"] != 3]
+    for annotation in people[:bad]:
+        del annotation["bbox"]
+    tiny_coco.raw["annotations"] = people
+    tiny_coco.save()
+    text = failure(lambda: run(**values))
+    name, count = tiny_coco.json_path.name, "no person in the 1 held-out images"
+    assert text == f"{name}: {count}; change data.val_fraction"
+
+
+def test_a_held_out_file_of_bad_records_alone(run: Run, tiny_coco: TinyCoco) -> None:
+    for annotation in tiny_coco.raw["annotations"]:
+        annotation.pop("bbox", None)
+    tiny_coco.save()
+    values = {"source": "local", "root": str(tiny_coco.root), "val_fraction": 0.5}
+    values |= {"train_annotations": f"annotations/{tiny_coco.json_path.name}"}
+    with pytest.raises(PoseError) as caught:
+        run(**values, train_images=SPLIT, on_bad_record="skip")
+    last = str(caught.value).splitlines()[-1]
+    assert last.endswith(f"nobody is left in {tiny_coco.json_path.name}; repair them")
 
 
 def test_files_outside_root_are_told(
