@@ -297,7 +297,9 @@ def _box_source(
     if arguments.whole_image:
         return lambda image, *names: whole_image(image)
     if arguments.boxes:
-        file = BoxFile(arguments.boxes, predictor.manifest.category_id)
+        file = BoxFile(arguments.boxes, predictor.manifest.category_ids)
+        if file.left_out:
+            log(f"{NAME}: {arguments.boxes}: {file.left_out_line()}")
         return lambda image, *names: file(*names)
     if predictor.manifest.category != "person":
         raise PoseError(

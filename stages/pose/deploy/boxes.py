@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pose.coco.boxes import clip_bbox
 from pose.coco.detections import parse_detections
 from pose.coco.images import BadImageError
+from pose.coco.values import read_integer
 from pose.common.errors import PoseError
 from pose.common.files import finite_numbers, read_json
 
@@ -37,20 +39,34 @@ class BoxFile:
       the file name, as in COCO (000000000139.jpg is image 139). Boxes of no size are left out:
       detectors write some.
 
-    Raises PoseError if the file cannot be read or one of its boxes is invalid.
+    COCO's formats have boxes of several categories. Those of others than category_ids are counted
+    in `left_out`, by id. Raises PoseError if the file cannot be read, one of its boxes is invalid,
+    or no box is left.
     """
 
-    def __init__(self, path: Path, category_id: int) -> None:
+    def __init__(self, path: Path, category_ids: Collection[int]) -> None:
         if not path.is_file():
             raise PoseError(f"{path}: no such file; --boxes takes a JSON file of boxes")
         raw = read_json(path)
         self._name = path.name
         self._lists_all = isinstance(raw, dict)  # COCO results omit pictures without detections
         self._boxes: dict[str | int, list[tuple[list[float], float]]] = {}
-        for picture, box, score in _read(raw, path, category_id):
+        self.left_out: Counter[int] = Counter()
+        for picture, box, score in _read(raw, path, category_ids, self.left_out):
             boxes = self._boxes.setdefault(picture, [])
             if box is not None:
                 boxes.append((box, score))
+        if self.left_out and not any(self._boxes.values()):
+            wanted = ", ".join(map(str, sorted(category_ids)))
+            raise PoseError(
+                f"{path}: no usable box of the model's categories (ids {wanted}); "
+                f"{self.left_out_line()}; correct category_id, or give another file"
+            )
+
+    def left_out_line(self) -> str:
+        """How many boxes of other categories were left out."""
+        ids = ", ".join(map(str, sorted(self.left_out)))
+        return f"left out {self.left_out.total():,} boxes of other categories (ids {ids})"
 
     def __call__(self, *names: str) -> Boxes:
         """Boxes of the first name that the file lists.
@@ -68,13 +84,16 @@ class BoxFile:
         return boxes, np.array([score for _, score in scored], dtype=np.float64)
 
 
-def _read(raw: Any, path: Path, category_id: int) -> Iterator[BoxRecord]:
+def _read(
+    raw: Any, path: Path, category_ids: Collection[int], left_out: Counter[int]
+) -> Iterator[BoxRecord]:
+    """The records of a file; boxes of other categories are counted in left_out."""
     if isinstance(raw, list):
-        return _from_results(path, category_id)
+        return _from_results(path, category_ids, left_out)
     if not isinstance(raw, dict):
         raise PoseError(f"{path}: expected boxes by file name, found {reprlib.repr(raw)}")
     if isinstance(raw.get("images"), list) and isinstance(raw.get("annotations"), list):
-        return _from_annotations(raw, path, category_id)
+        return _from_annotations(raw, path, category_ids, left_out)
     return _from_names(raw, path)
 
 
@@ -87,7 +106,9 @@ def _from_names(raw: dict[str, Any], path: Path) -> Iterator[BoxRecord]:
             yield name, _checked_box(box, f"{path}: {name!r}, box {index}"), 1.0
 
 
-def _from_annotations(raw: dict[str, Any], path: Path, category_id: int) -> Iterator[BoxRecord]:
+def _from_annotations(
+    raw: dict[str, Any], path: Path, category_ids: Collection[int], left_out: Counter[int]
+) -> Iterator[BoxRecord]:
     images = {image.get("id"): image for image in raw["images"] if isinstance(image, dict)}
     for image in images.values():
         yield _image_value(image, "file_name", str, path), None, 0.0
@@ -97,7 +118,10 @@ def _from_annotations(raw: dict[str, Any], path: Path, category_id: int) -> Iter
                 f"{path}: an annotation is {reprlib.repr(annotation)}, expected an object"
             )
         where = f"{path}: annotation {reprlib.repr(annotation.get('id'))}"
-        if annotation.get("category_id") != category_id or annotation.get("iscrowd"):
+        if (category_id := _integer(annotation, "category_id", where)) not in category_ids:
+            left_out[category_id] += 1
+            continue
+        if read_integer(annotation.get("iscrowd") or 0) != 0:  # "0" as text is no crowd
             continue
         if annotation.get("image_id") not in images:
             image_id = annotation.get("image_id")
@@ -108,6 +132,15 @@ def _from_annotations(raw: dict[str, Any], path: Path, category_id: int) -> Iter
         yield image["file_name"], clipped if min(clipped[2:]) > 0 else None, 1.0
 
 
+def _integer(entry: dict[str, Any], key: str, where: str) -> int:
+    """The integer of an entry, also as text; where: how a PoseError names the entry."""
+    number = read_integer(entry.get(key))
+    if number is None:
+        value = reprlib.repr(entry.get(key))
+        raise PoseError(f"{where} has {key} {value}, expected an integer; correct it")
+    return number
+
+
 def _image_value(image: dict[str, Any], key: str, kind: type, path: Path) -> Any:
     if type(image.get(key)) is not kind:
         value = reprlib.repr(image.get(key))
@@ -115,9 +148,13 @@ def _image_value(image: dict[str, Any], key: str, kind: type, path: Path) -> Any
     return image[key]
 
 
-def _from_results(path: Path, category_id: int) -> Iterator[BoxRecord]:
+def _from_results(
+    path: Path, category_ids: Collection[int], left_out: Counter[int]
+) -> Iterator[BoxRecord]:
     for detection in parse_detections(path.read_bytes(), str(path)):
-        if detection["category_id"] == category_id and min(detection["bbox"][2:]) > 0:
+        if detection["category_id"] not in category_ids:
+            left_out[detection["category_id"]] += 1
+        elif min(detection["bbox"][2:]) > 0:
             yield (
                 detection["image_id"],
                 [float(v) for v in detection["bbox"]],

@@ -27,10 +27,10 @@ def annotated(*annotations: dict) -> dict:
     return {"images": IMAGES, "annotations": [*annotations]}
 
 
-def read(folder: Path, content: Any, category_id: int = 1) -> BoxFile:
+def read(folder: Path, content: Any, *category_ids: int) -> BoxFile:
     path = folder / "boxes.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return BoxFile(path, category_id)
+    return BoxFile(path, category_ids or (1,))
 
 
 def test_by_name(tmp_path: Path) -> None:
@@ -87,6 +87,37 @@ def test_results_go_by_number(tmp_path: Path) -> None:
     assert boxes("me.jpg")[0].shape == (0, 4)
 
 
+def with_categories(*ids: Any) -> list[dict]:
+    """Boxes of image 7 at x = 0, 1, ... with these category ids, also as results."""
+    return [annotation(category_id=c, bbox=[x, 2, 3, 4], score=0.5) for x, c in enumerate(ids)]
+
+
+@pytest.mark.parametrize("as_results", [False, True])
+def test_boxes_of_all_categories_of_the_model(tmp_path: Path, as_results: bool) -> None:
+    records = with_categories(1, 2, 3, 9, 4, 9)
+    boxes = read(tmp_path, records if as_results else annotated(*records), 1, 2, 3)
+    found, _ = boxes("7.jpg" if as_results else "a.jpg")
+    assert found[:, 0].tolist() == [0, 1, 2]
+    assert boxes.left_out_line() == "left out 3 boxes of other categories (ids 4, 9)"
+
+
+def test_category_ids_as_text(tmp_path: Path) -> None:
+    records = with_categories("1", 1.0, "2")
+    boxes = read(tmp_path, annotated(records[0] | {"iscrowd": "0"}, *records[1:]))
+    assert boxes("a.jpg")[0][:, 0].tolist() == [0, 1]
+    assert boxes.left_out == {2: 1}
+
+
+@pytest.mark.parametrize("as_results", [False, True])
+def test_only_boxes_of_other_categories(tmp_path: Path, as_results: bool) -> None:
+    records = with_categories(3, 3, 2)
+    said = failure(read, tmp_path, records if as_results else annotated(*records), 1, 7)
+    assert said.endswith(
+        "boxes.json: no usable box of the model's categories (ids 1, 7); left out 3 boxes of other "
+        "categories (ids 2, 3); correct category_id, or give another file"
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -100,6 +131,7 @@ def test_results_go_by_number(tmp_path: Path) -> None:
         (annotated(annotation(bbox=None)), "annotation 1 is None, expected 4 finite numbers"),
         ({"images": [{"id": 1}], "annotations": []}, "image 1 has file_name None; correct it"),
         ({"images": IMAGES, "annotations": [4]}, "an annotation is 4, expected an object"),
+        (annotated(annotation(category_id=None)), "annotation 1 has category_id None, expected an"),
         ([{"image_id": 1}], "boxes.json: record 0 has category_id None"),
     ],
 )
@@ -108,7 +140,7 @@ def test_files_that_cannot_serve(tmp_path: Path, content: Any, expected: str) ->
 
 
 def test_no_file(tmp_path: Path) -> None:
-    assert "no such file; --boxes takes" in failure(BoxFile, tmp_path / "boxes.json", 1)
+    assert "no such file; --boxes takes" in failure(BoxFile, tmp_path / "boxes.json", (1,))
 
 
 def test_the_whole_image() -> None:

@@ -106,6 +106,15 @@ def test_a_folder_with_cocos_own_boxes(run, tiny_coco: TinyCoco, lines: list[str
     assert lines[-1] == "predict: 6 poses in 3 pictures and frames, in predicted"
 
 
+def test_boxes_of_other_categories_are_counted(run, tiny_coco: TinyCoco, lines: list[str]) -> None:
+    tiny_coco.raw["annotations"][1]["category_id"] = "2"
+    tiny_coco.save()
+    assert run(tiny_coco.image_path(1), "--boxes", tiny_coco.json_path) == 0
+    line = f"predict: {tiny_coco.json_path}: left out 2 boxes of other categories (ids 2)"
+    assert lines[0] == line
+    assert len(read("results.json")) == 1
+
+
 def test_a_video_keeps_frames_and_rate(run, tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.avi", 4)
     assert run(path, "--whole-image") == 0
