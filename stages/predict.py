@@ -249,8 +249,7 @@ class _Videos:
 
     def _people(self, video: Video, source: Path | Stream) -> Iterator[tuple[Frame, People]]:
         def boxes(frame: Frame) -> Boxes:
-            names = f"{source}/{frame.index}", f"{Path(str(source)).name}/{frame.index}"
-            return self.find_boxes(frame.image, *names, str(source))
+            return self.find_boxes(frame.image, str(source), frame.index)
 
         total, name = -(-video.count // video.stride), f"{NAME}: {Path(str(source)).name}"
         frames = progress(video, name, total, leave=False, unit=" frames")
@@ -295,12 +294,12 @@ def _box_source(
     arguments: argparse.Namespace, predictor: Predictor, device: torch.device
 ) -> FindBoxes:
     if arguments.whole_image:
-        return lambda image, *names: whole_image(image)
+        return lambda image, *where: whole_image(image)
     if arguments.boxes:
         file = BoxFile(arguments.boxes, predictor.manifest.category_ids)
         if file.left_out:
             log(f"{NAME}: {arguments.boxes}: {file.left_out_line()}")
-        return lambda image, *names: file(*names)
+        return lambda image, *where: file(*where)
     if predictor.manifest.category != "person":
         raise PoseError(
             f"the category of the model is {predictor.manifest.category!r}, but the detector "
@@ -314,7 +313,7 @@ def _box_source(
             f"{error}; without internet access, put the file at {weights_path(url)}, or "
             "give --boxes FILE or --whole-image"
         ) from None
-    return lambda image, *names: detector(image)
+    return lambda image, *where: detector(image)
 
 
 if __name__ == "__main__":

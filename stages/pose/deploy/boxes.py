@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ def whole_image(image: Image) -> Boxes:
 class BoxFile:
     """Boxes per picture, read from a JSON file in one of three formats:
 
-    - {"a.jpg": [[x, y, w, h], ...], ...}: by file name; "clip.mp4/12" is frame 12, counted from 0,
-    - COCO annotations (images, annotations): by file name, clipped to the image, without crowds,
+    - {"a.jpg": [[x, y, w, h], ...], ...}: by path; "clip.mp4/12" is frame 12, counted from 0,
+    - COCO annotations (images, annotations): by file_name, clipped to the image, without crowds,
     - COCO results [{image_id, category_id, bbox, score}, ...]: by image id, which is the number in
-      the file name, as in COCO (000000000139.jpg is image 139). Boxes of no size are left out:
-      detectors write some.
+      the file name, as in COCO (000000000139.jpg is image 139), or of the frame. Boxes of no size
+      are left out: detectors write some.
 
     COCO's formats have boxes of several categories. Those of others than category_ids are counted
     in `left_out`, by id. Raises PoseError if the file cannot be read, one of its boxes is invalid,
@@ -56,6 +56,7 @@ class BoxFile:
             boxes = self._boxes.setdefault(picture, [])
             if box is not None:
                 boxes.append((box, score))
+        self._by_name = _by_name(key for key in self._boxes if isinstance(key, str))
         if self.left_out and not any(self._boxes.values()):
             wanted = ", ".join(map(str, sorted(category_ids)))
             raise PoseError(
@@ -68,20 +69,56 @@ class BoxFile:
         ids = ", ".join(map(str, sorted(self.left_out)))
         return f"left out {self.left_out.total():,} boxes of other categories (ids {ids})"
 
-    def __call__(self, *names: str) -> Boxes:
-        """Boxes of the first name that the file lists.
+    def __call__(self, name: str, frame: int | None = None) -> Boxes:
+        """Boxes of a picture, or of a frame of a video, by its path.
 
-        For COCO results, a name that is not listed has no boxes. For the other formats it raises
-        BadImageError.
+        For COCO results, a picture or frame that is not listed has no boxes. For the other formats
+        it raises BadImageError.
         """
-        keys: list[str | int] = [key for name in names for key in (name, Path(name).name)]
-        keys += [int(stem) for name in names if (stem := Path(name).stem).isdecimal()]
-        key = next((key for key in keys if key in self._boxes), None)
-        if key is None and self._lists_all:
-            raise BadImageError(f"has no entry in {self._name}")
+        key = self._key(name, frame) if self._lists_all else _number(name, frame)
         scored = self._boxes.get(key, []) if key is not None else []
         boxes = np.array([box for box, _ in scored], dtype=np.float64).reshape(-1, 4)
         return boxes, np.array([score for _, score in scored], dtype=np.float64)
+
+    def _key(self, name: str, frame: int | None) -> str:
+        """The entry of a picture; of a frame, or else of its video.
+
+        It is the entry that is the longest end of the path, else the only one of that file name.
+        """
+        tails = [""] if frame is None else [f"/{frame}", ""]
+        ends = [end + tail for tail in tails for end in _ends(name)]
+        if found := next((end for end in ends if end in self._boxes), None):
+            return found
+        alike = [self._by_name.get(Path(name).name + tail, []) for tail in tails]
+        if only := next((keys[0] for keys in alike if len(keys) == 1), None):
+            return only
+        count = max(map(len, alike))
+        several = f"; {count} entries end in {Path(name).name}, but none of them fits its path"
+        raise BadImageError(f"has no entry in {self._name}{several if count else ''}")
+
+
+def _ends(name: str) -> list[str]:
+    """The absolute path, the path without its first folder, ..., the file name: longest first."""
+    parts = Path(name).absolute().as_posix().split("/")
+    ends = {"/".join(parts[start:]) for start in range(len(parts))}
+    return sorted({name, *ends}, key=len, reverse=True)  # name: for the address of a stream
+
+
+def _number(name: str, frame: int | None) -> int | None:
+    """The image id by COCO's results: of a frame its number, of a picture that in its name."""
+    if frame is not None:
+        return frame
+    return int(stem) if (stem := Path(name).stem).isdecimal() else None
+
+
+def _by_name(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Entries by the name at their end; those of frames also by the video's name and a number."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        parts = key.split("/")
+        for end in {parts[-1], "/".join(parts[-2:])}:
+            found.setdefault(end, []).append(key)
+    return found
 
 
 def _read(

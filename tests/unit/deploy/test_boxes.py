@@ -45,15 +45,45 @@ def test_by_name(tmp_path: Path) -> None:
 
 def test_the_most_precise_name_counts(tmp_path: Path) -> None:
     boxes = read(tmp_path, {"x/a.jpg": [[1, 1, 1, 1]], "a.jpg": [[2, 2, 2, 2]]})
-    assert boxes("x/a.jpg")[0][0, 0] == 1
+    assert boxes("x/a.jpg")[0][0, 0] == boxes("data/x/a.jpg")[0][0, 0] == 1
     assert boxes("y/a.jpg")[0][0, 0] == 2
+
+
+def test_the_folder_that_the_run_is_in_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = read(tmp_path, {"b/1.jpg": [[1, 1, 1, 1]], "1.jpg": [[2, 2, 2, 2]]})
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "b")
+    assert boxes("1.jpg")[0][0, 0] == 1
+
+
+def test_a_file_name_alone_is_enough_if_one_entry_has_it(tmp_path: Path) -> None:
+    content = {"b/1.jpg": [[1, 1, 1, 1]], "b/2.jpg": [[2, 2, 2, 2]], "c/2.jpg": [[3, 3, 3, 3]]}
+    images = [{"id": i, "file_name": n, "width": 9, "height": 9} for i, n in enumerate(content)]
+    for form in (content, {"images": images, "annotations": [annotation(image_id=0)]}):
+        boxes = read(tmp_path, form)
+        assert boxes("data/1.jpg")[0][0, 0] == 1
+        with pytest.raises(BadImageError, match=r"; 2 entries end in 2\.jpg, but none"):
+            boxes("data/2.jpg")
 
 
 def test_a_frame_has_its_own_boxes_or_its_videos(tmp_path: Path) -> None:
     boxes = read(tmp_path, {"clip.avi": [[1, 1, 1, 1]], "clip.avi/3": [[2, 2, 2, 2]]})
     for frame, x in ((2, 1), (3, 2)):
-        names = (f"x/clip.avi/{frame}", f"clip.avi/{frame}", "x/clip.avi")
-        assert boxes(*names)[0][0, 0] == x
+        assert boxes("x/clip.avi", frame)[0][0, 0] == x
+
+
+def test_a_stream_goes_by_its_address(tmp_path: Path) -> None:
+    boxes = read(tmp_path, {"yard": [[1, 1, 1, 1]], "rtsp://10.0.0.7/yard/2": [[2, 2, 2, 2]]})
+    assert [boxes("rtsp://10.0.0.7/yard", frame)[0][0, 0] for frame in (1, 2)] == [1, 2]
+
+
+def test_a_frame_has_no_boxes_of_another_video(tmp_path: Path) -> None:
+    boxes = read(tmp_path, {"other.avi/3": [[1, 1, 1, 1]], "y/clip.avi/4": [[2, 2, 2, 2]]})
+    assert boxes("x/clip.avi", 4)[0][0, 0] == 2
+    with pytest.raises(BadImageError, match=r"^has no entry in boxes.json$"):
+        boxes("x/clip.avi", 3)
 
 
 def test_annotations(tmp_path: Path) -> None:
@@ -85,6 +115,11 @@ def test_results_go_by_number(tmp_path: Path) -> None:
     assert (found.tolist(), scores.tolist()) == ([[1, 2, 3, 4]], [0.25])
     assert boxes("000000000140.jpg")[0].shape == (0, 4)  # the detector found nobody
     assert boxes("me.jpg")[0].shape == (0, 4)
+
+
+def test_a_frame_goes_by_its_own_number_never_by_its_videos(tmp_path: Path) -> None:
+    boxes = read(tmp_path, [annotation(image_id=number, score=0.5) for number in (5, 299)])
+    assert [len(boxes("x/5.mp4", frame)[0]) for frame in (5, 299, 300)] == [1, 1, 0]
 
 
 def with_categories(*ids: Any) -> list[dict]:
