@@ -146,7 +146,8 @@ def _from_names(raw: dict[str, Any], path: Path) -> Iterator[BoxRecord]:
 def _from_annotations(
     raw: dict[str, Any], path: Path, category_ids: Collection[int], left_out: Counter[int]
 ) -> Iterator[BoxRecord]:
-    images = {image.get("id"): image for image in raw["images"] if isinstance(image, dict)}
+    entries = [image for image in raw["images"] if isinstance(image, dict)]
+    images = {_integer(image, "id", f"{path}: an image"): image for image in entries}
     for image in images.values():
         yield _image_value(image, "file_name", str, path), None, 0.0
     for annotation in raw["annotations"]:
@@ -160,10 +161,9 @@ def _from_annotations(
             continue
         if read_integer(annotation.get("iscrowd") or 0) != 0:  # "0" as text is no crowd
             continue
-        if annotation.get("image_id") not in images:
-            image_id = annotation.get("image_id")
+        if (image_id := _integer(annotation, "image_id", where)) not in images:
             raise PoseError(f"{where} names image {image_id}, which is not in 'images'")
-        image, box = images[annotation["image_id"]], _checked_box(annotation.get("bbox"), where)
+        image, box = images[image_id], _checked_box(annotation.get("bbox"), where)
         image_wh = _image_value(image, "width", int, path), _image_value(image, "height", int, path)
         clipped = clip_bbox(np.array(box), image_wh).tolist()
         yield image["file_name"], clipped if min(clipped[2:]) > 0 else None, 1.0

@@ -122,6 +122,13 @@ def test_a_frame_goes_by_its_own_number_never_by_its_videos(tmp_path: Path) -> N
     assert [len(boxes("x/5.mp4", frame)[0]) for frame in (5, 299, 300)] == [1, 1, 0]
 
 
+def test_image_ids_as_text(tmp_path: Path) -> None:
+    raw = annotated(annotation(image_id="7"), annotation(image_id=8.0, bbox=[5, 5, 5, 5]))
+    raw["images"] = [IMAGES[0], IMAGES[1] | {"id": "8"}]
+    boxes = read(tmp_path, raw)
+    assert [boxes(name)[0][0, 0] for name in ("a.jpg", "b.jpg")] == [1, 5]
+
+
 def with_categories(*ids: Any) -> list[dict]:
     """Boxes of image 7 at x = 0, 1, ... with these category ids, also as results."""
     return [annotation(category_id=c, bbox=[x, 2, 3, 4], score=0.5) for x, c in enumerate(ids)]
@@ -167,6 +174,9 @@ def test_only_boxes_of_other_categories(tmp_path: Path, as_results: bool) -> Non
         ({"images": [{"id": 1}], "annotations": []}, "image 1 has file_name None; correct it"),
         ({"images": IMAGES, "annotations": [4]}, "an annotation is 4, expected an object"),
         (annotated(annotation(category_id=None)), "annotation 1 has category_id None, expected an"),
+        (annotated(annotation(image_id=[1])), "annotation 1 has image_id [1], expected an integer"),
+        (annotated(annotation(image_id=None)), "annotation 1 has image_id None, expected an"),
+        ({"images": [{"id": [1]}], "annotations": []}, "an image has id [1], expected an integer"),
         ([{"image_id": 1}], "boxes.json: record 0 has category_id None"),
     ],
 )
