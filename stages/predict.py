@@ -139,7 +139,13 @@ from pose.deploy.people import (
     follow_people,
 )
 from pose.deploy.predictor import Predictor, torch_network
-from pose.deploy.results import ResultsWriter, numeric_ids, overlay_paths
+from pose.deploy.results import (
+    FILES,
+    ResultsWriter,
+    numeric_ids,
+    overlay_paths,
+    require_inputs_stay,
+)
 from pose.deploy.smooth import OneEuroFilter
 from pose.deploy.track import MAX_LOST_SECONDS, Tracker
 from pose.deploy.video import Frame, Video, video_writer
@@ -173,15 +179,18 @@ def _predict(
 
     Also returns the signal that ended it, if one did.
     """
+    out, overlays = arguments.out, overlay_paths(sources, arguments.out / "overlays")
+    read = [*sources, arguments.boxes] if arguments.boxes else sources
+    require_inputs_stay(read, [*overlays.values(), *(out / name for name in FILES)])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predictor, out = _predictor(arguments, device), arguments.out
+    predictor = _predictor(arguments, device)
     calibration = predictor.require_calibration() if arguments.calibrated else None
     find_boxes = _box_source(arguments, predictor, device)
     settings = predictor.manifest.pixels
     if arguments.boxes is None:  # boxes are in pixels of images as in training
         settings = replace(settings, upright=True)
     notes: list[ImageNote] = []
-    overlays, ids, failed = overlay_paths(sources, out / "overlays"), numeric_ids(sources), 0
+    ids, failed = numeric_ids(sources), 0
     with (
         ResultsWriter(out, predictor.manifest, calibration) as writer,
         stop_signals() as stopped,

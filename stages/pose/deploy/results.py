@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose.analysis.calibration import Calibration
+from pose.common.errors import PoseError
 from pose.common.files import move_into_place
 from pose.deploy.manifest import Manifest
 from pose.deploy.media import Image, Stream, is_video
@@ -142,3 +143,11 @@ def overlay_paths(sources: Sequence[Path | Stream], folder: Path) -> dict[Path |
         taken.add(f"{name}{suffix}")
         chosen[source] = folder / f"{name}{suffix}"
     return chosen
+
+
+def require_inputs_stay(inputs: Iterable[Path | Stream], outputs: Iterable[Path]) -> None:
+    """Raise PoseError if an output would replace an input, also if a link leads there."""
+    files = {source.resolve() for source in inputs if isinstance(source, Path)}
+    for output in outputs:
+        if output.resolve() in files:
+            raise PoseError(f"{output} is an input and would be replaced; choose another --out")

@@ -269,6 +269,25 @@ def test_rotated_photos(
     assert ("they are read as stored" in lines[0]) == as_stored
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_no_overlay_replaces_an_input(run, tmp_path: Path, linked: bool) -> None:
+    """Nor one of the other files that are written; nothing is done before that."""
+    photos, out = tmp_path / "photos/overlays", tmp_path / "photos"
+    photos.mkdir(parents=True)
+    cv2.imwrite(str(photos / "a.jpg"), picture(0, 60, 80))
+    before = (photos / "a.jpg").read_bytes()
+    if linked:
+        out = tmp_path / "link"
+        out.symlink_to(tmp_path / "photos")
+    line = failure(run, photos, "--whole-image", "--out", out, "--model", "absent")
+    assert line == f"{out}/overlays/a.jpg is an input and would be replaced; choose another --out"
+    assert (photos / "a.jpg").read_bytes() == before
+    write_json(tmp_path / "results.json", {"a.jpg": []})
+    line = failure(run, photos, "--boxes", tmp_path / "results.json", "--out", tmp_path)
+    assert line.startswith(f"{tmp_path}/results.json is an input and would be replaced")
+    assert [path.name for path in photos.iterdir()] == ["a.jpg"]
+
+
 def test_if_nothing_can_be_read_nothing_is_replaced(run, tmp_path: Path) -> None:
     Path("predicted").mkdir()
     Path("predicted/results.json").write_text("mine")
