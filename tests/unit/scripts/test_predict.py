@@ -269,6 +269,16 @@ def test_rotated_photos(
     assert ("they are read as stored" in lines[0]) == as_stored
 
 
+def test_a_diverged_model_leaves_nothing(run, model: Path, tiny_coco: TinyCoco) -> None:
+    diverged = tiny_coco.root / "model.safetensors"
+    shutil.copy(model.with_name("pose.json"), tiny_coco.root)
+    state = {name: tensor * np.nan for name, tensor in random_model().state_dict().items()}
+    save_weights(diverged, state, {})
+    line = failure(run, tiny_coco.image_path(1), "--whole-image", "--model", diverged)
+    assert "is not finite (1 of 1 poses of its group); has the training diverged?" in line
+    assert not Path("predicted").exists()
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_no_overlay_replaces_an_input(run, tmp_path: Path, linked: bool) -> None:
     """Nor one of the other files that are written; nothing is done before that."""
