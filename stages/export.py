@@ -297,6 +297,7 @@ def _card(
         title=title,
         manifest=manifest,
         dataset=dataset,
+        also=[entry.name for entry in params.data.also or ()],
         source=params.data.source,
         scores=scores,
         family=params.model.family,

@@ -17,6 +17,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+import apply
 import export
 from loopback import failure
 from pose.common import stage
@@ -194,6 +195,19 @@ def test_the_card_of_a_sapiens2_model_links_its_licence(exported: Path) -> None:
     assert card.data.license_link == SAPIENS2.link
     assert f"{SAPIENS2.terms} The licence: {SAPIENS2.link}\n\n- Starting" in card.text
     assert "A Sapiens2 vision transformer" in card.text
+
+
+def test_the_card_names_the_further_sets(exported: Path) -> None:
+    params = apply.resolve("vitpose_b_coco_aic_mpii")
+    info = json.loads((exported / "pose.json").read_text())
+    card = export._card("mine", params, MANIFEST, info, export.TEMPLATE)
+    assert (
+        "- Trained on: COCO 2017 (annotations CC BY 4.0; the images are under their Flickr terms); "
+        "also aic, mpii, each with terms of its own\n- Trained stage"
+    ) in card
+    info["trained"]["model"] = "phase1"
+    card = export._card("mine", project_params(), MANIFEST, info, export.TEMPLATE)
+    assert "- Trained on: rendered people of this project\n- Trained stage: phase1" in card
 
 
 def test_a_folder_for_transformers(
