@@ -110,11 +110,15 @@ def _category_ids(params: Params, first: int) -> tuple[int, ...]:
 
 def project_calibration(weights: Path) -> Calibration | None:
     """What evaluate fitted for this file of weights; None if its main result is of another one."""
+    fitted = main_calibration()
+    return fitted if fitted and fitted.weights_sha256 == digest(weights) else None
+
+
+def main_calibration() -> Calibration | None:
+    """What evaluate fitted for its main result, with the digest of its weights; None without."""
     path = stage.ROOT / stage.PREDICTIONS / CALIBRATION_FILE
     raw = read_json(path) if path.is_file() else None
-    if raw is None or raw["weights_sha256"] != digest(weights):
-        return None
-    return TypeAdapter(Calibration).validate_python(raw)
+    return raw and TypeAdapter(Calibration).validate_python(raw)
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
