@@ -18,8 +18,8 @@ matrix products are in int8; both are compared with float32 on val. --format tra
 config.json, model.safetensors, preprocessor_config.json, pose.json and README.md instead, for
 VitPoseForPoseEstimation or Sapiens2ForPoseEstimation. --push uploads the folder into a new
 repository of the Hugging Face Hub, private unless --public, with the token in HF_TOKEN. Reads
-params.yaml, models/, data/cache and, for the card, metrics/evaluate and data/predictions. Not a stage
-of the pipeline. Takes half a minute with the embedded default.
+params.yaml, models/, data/cache and, for the card, metrics/evaluate and data/predictions. Not a
+stage of the pipeline. Takes half a minute with the embedded default.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def _compared(manifest: Manifest, path: Path, tolerance: float) -> dict[str, Any
 
 
 def _provenance(name: str, path: Path, family: str) -> dict[str, Any]:
-    """Entries of pose.json beside the manifest: weights, licence and versions."""
+    """Entries of pose.json beside the manifest: the trained file, licence and versions."""
     start = read_provenance(path)
     return {
         "trained": {"model": name, "sha256": digest(path), "start": start},
@@ -272,7 +272,8 @@ def _write_settings(
     info: dict[str, Any],
     template: str = TEMPLATE,
 ) -> None:
-    """Write pose.json and the model card."""
+    """Write pose.json and the model card, both with the digest of the weights in the folder."""
+    info = info | {"weights": {"file": SAFETENSORS, "sha256": digest(folder / SAFETENSORS)}}
     write_json(folder / FILE, describe(manifest) | info)
     card = _card(out.resolve().name, params, manifest, info, template)
     write_atomic(folder / "README.md", card.encode())

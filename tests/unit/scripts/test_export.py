@@ -23,7 +23,7 @@ import export
 from loopback import failure
 from pose.analysis.calibration import Calibration
 from pose.common import stage
-from pose.common.files import write_json
+from pose.common.files import digest, write_json
 from pose.common.licence import CC_BY_NC, SAPIENS2
 from pose.deploy import keypoints_graph
 from pose.deploy.export import verify
@@ -32,6 +32,7 @@ from pose.deploy.int8 import INT8_ONNX
 from pose.deploy.keypoints_graph import KeypointsGraph
 from pose.deploy.manifest import project_params, read_manifest
 from pose.deploy.predictor import OnnxNetwork, Predictor
+from pose.models.adapter import Base
 from pose.models.checkpoint import read_weights, save_weights
 from sections import DEFAULT
 from tiny_export import SCORES
@@ -202,17 +203,39 @@ def test_the_card_of_a_sapiens2_model_links_its_licence(exported: Path) -> None:
     assert "A Sapiens2 vision transformer" in card.text
 
 
+@pytest.mark.parametrize("template", [export.TEMPLATE, export.TRANSFORMERS_TEMPLATE])
+def test_the_card_has_the_digest_of_the_file_that_was_written(
+    exported: Path, tmp_path: Path, template: str
+) -> None:
+    """Of a model that holds only what was trained, the file is merged with its base."""
+    start, trained = tmp_path / "weights/start.safetensors", tmp_path / "models/ssl.safetensors"
+    state = random_model(MANIFEST).state_dict()
+    save_weights(start, state, {})
+    head = {name: tensor + 1 for name, tensor in state.items() if name.startswith("head.")}
+    save_weights(trained, head, {}, Base("weights/start.safetensors", digest(start)))
+    out = tmp_path / "out"
+    out.mkdir()
+    export._write_weights(trained, out)
+    info = json.loads((exported / "pose.json").read_text())
+    info |= export._provenance("ssl", trained, "vit")
+    export._write_settings(out, out, DEFAULT, MANIFEST, info, template)
+    written, card = digest(out / "model.safetensors"), (out / "README.md").read_text()
+    assert json.loads((out / "pose.json").read_text())["weights"]["sha256"] == written
+    assert f"sha256 {written} |" in card
+    assert f"has sha256 {digest(trained)}\n" in card
+
+
 def test_the_card_names_the_further_sets(exported: Path) -> None:
     params = apply.resolve("vitpose_b_coco_aic_mpii")
     info = json.loads((exported / "pose.json").read_text())
     card = export._card("mine", params, MANIFEST, info, export.TEMPLATE)
     assert (
         "- Trained on: COCO 2017 (annotations CC BY 4.0; the images are under their Flickr terms); "
-        "also aic, mpii, each with terms of its own\n- Trained stage"
+        "also aic, mpii, each with terms of its own\n- Trained stage: "
     ) in card
     info["trained"]["model"] = "phase1"
     card = export._card("mine", project_params(), MANIFEST, info, export.TEMPLATE)
-    assert "- Trained on: rendered people of this project\n- Trained stage: phase1" in card
+    assert "- Trained on: rendered people of this project\n- Trained stage: phase1;" in card
 
 
 def test_a_folder_for_transformers(
