@@ -48,7 +48,7 @@ from pose.coco.files import Kind, local_root, split_files
 from pose.coco.further import describe_map, read_further
 from pose.common import stage
 from pose.common.errors import PoseError
-from pose.common.files import existing_path
+from pose.common.files import digest, existing_path
 from pose.common.params import Params, load_params
 from pose.common.script import exit_codes
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED
@@ -99,7 +99,8 @@ def check_weights(params: Params) -> str:
     if weights.source == "embedded":
         return "random, none are needed"
     if weights.source == "url":
-        return found_at(str(weights.url), "weights.url", stage.RESUME / fetch_weights.NAME)
+        folder = stage.RESUME / fetch_weights.NAME
+        return found_at(str(weights.url), "weights.url", folder, weights.sha256)
     if weights.source == "huggingface":
         revision = weights.revision or fetch_weights.BRANCH
         return find_on_hub(str(weights.repo), str(weights.file), revision)
@@ -139,7 +140,8 @@ def check_boxes(params: Params) -> str:
     for key in ("detections", "unlabelled_detections"):
         if value := getattr(data, key):
             if value.startswith(WEB):
-                found.append(found_at(value, f"data.{key}", stage.DOWNLOADS))
+                sha256 = data.detections_sha256 if key == "detections" else None
+                found.append(found_at(value, f"data.{key}", stage.DOWNLOADS, sha256))
             else:
                 found.append(str(existing_path(f"data.{key}", value)))
     return ", ".join(found) or "ground truth, none are needed"
@@ -239,15 +241,22 @@ def process_count() -> int:
     return max(1, int(text)) if text.isdecimal() else 1
 
 
-def found_at(url: str, key: str, folder: Path | None = None) -> str:
-    """Where the file of a URL is: downloaded to `folder`, or at its server, which a HEAD asks."""
-    if folder and (path := folder / file_name(url)).exists():
-        return f"{path}, downloaded"
+def found_at(url: str, key: str, folder: Path | None = None, sha256: str | None = None) -> str:
+    """Where the file of a URL is: downloaded to `folder`, or at its server, which a HEAD asks.
+
+    A file of its name in `folder` counts if it has the sha256: the URL may be a new one.
+    """
+    there, note = folder and folder / file_name(url), ""
+    if there and there.is_file():
+        if sha256 and digest(there) == sha256:
+            return f"{there}, downloaded, its sha256 is right"
+        state = "has another sha256" if sha256 else "was not checked: there is no sha256"
+        note = f"; {there} {state}"
     with one_line(f"{key} = {url!r}"):
         answer = requests.head(url, allow_redirects=True, timeout=TIMEOUT)
         answer.raise_for_status()
     size = answer.headers.get("Content-Length")
-    return f"{url}, {int(size):,} bytes" if size else f"{url}, of unknown size"
+    return (f"{url}, {int(size):,} bytes" if size else f"{url}, of unknown size") + note
 
 
 CHECKS: dict[str, Callable[[Params], str]] = {

@@ -16,6 +16,7 @@ from loopback import Handler, Server, serve
 from own_keypoints_data import write_mice
 from pose.common import stage
 from pose.common.errors import PoseError
+from pose.common.files import digest
 from pose.common.params import Params, load_params
 
 Bent = Callable[[dict[str, str]], Params]
@@ -82,6 +83,28 @@ def test_servers_are_asked_without_a_download(
     server.statuses = [(404, {})]
     with pytest.raises(PoseError, match=r"weights.url = .*w.pth.*404"):
         preflight.check_weights(url)
+
+
+def test_a_download_counts_by_its_sha256(
+    bent: Bent, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A new weights.url may end in the name of the old one."""
+    server.files = {"/new/w.pth": b"w" * 5}
+    monkeypatch.setattr(stage, "RESUME", tmp_path)
+    old = tmp_path / "fetch_weights/w.pth"
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    url = f"{server.address}/new/w.pth"
+    changes = {"weights.source": "url", "weights.url": url, "weights.sha256": "'" + "a" * 64 + "'"}
+    expected = f"{url}, 5 bytes; {old} has another sha256"
+    assert preflight.check_weights(bent(changes)) == expected
+    changes["weights.sha256"] = f"'{digest(old)}'"
+    asked = len(server.asked)
+    assert preflight.check_weights(bent(changes)) == f"{old}, downloaded, its sha256 is right"
+    assert len(server.asked) == asked
+    assert preflight.found_at(url, "x", old.parent).endswith(
+        f"5 bytes; {old} was not checked: there is no sha256"
+    )
 
 
 @pytest.fixture
