@@ -270,7 +270,7 @@ def torch_network(manifest: Manifest, path: Path, device: torch.device) -> PoseM
 
 
 class OnnxNetwork(nn.Module):
-    """Normalised images (B, 3, h, w) -> heatmaps (B, K or 3 K, H, W), as models.vit.PoseModel."""
+    """Normalised images (B, 3, h, w) -> heatmaps (B, K or 3 K, H, W), as pose_model.PoseModel."""
 
     def __init__(self, path: Path) -> None:
         """Raises PoseError if the file is absent or not an ONNX model."""
