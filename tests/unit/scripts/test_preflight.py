@@ -208,6 +208,33 @@ def test_a_step_that_does_not_fit(bent: Bent, monkeypatch: pytest.MonkeyPatch) -
     assert "a step of 4" in preflight.check_memory(params, plan)
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_without_a_gpu_the_hours_on_a_cpu_are_stated(
+    bent: Bent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, parallel: str
+) -> None:
+    """FLOPs of all phases at the planner's speed; without such a number just that it is the CPU."""
+    monkeypatch.setattr(preflight.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("NPROC", "2")
+    params = bent({"data.source": "coco", "train.parallel": parallel})
+    plan = preflight.make_plan(params, None)
+    table = tmp_path / "achieved.csv"
+    header = "device,memory_gb,amp,tflops,basis\n"
+    table.write_text(f"{header}A card,24,bf16,50,assumed\nCPU x,,none,0.1,measured: y\n")
+    monkeypatch.setattr(preflight, "ACHIEVED", table)
+    hours = sum(phase.flops for phase in plan.phases) / 0.1e12 / 3600
+    assert hours > 1
+    assert preflight.check_memory(params, plan).endswith(
+        "; no GPU is visible to torch: all stages will run on the CPU; training takes "
+        f"{hours:,.1f} h at 0.1 TFLOP/s (CPU x, measured: y)"
+    )
+    table.write_text(header)
+    assert preflight.check_memory(params, plan).endswith("all stages will run on the CPU")
+    monkeypatch.setattr(preflight.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(preflight.torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(preflight.torch.cuda, "mem_get_info", lambda: (10**12,))
+    assert "CPU" not in preflight.check_memory(params, plan)
+
+
 def test_relative_paths_are_those_of_the_project(tmp_path: Path) -> None:
     code = "import runpy, sys; sys.argv = ['preflight.py']; import os\n"
     code += f"runpy.run_path({str(stage.ROOT / 'stages/preflight.py')!r}, run_name='__main__')\n"
