@@ -5,9 +5,10 @@
 
 --weights takes what fetch_weights reads: a file of Sapiens, ViTPose, mmpose, Hugging Face or this
 project (models/ssl.safetensors), an https address with --sha256, or a file of the Hugging Face Hub
-as hf://OWNER/NAME@REVISION/PATH. The file needs a head. Model, codec and weights.expert are those
-of --recipe, or of params.yaml. --data is a folder in COCO's layout (zips or folders; data/coco
-after a run). Boxes are the ground truth's unless --detections names a file of COCO results.
+as hf://OWNER/NAME@REVISION/PATH (a / in REVISION as %2F). The file needs a head. Model, codec and
+weights.expert are those of --recipe, or of params.yaml. --data is a folder in COCO's layout (zips
+or folders; data/coco after a run). Boxes are the ground truth's unless --detections names a file of
+COCO results.
 
 Crops are cut, and poses predicted and scored, by the code of fetch_weights, build_cache and
 evaluate, in a temporary folder ($TMPDIR; about 1 GB for COCO's val): data/, models/, metrics/ and
@@ -49,6 +50,7 @@ import sys
 import tempfile
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import unquote
 
 import pandas as pd
 from pydantic import ValidationError
@@ -78,7 +80,8 @@ MODEL = "checkpoint"  # its name in tables, in place of a model of the chain
 PUBLISHED = stage.ROOT / "benchmarks" / "published.csv"
 COLUMNS = ("AP", "AP50", "AP75", "APm", "APl", "AR")
 VIEWS = {"none": "one view", "flip": "flip test"}
-HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
+REVISION = r"refs/(?:pr/\d+|convert/\w+)|(?!refs/)[^/]+"  # the Hub's refs have slashes
+HUB = re.compile(rf"hf://([^/@]+/[^/@]+)(?:@({REVISION}))?/(.+)")
 PROJECT = "stages: {evaluate: {params: [run], deps: []}}\n"  # a dvc.yaml for stage.resume_folder
 
 
@@ -135,9 +138,12 @@ def _weights(text: str, sha256: str | None, key: str | None, expert: int | None)
     source: dict[str, Any] = {"file": None, "repo": None, "revision": None, "url": None}
     if text.startswith("hf://"):
         if not (found := HUB.fullmatch(text)):
-            raise PoseError(f"--weights {text}: expected hf://OWNER/NAME@REVISION/PATH")
+            raise PoseError(
+                f"--weights {text}: expected hf://OWNER/NAME@REVISION/PATH; write a / in the name "
+                "of a revision as %2F, except in refs/pr/NUMBER"
+            )
         repo, revision, file = found.groups()
-        source |= {"source": "huggingface", "repo": repo, "revision": revision or "main"}
+        source |= {"source": "huggingface", "repo": repo, "revision": unquote(revision or "main")}
         source["file"] = file
     elif "://" in text:
         if not text.startswith(("http://", "https://")):

@@ -18,8 +18,8 @@ matrix products are in int8; both are compared with float32 on val. --format tra
 config.json, model.safetensors, preprocessor_config.json, pose.json and README.md instead, for
 VitPoseForPoseEstimation or Sapiens2ForPoseEstimation. --push uploads the folder into a new
 repository of the Hugging Face Hub, private unless --public, with the token in HF_TOKEN. Reads
-params.yaml, models/, data/cache and, for the card, metrics/evaluate. Not a stage of the pipeline.
-Takes half a minute with the embedded default.
+params.yaml, models/, data/cache and, for the card, metrics/evaluate and data/predictions. Not a
+stage of the pipeline. Takes half a minute with the embedded default.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ from pose.deploy.manifest import (
     Manifest,
     build_manifest,
     describe,
+    main_calibration,
     project_calibration,
     project_params,
     project_weights,
@@ -254,7 +255,7 @@ def _compared(manifest: Manifest, path: Path, tolerance: float) -> dict[str, Any
 
 
 def _provenance(name: str, path: Path, family: str) -> dict[str, Any]:
-    """Entries of pose.json beside the manifest: weights, licence and versions."""
+    """Entries of pose.json beside the manifest: the trained file, licence and versions."""
     start = read_provenance(path)
     return {
         "trained": {"model": name, "sha256": digest(path), "start": start},
@@ -271,7 +272,8 @@ def _write_settings(
     info: dict[str, Any],
     template: str = TEMPLATE,
 ) -> None:
-    """Write pose.json and the model card."""
+    """Write pose.json and the model card, both with the digest of the weights in the folder."""
+    info = info | {"weights": {"file": SAFETENSORS, "sha256": digest(folder / SAFETENSORS)}}
     write_json(folder / FILE, describe(manifest) | info)
     card = _card(out.resolve().name, params, manifest, info, template)
     write_atomic(folder / "README.md", card.encode())
@@ -286,7 +288,8 @@ def _card(
 ) -> str:
     licence = Licence(**info["licence"])
     dataset = DATASETS[params.data.source]
-    scores = _scores(info["trained"]["model"], params.evaluate.asked_models[-1])
+    measured = _main_result(info["trained"])
+    scores = _scores(measured)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "pose" / "deploy"),
         keep_trailing_newline=True,
@@ -297,8 +300,10 @@ def _card(
         title=title,
         manifest=manifest,
         dataset=dataset,
+        also=[entry.name for entry in params.data.also or ()],
         source=params.data.source,
         scores=scores,
+        measured=measured,
         family=params.model.family,
         network=CLASSES[params.model.family],
         processor=PROCESSORS[params.model.family],
@@ -306,14 +311,27 @@ def _card(
     )
 
 
-def _scores(name: str, main_model: str) -> dict[str, float]:
-    """COCO metrics of the main result, if it was measured with this model; else {}."""
+def _main_result(trained: dict[str, Any]) -> dict[str, Any]:
+    """metrics.json of evaluate, and its `flip_test`, if it is of these weights; else {}.
+
+    Which weights it is of, and whether with the flip test, is what its calibration says.
+    """
     path = stage.ROOT / stage.METRICS / "evaluate" / "metrics.json"
-    if name != main_model or not path.is_file():
-        log(f"{NAME}: no scores of {name} for the model card; `dvc repro` measures {main_model}")
+    fitted = main_calibration()
+    if fitted is None or fitted.weights_sha256 != trained["sha256"] or not path.is_file():
+        log(
+            f"{NAME}: no scores of these weights of {trained['model']} for the model card; "
+            "`dvc repro evaluate` measures the last of evaluate.models"
+        )
         return {}
-    metrics = read_json(path)
-    return {key: metrics[key] for key in ("AP", "AP50", "AP75", "AR") if key in metrics}
+    metrics: dict[str, Any] = read_json(path)
+    return metrics | {"flip_test": fitted.flip_test}
+
+
+def _scores(metrics: dict[str, Any]) -> dict[str, float]:
+    """The COCO metrics of the card; -1 is COCO's value for "no such person is annotated"."""
+    found = {key: metrics[key] for key in ("AP", "AP50", "AP75", "AR") if key in metrics}
+    return {key: value for key, value in found.items() if value != -1}
 
 
 if __name__ == "__main__":

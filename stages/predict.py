@@ -139,7 +139,13 @@ from pose.deploy.people import (
     follow_people,
 )
 from pose.deploy.predictor import Predictor, torch_network
-from pose.deploy.results import ResultsWriter, numeric_ids, overlay_paths
+from pose.deploy.results import (
+    FILES,
+    ResultsWriter,
+    numeric_ids,
+    overlay_paths,
+    require_inputs_stay,
+)
 from pose.deploy.smooth import OneEuroFilter
 from pose.deploy.track import MAX_LOST_SECONDS, Tracker
 from pose.deploy.video import Frame, Video, video_writer
@@ -173,15 +179,18 @@ def _predict(
 
     Also returns the signal that ended it, if one did.
     """
+    out, overlays = arguments.out, overlay_paths(sources, arguments.out / "overlays")
+    read = [*sources, arguments.boxes] if arguments.boxes else sources
+    require_inputs_stay(read, [*overlays.values(), *(out / name for name in FILES)])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predictor, out = _predictor(arguments, device), arguments.out
+    predictor = _predictor(arguments, device)
     calibration = predictor.require_calibration() if arguments.calibrated else None
     find_boxes = _box_source(arguments, predictor, device)
     settings = predictor.manifest.pixels
     if arguments.boxes is None:  # boxes are in pixels of images as in training
         settings = replace(settings, upright=True)
     notes: list[ImageNote] = []
-    overlays, ids, failed = overlay_paths(sources, out / "overlays"), numeric_ids(sources), 0
+    ids, failed = numeric_ids(sources), 0
     with (
         ResultsWriter(out, predictor.manifest, calibration) as writer,
         stop_signals() as stopped,
@@ -249,8 +258,7 @@ class _Videos:
 
     def _people(self, video: Video, source: Path | Stream) -> Iterator[tuple[Frame, People]]:
         def boxes(frame: Frame) -> Boxes:
-            names = f"{source}/{frame.index}", f"{Path(str(source)).name}/{frame.index}"
-            return self.find_boxes(frame.image, *names, str(source))
+            return self.find_boxes(frame.image, str(source), frame.index)
 
         total, name = -(-video.count // video.stride), f"{NAME}: {Path(str(source)).name}"
         frames = progress(video, name, total, leave=False, unit=" frames")
@@ -295,10 +303,12 @@ def _box_source(
     arguments: argparse.Namespace, predictor: Predictor, device: torch.device
 ) -> FindBoxes:
     if arguments.whole_image:
-        return lambda image, *names: whole_image(image)
+        return lambda image, *where: whole_image(image)
     if arguments.boxes:
-        file = BoxFile(arguments.boxes, predictor.manifest.category_id)
-        return lambda image, *names: file(*names)
+        file = BoxFile(arguments.boxes, predictor.manifest.category_ids)
+        if file.left_out:
+            log(f"{NAME}: {arguments.boxes}: {file.left_out_line()}")
+        return lambda image, *where: file(*where)
     if predictor.manifest.category != "person":
         raise PoseError(
             f"the category of the model is {predictor.manifest.category!r}, but the detector "
@@ -312,7 +322,7 @@ def _box_source(
             f"{error}; without internet access, put the file at {weights_path(url)}, or "
             "give --boxes FILE or --whole-image"
         ) from None
-    return lambda image, *names: detector(image)
+    return lambda image, *where: detector(image)
 
 
 if __name__ == "__main__":

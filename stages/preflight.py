@@ -48,13 +48,21 @@ from pose.coco.files import Kind, local_root, split_files
 from pose.coco.further import describe_map, read_further
 from pose.common import stage
 from pose.common.errors import PoseError
-from pose.common.files import existing_path
+from pose.common.files import digest, existing_path
 from pose.common.params import Params, load_params
 from pose.common.script import exit_codes
 from pose.fetch.checksums import COCO_2017, COCO_2017_UNLABELLED
 from pose.fetch.errors import one_line
 from pose.fetch.url import file_name
-from pose.planner.plan import Plan, built_cache, make_plan, model_names, step_bytes
+from pose.planner.plan import (
+    ACHIEVED,
+    Plan,
+    built_cache,
+    make_plan,
+    model_names,
+    read_throughputs,
+    step_bytes,
+)
 from pose.pretrained.hub import find_on_hub
 
 sys.path.insert(0, str(stage.ROOT / "recipes"))
@@ -63,6 +71,7 @@ import apply
 
 CROP_BYTES = 83_000  # per person, measured (docs/coco.md)
 MODEL_FILES = 8  # start, two of each phase, the second network
+NO_GPU = "no GPU is visible to torch: all stages will run on the CPU"
 WEB = ("http://", "https://")
 TIMEOUT = 20  # seconds
 
@@ -99,7 +108,8 @@ def check_weights(params: Params) -> str:
     if weights.source == "embedded":
         return "random, none are needed"
     if weights.source == "url":
-        return found_at(str(weights.url), "weights.url", stage.RESUME / fetch_weights.NAME)
+        folder = stage.RESUME / fetch_weights.NAME
+        return found_at(str(weights.url), "weights.url", folder, weights.sha256)
     if weights.source == "huggingface":
         revision = weights.revision or fetch_weights.BRANCH
         return find_on_hub(str(weights.repo), str(weights.file), revision)
@@ -139,7 +149,8 @@ def check_boxes(params: Params) -> str:
     for key in ("detections", "unlabelled_detections"):
         if value := getattr(data, key):
             if value.startswith(WEB):
-                found.append(found_at(value, f"data.{key}", stage.DOWNLOADS))
+                sha256 = data.detections_sha256 if key == "detections" else None
+                found.append(found_at(value, f"data.{key}", stage.DOWNLOADS, sha256))
             else:
                 found.append(str(existing_path(f"data.{key}", value)))
     return ", ".join(found) or "ground truth, none are needed"
@@ -216,20 +227,36 @@ def check_warmup(params: Params, plan: Plan) -> str:
 
 
 def check_memory(params: Params, plan: Plan) -> str:
-    """A training step by the planner against the memory of a GPU, or else of this machine."""
+    """A training step by the planner against the memory of a GPU, or else of this machine.
+
+    Without a GPU the line also has the hours that training takes at the planner's speed of a CPU.
+    """
     train, processes = params.train, process_count()
     if train.parallel == "fsdp" and processes > 1:
-        return "not estimated for train.parallel = fsdp"
+        note = "" if torch.cuda.is_available() else f"; {cpu_line(plan)}"
+        return f"not estimated for train.parallel = fsdp{note}"
     amp = "none" if train.amp == "none" else "bf16"
     batch = max(1, train.batch_size // (train.accumulate * processes))
     needed = step_bytes(plan, amp, params.model.grad_checkpointing, batch)
     if torch.cuda.is_available():
-        device, free = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
+        device, free, note = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0], ""
     else:
-        device, free = "no GPU; this machine", psutil.virtual_memory().available
+        device, free = "this machine", psutil.virtual_memory().available
+        note = f"; {cpu_line(plan)}"
     line = f"{needed / 1e9:.1f} GB a step of {batch} by estimate, {free / 1e9:.1f} free ({device})"
     if needed > free:
-        raise PoseError(f"{line}; `python stages/plan.py` lists settings that need less")
+        raise PoseError(f"{line}; `python stages/plan.py` lists settings that need less{note}")
+    return line + note
+
+
+def cpu_line(plan: Plan) -> str:
+    """That everything runs on the CPU, and the hours of training at the planner's speed of one."""
+    flops, line = sum(phase.flops for phase in plan.phases), NO_GPU
+    for device in read_throughputs(ACHIEVED):
+        if device.device.startswith("CPU"):
+            hours = flops / (device.tflops * 1e12) / 3600
+            line += f"; training takes {hours:,.1f} h at {device.tflops:g} TFLOP/s "
+            line += f"({device.device}, {device.basis})"
     return line
 
 
@@ -239,15 +266,22 @@ def process_count() -> int:
     return max(1, int(text)) if text.isdecimal() else 1
 
 
-def found_at(url: str, key: str, folder: Path | None = None) -> str:
-    """Where the file of a URL is: downloaded to `folder`, or at its server, which a HEAD asks."""
-    if folder and (path := folder / file_name(url)).exists():
-        return f"{path}, downloaded"
+def found_at(url: str, key: str, folder: Path | None = None, sha256: str | None = None) -> str:
+    """Where the file of a URL is: downloaded to `folder`, or at its server, which a HEAD asks.
+
+    A file of its name in `folder` counts if it has the sha256: the URL may be a new one.
+    """
+    there, note = folder and folder / file_name(url), ""
+    if there and there.is_file():
+        if sha256 and digest(there) == sha256:
+            return f"{there}, downloaded, its sha256 is right"
+        state = "has another sha256" if sha256 else "was not checked: there is no sha256"
+        note = f"; {there} {state}"
     with one_line(f"{key} = {url!r}"):
         answer = requests.head(url, allow_redirects=True, timeout=TIMEOUT)
         answer.raise_for_status()
     size = answer.headers.get("Content-Length")
-    return f"{url}, {int(size):,} bytes" if size else f"{url}, of unknown size"
+    return (f"{url}, {int(size):,} bytes" if size else f"{url}, of unknown size") + note
 
 
 CHECKS: dict[str, Callable[[Params], str]] = {

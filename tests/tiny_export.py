@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import export
+from pose.analysis.calibration import Calibration
 from pose.common import stage
+from pose.common.files import digest
 from pose.models.checkpoint import save_weights
 from tiny_model import random_model, tiny_manifest
 
@@ -35,6 +37,8 @@ def write_tiny_export(root: Path) -> None:
             export, "project_weights", lambda name: root / "models" / f"{name}.safetensors"
         )
         patch.setattr(stage, "METRICS", root / "metrics")
+        fitted = Calibration(digest(weights), True, 40, (0.25, 0.75), (0.5, 1.0))
+        patch.setattr(export, "main_calibration", lambda: fitted)
         crops = np.random.default_rng(0).integers(0, 256, (40, 32, 24, 3), dtype=np.uint8)
         patch.setattr(export, "cached_crops", lambda split, manifest, people: crops)
         export.main("ssl", out, False, ("fp16", "int8"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pose.coco.boxes import clip_bbox
 from pose.coco.detections import parse_detections
 from pose.coco.images import BadImageError
+from pose.coco.values import read_integer
 from pose.common.errors import PoseError
 from pose.common.files import finite_numbers, read_json
 
@@ -31,50 +33,104 @@ def whole_image(image: Image) -> Boxes:
 class BoxFile:
     """Boxes per picture, read from a JSON file in one of three formats:
 
-    - {"a.jpg": [[x, y, w, h], ...], ...}: by file name; "clip.mp4/12" is frame 12, counted from 0,
-    - COCO annotations (images, annotations): by file name, clipped to the image, without crowds,
+    - {"a.jpg": [[x, y, w, h], ...], ...}: by path; "clip.mp4/12" is frame 12, counted from 0,
+    - COCO annotations (images, annotations): by file_name, clipped to the image, without crowds,
     - COCO results [{image_id, category_id, bbox, score}, ...]: by image id, which is the number in
-      the file name, as in COCO (000000000139.jpg is image 139). Boxes of no size are left out:
-      detectors write some.
+      the file name, as in COCO (000000000139.jpg is image 139), or of the frame. Boxes of no size
+      are left out: detectors write some.
 
-    Raises PoseError if the file cannot be read or one of its boxes is invalid.
+    COCO's formats have boxes of several categories. Those of others than category_ids are counted
+    in `left_out`, by id. Raises PoseError if the file cannot be read, one of its boxes is invalid,
+    or no box is left.
     """
 
-    def __init__(self, path: Path, category_id: int) -> None:
+    def __init__(self, path: Path, category_ids: Collection[int]) -> None:
         if not path.is_file():
             raise PoseError(f"{path}: no such file; --boxes takes a JSON file of boxes")
         raw = read_json(path)
         self._name = path.name
         self._lists_all = isinstance(raw, dict)  # COCO results omit pictures without detections
         self._boxes: dict[str | int, list[tuple[list[float], float]]] = {}
-        for picture, box, score in _read(raw, path, category_id):
+        self.left_out: Counter[int] = Counter()
+        for picture, box, score in _read(raw, path, category_ids, self.left_out):
             boxes = self._boxes.setdefault(picture, [])
             if box is not None:
                 boxes.append((box, score))
+        self._by_name = _by_name(key for key in self._boxes if isinstance(key, str))
+        if self.left_out and not any(self._boxes.values()):
+            wanted = ", ".join(map(str, sorted(category_ids)))
+            raise PoseError(
+                f"{path}: no usable box of the model's categories (ids {wanted}); "
+                f"{self.left_out_line()}; correct category_id, or give another file"
+            )
 
-    def __call__(self, *names: str) -> Boxes:
-        """Boxes of the first name that the file lists.
+    def left_out_line(self) -> str:
+        """How many boxes of other categories were left out."""
+        ids = ", ".join(map(str, sorted(self.left_out)))
+        return f"left out {self.left_out.total():,} boxes of other categories (ids {ids})"
 
-        For COCO results, a name that is not listed has no boxes. For the other formats it raises
-        BadImageError.
+    def __call__(self, name: str, frame: int | None = None) -> Boxes:
+        """Boxes of a picture, or of a frame of a video, by its path.
+
+        For COCO results, a picture or frame that is not listed has no boxes. For the other formats
+        it raises BadImageError.
         """
-        keys: list[str | int] = [key for name in names for key in (name, Path(name).name)]
-        keys += [int(stem) for name in names if (stem := Path(name).stem).isdecimal()]
-        key = next((key for key in keys if key in self._boxes), None)
-        if key is None and self._lists_all:
-            raise BadImageError(f"has no entry in {self._name}")
+        key = self._key(name, frame) if self._lists_all else _number(name, frame)
         scored = self._boxes.get(key, []) if key is not None else []
         boxes = np.array([box for box, _ in scored], dtype=np.float64).reshape(-1, 4)
         return boxes, np.array([score for _, score in scored], dtype=np.float64)
 
+    def _key(self, name: str, frame: int | None) -> str:
+        """The entry of a picture; of a frame, or else of its video.
 
-def _read(raw: Any, path: Path, category_id: int) -> Iterator[BoxRecord]:
+        It is the entry that is the longest end of the path, else the only one of that file name.
+        """
+        tails = [""] if frame is None else [f"/{frame}", ""]
+        ends = [end + tail for tail in tails for end in _ends(name)]
+        if found := next((end for end in ends if end in self._boxes), None):
+            return found
+        alike = [self._by_name.get(Path(name).name + tail, []) for tail in tails]
+        if only := next((keys[0] for keys in alike if len(keys) == 1), None):
+            return only
+        count = max(map(len, alike))
+        several = f"; {count} entries end in {Path(name).name}, but none of them fits its path"
+        raise BadImageError(f"has no entry in {self._name}{several if count else ''}")
+
+
+def _ends(name: str) -> list[str]:
+    """The absolute path, the path without its first folder, ..., the file name: longest first."""
+    parts = Path(name).absolute().as_posix().split("/")
+    ends = {"/".join(parts[start:]) for start in range(len(parts))}
+    return sorted({name, *ends}, key=len, reverse=True)  # name: for the address of a stream
+
+
+def _number(name: str, frame: int | None) -> int | None:
+    """The image id by COCO's results: of a frame its number, of a picture that in its name."""
+    if frame is not None:
+        return frame
+    return int(stem) if (stem := Path(name).stem).isdecimal() else None
+
+
+def _by_name(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Entries by the name at their end; those of frames also by the video's name and a number."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        parts = key.split("/")
+        for end in {parts[-1], "/".join(parts[-2:])}:
+            found.setdefault(end, []).append(key)
+    return found
+
+
+def _read(
+    raw: Any, path: Path, category_ids: Collection[int], left_out: Counter[int]
+) -> Iterator[BoxRecord]:
+    """The records of a file; boxes of other categories are counted in left_out."""
     if isinstance(raw, list):
-        return _from_results(path, category_id)
+        return _from_results(path, category_ids, left_out)
     if not isinstance(raw, dict):
         raise PoseError(f"{path}: expected boxes by file name, found {reprlib.repr(raw)}")
     if isinstance(raw.get("images"), list) and isinstance(raw.get("annotations"), list):
-        return _from_annotations(raw, path, category_id)
+        return _from_annotations(raw, path, category_ids, left_out)
     return _from_names(raw, path)
 
 
@@ -87,8 +143,11 @@ def _from_names(raw: dict[str, Any], path: Path) -> Iterator[BoxRecord]:
             yield name, _checked_box(box, f"{path}: {name!r}, box {index}"), 1.0
 
 
-def _from_annotations(raw: dict[str, Any], path: Path, category_id: int) -> Iterator[BoxRecord]:
-    images = {image.get("id"): image for image in raw["images"] if isinstance(image, dict)}
+def _from_annotations(
+    raw: dict[str, Any], path: Path, category_ids: Collection[int], left_out: Counter[int]
+) -> Iterator[BoxRecord]:
+    entries = [image for image in raw["images"] if isinstance(image, dict)]
+    images = {_integer(image, "id", f"{path}: an image"): image for image in entries}
     for image in images.values():
         yield _image_value(image, "file_name", str, path), None, 0.0
     for annotation in raw["annotations"]:
@@ -97,15 +156,26 @@ def _from_annotations(raw: dict[str, Any], path: Path, category_id: int) -> Iter
                 f"{path}: an annotation is {reprlib.repr(annotation)}, expected an object"
             )
         where = f"{path}: annotation {reprlib.repr(annotation.get('id'))}"
-        if annotation.get("category_id") != category_id or annotation.get("iscrowd"):
+        if (category_id := _integer(annotation, "category_id", where)) not in category_ids:
+            left_out[category_id] += 1
             continue
-        if annotation.get("image_id") not in images:
-            image_id = annotation.get("image_id")
+        if read_integer(annotation.get("iscrowd") or 0) != 0:  # "0" as text is no crowd
+            continue
+        if (image_id := _integer(annotation, "image_id", where)) not in images:
             raise PoseError(f"{where} names image {image_id}, which is not in 'images'")
-        image, box = images[annotation["image_id"]], _checked_box(annotation.get("bbox"), where)
+        image, box = images[image_id], _checked_box(annotation.get("bbox"), where)
         image_wh = _image_value(image, "width", int, path), _image_value(image, "height", int, path)
         clipped = clip_bbox(np.array(box), image_wh).tolist()
         yield image["file_name"], clipped if min(clipped[2:]) > 0 else None, 1.0
+
+
+def _integer(entry: dict[str, Any], key: str, where: str) -> int:
+    """The integer of an entry, also as text; where: how a PoseError names the entry."""
+    number = read_integer(entry.get(key))
+    if number is None:
+        value = reprlib.repr(entry.get(key))
+        raise PoseError(f"{where} has {key} {value}, expected an integer; correct it")
+    return number
 
 
 def _image_value(image: dict[str, Any], key: str, kind: type, path: Path) -> Any:
@@ -115,9 +185,13 @@ def _image_value(image: dict[str, Any], key: str, kind: type, path: Path) -> Any
     return image[key]
 
 
-def _from_results(path: Path, category_id: int) -> Iterator[BoxRecord]:
+def _from_results(
+    path: Path, category_ids: Collection[int], left_out: Counter[int]
+) -> Iterator[BoxRecord]:
     for detection in parse_detections(path.read_bytes(), str(path)):
-        if detection["category_id"] == category_id and min(detection["bbox"][2:]) > 0:
+        if detection["category_id"] not in category_ids:
+            left_out[detection["category_id"]] += 1
+        elif min(detection["bbox"][2:]) > 0:
             yield (
                 detection["image_id"],
                 [float(v) for v in detection["bbox"]],

@@ -18,7 +18,7 @@ from pose.deploy.track import Tracker
 from pose.deploy.video import Frame
 
 Array = NDArray[np.float64]
-FindBoxes = Callable[..., Boxes]  # called with an RGB image and its names, the most specific first
+FindBoxes = Callable[..., Boxes]  # of an RGB image, its path and, for a video's frame, its number
 FrameBoxes = tuple[Frame, Boxes]
 GROUP_BYTES = 1 << 28  # of the frames that wait for the next forward pass
 

@@ -32,7 +32,12 @@ from pose.common.errors import PoseError
 from pose.deploy.manifest import FILE, Manifest, read_manifest
 from pose.deploy.media import read_picture
 from pose.evaluation.coco_metrics import keypoint_areas, oks_nms, rescore
-from pose.evaluation.predict import concat_predictions, empty_predictions, predict_batches
+from pose.evaluation.predict import (
+    Predictions,
+    concat_predictions,
+    empty_predictions,
+    predict_batches,
+)
 from pose.models.checkpoint import load_state
 from pose.models.pose_model import PoseModel
 from pose.pretrained.select import read_model
@@ -93,7 +98,8 @@ class Predictor:
     ) -> list[tuple[Array, Array]]:
         """Keypoints and scores as above of each RGB image (H, W, 3) with its boxes (N, 4).
 
-        People of several images are in one forward pass. Raises PoseError for invalid boxes.
+        People of several images are in one forward pass. Raises PoseError for invalid boxes, and if
+        a pose is not finite.
         """
         boxes = [_checked_boxes(some) for some in boxes_xywh]
         codec, tta = self.manifest.codec, "flip" if self.flip else "none"
@@ -104,6 +110,7 @@ class Predictor:
         )
         empty = empty_predictions(self.manifest.skeleton.num_keypoints)
         predictions = concat_predictions([empty, *(part[tta, "refined"] for part in parts)])
+        _require_finite(predictions, [box for _, box in people])
         ends = np.cumsum([len(some) for some in boxes])[:-1]
         columns = (np.split(column, ends) for column in (predictions.keypoints, predictions.scores))
         return list(zip(*columns, strict=True))
@@ -214,6 +221,17 @@ def _checked_boxes(boxes_xywh: Any) -> Array:
     return boxes
 
 
+def _require_finite(predictions: Predictions, boxes: Sequence[Array]) -> None:
+    """Raise PoseError if a keypoint or score is NaN or infinite; boxes: one (4,) per pose."""
+    values = np.concatenate([predictions.keypoints, predictions.scores[..., None]], axis=2)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))
+    if len(bad):
+        raise PoseError(
+            f"the pose in the box {boxes[bad[0]].tolist()} is not finite ({len(bad)} of "
+            f"{len(boxes)} poses of its group); has the training diverged? take other weights"
+        )
+
+
 def warp_box(image: Image, center: Array, scale: Array, codec: UdpCodec) -> Image:
     """Warp the box to the network's input size (h, w, 3); black outside the image.
 
@@ -252,7 +270,7 @@ def torch_network(manifest: Manifest, path: Path, device: torch.device) -> PoseM
 
 
 class OnnxNetwork(nn.Module):
-    """Normalised images (B, 3, h, w) -> heatmaps (B, K or 3 K, H, W), as models.vit.PoseModel."""
+    """Normalised images (B, 3, h, w) -> heatmaps (B, K or 3 K, H, W), as pose_model.PoseModel."""
 
     def __init__(self, path: Path) -> None:
         """Raises PoseError if the file is absent or not an ONNX model."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pose.analysis.calibration import Calibration
+from pose.common.errors import PoseError
 from pose.common.files import move_into_place
 from pose.deploy.manifest import Manifest
 from pose.deploy.media import Image, Stream, is_video
@@ -30,7 +31,7 @@ class ResultsWriter:
     """Context that writes the people of pictures and video frames, in the order they are added.
 
     The files of an earlier run are replaced at its end, also after an error, but only if something
-    was added.
+    was added. Else nothing that was begun stays.
     """
 
     def __init__(
@@ -40,18 +41,21 @@ class ResultsWriter:
         self.pictures, self.poses = 0, 0  # added so far
         self._folder, self._manifest, self._calibration = folder, manifest, calibration
         self._open_files = contextlib.ExitStack()
+        self._begun: list[str] = []  # names in FILES that have a temporary file
 
     def __enter__(self) -> ResultsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.pictures:
-            return
-        self._results.write("\n]\n")
-        self._images.write("\n ]\n}\n")
+        if self.pictures:
+            self._results.write("\n]\n")
+            self._images.write("\n ]\n}\n")
         self._open_files.close()
-        for name in FILES:
-            move_into_place(self._temporary(name), self._folder / name)
+        for name in self._begun:
+            if self.pictures:
+                move_into_place(self._temporary(name), self._folder / name)
+            else:
+                self._temporary(name).unlink()
 
     def add_picture(self, name: str, number: int | None, image: Image, people: People) -> None:
         """Add a picture. number: its image id; None numbers pictures and frames from 1."""
@@ -107,6 +111,7 @@ class ResultsWriter:
 
     def _opened(self, name: str) -> IO[str]:
         file = self._temporary(name).open("w", encoding="utf-8", errors="surrogateescape")
+        self._begun.append(name)
         return self._open_files.enter_context(file)
 
     def _temporary(self, name: str) -> Path:
@@ -142,3 +147,11 @@ def overlay_paths(sources: Sequence[Path | Stream], folder: Path) -> dict[Path |
         taken.add(f"{name}{suffix}")
         chosen[source] = folder / f"{name}{suffix}"
     return chosen
+
+
+def require_inputs_stay(inputs: Iterable[Path | Stream], outputs: Iterable[Path]) -> None:
+    """Raise PoseError if an output would replace an input, also if a link leads there."""
+    files = {source.resolve() for source in inputs if isinstance(source, Path)}
+    for output in outputs:
+        if output.resolve() in files:
+            raise PoseError(f"{output} is an input and would be replaced; choose another --out")

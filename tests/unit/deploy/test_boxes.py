@@ -27,10 +27,10 @@ def annotated(*annotations: dict) -> dict:
     return {"images": IMAGES, "annotations": [*annotations]}
 
 
-def read(folder: Path, content: Any, category_id: int = 1) -> BoxFile:
+def read(folder: Path, content: Any, *category_ids: int) -> BoxFile:
     path = folder / "boxes.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return BoxFile(path, category_id)
+    return BoxFile(path, category_ids or (1,))
 
 
 def test_by_name(tmp_path: Path) -> None:
@@ -45,15 +45,45 @@ def test_by_name(tmp_path: Path) -> None:
 
 def test_the_most_precise_name_counts(tmp_path: Path) -> None:
     boxes = read(tmp_path, {"x/a.jpg": [[1, 1, 1, 1]], "a.jpg": [[2, 2, 2, 2]]})
-    assert boxes("x/a.jpg")[0][0, 0] == 1
+    assert boxes("x/a.jpg")[0][0, 0] == boxes("data/x/a.jpg")[0][0, 0] == 1
     assert boxes("y/a.jpg")[0][0, 0] == 2
+
+
+def test_the_folder_that_the_run_is_in_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = read(tmp_path, {"b/1.jpg": [[1, 1, 1, 1]], "1.jpg": [[2, 2, 2, 2]]})
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "b")
+    assert boxes("1.jpg")[0][0, 0] == 1
+
+
+def test_a_file_name_alone_is_enough_if_one_entry_has_it(tmp_path: Path) -> None:
+    content = {"b/1.jpg": [[1, 1, 1, 1]], "b/2.jpg": [[2, 2, 2, 2]], "c/2.jpg": [[3, 3, 3, 3]]}
+    images = [{"id": i, "file_name": n, "width": 9, "height": 9} for i, n in enumerate(content)]
+    for form in (content, {"images": images, "annotations": [annotation(image_id=0)]}):
+        boxes = read(tmp_path, form)
+        assert boxes("data/1.jpg")[0][0, 0] == 1
+        with pytest.raises(BadImageError, match=r"; 2 entries end in 2\.jpg, but none"):
+            boxes("data/2.jpg")
 
 
 def test_a_frame_has_its_own_boxes_or_its_videos(tmp_path: Path) -> None:
     boxes = read(tmp_path, {"clip.avi": [[1, 1, 1, 1]], "clip.avi/3": [[2, 2, 2, 2]]})
     for frame, x in ((2, 1), (3, 2)):
-        names = (f"x/clip.avi/{frame}", f"clip.avi/{frame}", "x/clip.avi")
-        assert boxes(*names)[0][0, 0] == x
+        assert boxes("x/clip.avi", frame)[0][0, 0] == x
+
+
+def test_a_stream_goes_by_its_address(tmp_path: Path) -> None:
+    boxes = read(tmp_path, {"yard": [[1, 1, 1, 1]], "rtsp://10.0.0.7/yard/2": [[2, 2, 2, 2]]})
+    assert [boxes("rtsp://10.0.0.7/yard", frame)[0][0, 0] for frame in (1, 2)] == [1, 2]
+
+
+def test_a_frame_has_no_boxes_of_another_video(tmp_path: Path) -> None:
+    boxes = read(tmp_path, {"other.avi/3": [[1, 1, 1, 1]], "y/clip.avi/4": [[2, 2, 2, 2]]})
+    assert boxes("x/clip.avi", 4)[0][0, 0] == 2
+    with pytest.raises(BadImageError, match=r"^has no entry in boxes.json$"):
+        boxes("x/clip.avi", 3)
 
 
 def test_annotations(tmp_path: Path) -> None:
@@ -87,6 +117,49 @@ def test_results_go_by_number(tmp_path: Path) -> None:
     assert boxes("me.jpg")[0].shape == (0, 4)
 
 
+def test_a_frame_goes_by_its_own_number_never_by_its_videos(tmp_path: Path) -> None:
+    boxes = read(tmp_path, [annotation(image_id=number, score=0.5) for number in (5, 299)])
+    assert [len(boxes("x/5.mp4", frame)[0]) for frame in (5, 299, 300)] == [1, 1, 0]
+
+
+def test_image_ids_as_text(tmp_path: Path) -> None:
+    raw = annotated(annotation(image_id="7"), annotation(image_id=8.0, bbox=[5, 5, 5, 5]))
+    raw["images"] = [IMAGES[0], IMAGES[1] | {"id": "8"}]
+    boxes = read(tmp_path, raw)
+    assert [boxes(name)[0][0, 0] for name in ("a.jpg", "b.jpg")] == [1, 5]
+
+
+def with_categories(*ids: Any) -> list[dict]:
+    """Boxes of image 7 at x = 0, 1, ... with these category ids, also as results."""
+    return [annotation(category_id=c, bbox=[x, 2, 3, 4], score=0.5) for x, c in enumerate(ids)]
+
+
+@pytest.mark.parametrize("as_results", [False, True])
+def test_boxes_of_all_categories_of_the_model(tmp_path: Path, as_results: bool) -> None:
+    records = with_categories(1, 2, 3, 9, 4, 9)
+    boxes = read(tmp_path, records if as_results else annotated(*records), 1, 2, 3)
+    found, _ = boxes("7.jpg" if as_results else "a.jpg")
+    assert found[:, 0].tolist() == [0, 1, 2]
+    assert boxes.left_out_line() == "left out 3 boxes of other categories (ids 4, 9)"
+
+
+def test_category_ids_as_text(tmp_path: Path) -> None:
+    records = with_categories("1", 1.0, "2")
+    boxes = read(tmp_path, annotated(records[0] | {"iscrowd": "0"}, *records[1:]))
+    assert boxes("a.jpg")[0][:, 0].tolist() == [0, 1]
+    assert boxes.left_out == {2: 1}
+
+
+@pytest.mark.parametrize("as_results", [False, True])
+def test_only_boxes_of_other_categories(tmp_path: Path, as_results: bool) -> None:
+    records = with_categories(3, 3, 2)
+    said = failure(read, tmp_path, records if as_results else annotated(*records), 1, 7)
+    assert said.endswith(
+        "boxes.json: no usable box of the model's categories (ids 1, 7); left out 3 boxes of other "
+        "categories (ids 2, 3); correct category_id, or give another file"
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -100,6 +173,10 @@ def test_results_go_by_number(tmp_path: Path) -> None:
         (annotated(annotation(bbox=None)), "annotation 1 is None, expected 4 finite numbers"),
         ({"images": [{"id": 1}], "annotations": []}, "image 1 has file_name None; correct it"),
         ({"images": IMAGES, "annotations": [4]}, "an annotation is 4, expected an object"),
+        (annotated(annotation(category_id=None)), "annotation 1 has category_id None, expected an"),
+        (annotated(annotation(image_id=[1])), "annotation 1 has image_id [1], expected an integer"),
+        (annotated(annotation(image_id=None)), "annotation 1 has image_id None, expected an"),
+        ({"images": [{"id": [1]}], "annotations": []}, "an image has id [1], expected an integer"),
         ([{"image_id": 1}], "boxes.json: record 0 has category_id None"),
     ],
 )
@@ -108,7 +185,7 @@ def test_files_that_cannot_serve(tmp_path: Path, content: Any, expected: str) ->
 
 
 def test_no_file(tmp_path: Path) -> None:
-    assert "no such file; --boxes takes" in failure(BoxFile, tmp_path / "boxes.json", 1)
+    assert "no such file; --boxes takes" in failure(BoxFile, tmp_path / "boxes.json", (1,))
 
 
 def test_the_whole_image() -> None:

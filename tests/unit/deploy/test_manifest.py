@@ -14,7 +14,7 @@ from loopback import failure
 from pose.analysis.calibration import Calibration
 from pose.common import stage
 from pose.common.files import digest, write_json
-from pose.common.params import load_params
+from pose.common.params import Params, load_params
 from pose.common.skeleton import COCO_17, Skeleton
 from pose.deploy.manifest import (
     build_manifest,
@@ -73,6 +73,32 @@ def test_a_manifest_of_the_project(monkeypatch, tmp_path: Path, bent_params) -> 
     assert (found.category_id, found.oks_nms_thr) == (7, params.evaluate.oks_nms_thr)
 
 
+@pytest.fixture
+def several(monkeypatch, tmp_path: Path, bent_params) -> Params:
+    """A project of two categories with equal keypoints, and one of none."""
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
+    write_json(tmp_path / stage.SKELETON, TypeAdapter(Skeleton).dump_python(COCO_17, mode="json"))
+    truth = {"categories": [{"id": 3, "name": "cat, dog"}]}
+    write_json(tmp_path / stage.CACHE / "ground_truth.json", truth)
+    named = {"dog": 5, "cat": "3", "tree": 9}
+    points = {"keypoints": [*COCO_17.names]}
+    categories = [{"id": i, "name": n, **points} for n, i in named.items()]
+    del categories[2]["keypoints"]
+    raw = {"images": [], "annotations": [], "categories": categories}
+    write_json(tmp_path / "own/annotations/person_keypoints_val.json", raw)
+    own = {"data.source": "local", "data.root": "own", "data.val_split": "val"}
+    return load_params(bent_params(own | {"data.category": "all"}))
+
+
+def test_all_categories_of_the_model(several: Params, tmp_path: Path) -> None:
+    found = build_manifest(several)
+    assert (found.category_id, found.category_ids) == (3, (3, 5))
+    one = several.model_copy(update={"data": several.data.model_copy(update={"category": "cat"})})
+    (tmp_path / "own/annotations/person_keypoints_val.json").unlink()
+    assert build_manifest(one).category_ids == (3,)
+    assert "person_keypoints_val.json" in failure(build_manifest, several)
+
+
 def test_it_holds_what_other_programs_need() -> None:
     found = describe(tiny_manifest())
     assert found["input"]["size"] == [24, 32]
@@ -88,11 +114,12 @@ def test_a_file_of_before_means_what_was_done_then(tmp_path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     for key in ("interpolation", "outside", "occluded_weight"):
         del content["codec"][key]
-    del content["nms_area"], content["calibration"]
+    del content["nms_area"], content["calibration"], content["category_ids"]
     path.write_text(json.dumps(content), encoding="utf-8")
     found = read_manifest(path)
     assert (found.codec.interpolation, found.codec.outside) == ("linear", "window")
     assert (found.codec.occluded_weight, found.nms_area) == (1.0, "box")
+    assert found.category_ids == (1,)
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,16 @@ def test_weights_beside_their_manifest_are_enough(tmp_path: Path, predictor: Pre
     assert "model.onnx: not a readable ONNX model" in failure(Predictor.load, tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_model_is_one_line(predictor: Predictor, value: float) -> None:
+    torch.nn.init.constant_(predictor.network.head.final_layer.bias, value)
+    said = failure(predictor, _noise(60, 50), [[1, 2, 30, 40], [3, 4, 30, 40]])
+    assert said == (
+        "the pose in the box [1.0, 2.0, 30.0, 40.0] is not finite (2 of 2 poses of its group); has "
+        "the training diverged? take other weights"
+    )
+
+
 def test_combined_maps_are_decoded_too() -> None:
     law = tiny_manifest(maps_per_keypoint=3)
     codec = UdpCodec("combined", (24, 32), (12, 16), 1.5, 0.0546875, law.codec.flip_indices)

@@ -131,6 +131,17 @@ def test_an_error_keeps_the_results_so_far(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_an_error_in_the_first_picture_leaves_nothing(tmp_path: Path) -> None:
+    some = people(1)
+    some.keypoints[0, 3] = np.nan
+    writer = ResultsWriter(tmp_path, tiny_manifest())
+    with pytest.raises(ValueError, match="not JSON compliant"), writer:
+        writer.add_frame("clip.mp4", frame(0), some)
+    assert not list(tmp_path.iterdir())
+    assert writer._results.closed
+    assert writer._images.closed
+
+
 def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
     """Less than 4 bytes a frame, where a record alone has about 2,000."""
     some, picture = people(2, 1, 2), frame(0).image

@@ -29,6 +29,27 @@ def test_weights_of_the_hub() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "revision"),
+    [
+        ("refs/pr/12", "refs/pr/12"),
+        ("refs%2Fpr%2F12", "refs/pr/12"),
+        ("refs/convert/parquet", "refs/convert/parquet"),
+        ("my%2Fbranch", "my/branch"),
+        ("refs-old", "refs-old"),
+    ],
+)
+def test_revisions_with_a_slash(given: str, revision: str) -> None:
+    found = _weights(f"hf://owner/name@{given}/dir/a.pth", None, None, None)
+    assert (found.repo, found.revision, found.file) == ("owner/name", revision, "dir/a.pth")
+
+
+@pytest.mark.parametrize("given", ["refs/pr/1", "refs/pr/a.pth", "refs/heads/main/a.pth"])
+def test_a_revision_that_is_cut_is_refused(given: str) -> None:
+    said = failure(_weights, f"hf://owner/name@{given}", None, None, None)
+    assert "write a / in the name of a revision as %2F, except in refs/pr/NUMBER" in said
+
+
 def test_other_addresses_and_a_wrong_digest_are_one_line(tmp_path: Path) -> None:
     assert "expected a path, https:// or hf://" in failure(
         _weights, "ftp://x/a.pth", None, None, None

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+import apply
 import export
 from loopback import failure
+from pose.analysis.calibration import Calibration
 from pose.common import stage
+from pose.common.files import digest, write_json
 from pose.common.licence import CC_BY_NC, SAPIENS2
 from pose.deploy import keypoints_graph
 from pose.deploy.export import verify
@@ -28,7 +32,10 @@ from pose.deploy.int8 import INT8_ONNX
 from pose.deploy.keypoints_graph import KeypointsGraph
 from pose.deploy.manifest import project_params, read_manifest
 from pose.deploy.predictor import OnnxNetwork, Predictor
+from pose.models.adapter import Base
 from pose.models.checkpoint import read_weights, save_weights
+from sections import DEFAULT
+from tiny_export import SCORES
 from tiny_model import random_model, tiny_manifest
 
 MANIFEST = tiny_manifest()
@@ -196,6 +203,41 @@ def test_the_card_of_a_sapiens2_model_links_its_licence(exported: Path) -> None:
     assert "A Sapiens2 vision transformer" in card.text
 
 
+@pytest.mark.parametrize("template", [export.TEMPLATE, export.TRANSFORMERS_TEMPLATE])
+def test_the_card_has_the_digest_of_the_file_that_was_written(
+    exported: Path, tmp_path: Path, template: str
+) -> None:
+    """Of a model that holds only what was trained, the file is merged with its base."""
+    start, trained = tmp_path / "weights/start.safetensors", tmp_path / "models/ssl.safetensors"
+    state = random_model(MANIFEST).state_dict()
+    save_weights(start, state, {})
+    head = {name: tensor + 1 for name, tensor in state.items() if name.startswith("head.")}
+    save_weights(trained, head, {}, Base("weights/start.safetensors", digest(start)))
+    out = tmp_path / "out"
+    out.mkdir()
+    export._write_weights(trained, out)
+    info = json.loads((exported / "pose.json").read_text())
+    info |= export._provenance("ssl", trained, "vit")
+    export._write_settings(out, out, DEFAULT, MANIFEST, info, template)
+    written, card = digest(out / "model.safetensors"), (out / "README.md").read_text()
+    assert json.loads((out / "pose.json").read_text())["weights"]["sha256"] == written
+    assert f"sha256 {written} |" in card
+    assert f"has sha256 {digest(trained)}\n" in card
+
+
+def test_the_card_names_the_further_sets(exported: Path) -> None:
+    params = apply.resolve("vitpose_b_coco_aic_mpii")
+    info = json.loads((exported / "pose.json").read_text())
+    card = export._card("mine", params, MANIFEST, info, export.TEMPLATE)
+    assert (
+        "- Trained on: COCO 2017 (annotations CC BY 4.0; the images are under their Flickr terms); "
+        "also aic, mpii, each with terms of its own\n- Trained stage: "
+    ) in card
+    info["trained"]["model"] = "phase1"
+    card = export._card("mine", project_params(), MANIFEST, info, export.TEMPLATE)
+    assert "- Trained on: rendered people of this project\n- Trained stage: phase1;" in card
+
+
 def test_a_folder_for_transformers(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,11 +299,42 @@ def test_a_push_without_a_token_stops_before_the_export(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_models_numbers_are_its_own(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "METRICS", exported.parent / "metrics")
-    assert export._scores("ssl", "ssl")["AP"] == 0.5
-    assert export._scores("phase2", "ssl") == {}
-    assert export._scores("ssl", "phase2") == {}
-    assert export._scores("phase2", "phase2")["AP"] == 0.5
-    monkeypatch.setattr(stage, "METRICS", exported.parent / "none")
-    assert export._scores("ssl", "ssl") == {}
+@pytest.fixture
+def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes metrics.json and calibration.json of an evaluation of weights with the digest "ab"."""
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
+
+    def write(metrics: dict, flip: bool = True) -> None:
+        write_json(tmp_path / "metrics/evaluate/metrics.json", metrics)
+        fitted = Calibration("ab", flip, 40, (0.25, 0.75), (0.5, 1.0))
+        write_json(tmp_path / "data/predictions/calibration.json", asdict(fitted))
+
+    return write
+
+
+def card_of(exported: Path, sha256: str) -> str:
+    info = json.loads((exported / "pose.json").read_text())
+    info["trained"]["sha256"] = sha256
+    return export._card("mine", DEFAULT, MANIFEST, info, export.TEMPLATE)
+
+
+def test_a_models_numbers_are_its_own(exported: Path, evaluated: Callable[..., None]) -> None:
+    """Those of other weights of the same name are not."""
+    evaluated(SCORES)
+    assert "| 0.500 | 0.750 | 0.250 | 0.625 |" in card_of(exported, "ab")
+    other = card_of(exported, "cd")
+    assert "Not measured." in other
+    assert "0.500" not in other
+    (stage.ROOT / "data/predictions/calibration.json").unlink()
+    assert "Not measured." in card_of(exported, "ab")
+
+
+def test_the_card_says_how_the_numbers_were_measured(
+    exported: Path, evaluated: Callable[..., None]
+) -> None:
+    evaluated(SCORES)
+    assert ". Boxes: ground truth. Flip test: yes; refined" in card_of(exported, "ab")
+    evaluated({"AP": 0.5, "AP50": -1, "AR": -1.0, "boxes": "detections.json"}, flip=False)
+    found = card_of(exported, "ab")
+    assert ". Boxes: a detector's. Flip test: no; refined" in found
+    assert "\n\n| AP |\n|---|\n| 0.500 |\n" in found

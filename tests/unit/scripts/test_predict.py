@@ -106,6 +106,15 @@ def test_a_folder_with_cocos_own_boxes(run, tiny_coco: TinyCoco, lines: list[str
     assert lines[-1] == "predict: 6 poses in 3 pictures and frames, in predicted"
 
 
+def test_boxes_of_other_categories_are_counted(run, tiny_coco: TinyCoco, lines: list[str]) -> None:
+    tiny_coco.raw["annotations"][1]["category_id"] = "2"
+    tiny_coco.save()
+    assert run(tiny_coco.image_path(1), "--boxes", tiny_coco.json_path) == 0
+    line = f"predict: {tiny_coco.json_path}: left out 2 boxes of other categories (ids 2)"
+    assert lines[0] == line
+    assert len(read("results.json")) == 1
+
+
 def test_a_video_keeps_frames_and_rate(run, tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.avi", 4)
     assert run(path, "--whole-image") == 0
@@ -258,6 +267,35 @@ def test_rotated_photos(
     as_stored = option == "--boxes" and not upright
     assert (image["width"], image["height"]) == ((60, 80) if as_stored else (80, 60))
     assert ("they are read as stored" in lines[0]) == as_stored
+
+
+def test_a_diverged_model_leaves_nothing(run, model: Path, tiny_coco: TinyCoco) -> None:
+    diverged = tiny_coco.root / "model.safetensors"
+    shutil.copy(model.with_name("pose.json"), tiny_coco.root)
+    state = {name: tensor * np.nan for name, tensor in random_model().state_dict().items()}
+    save_weights(diverged, state, {})
+    line = failure(run, tiny_coco.image_path(1), "--whole-image", "--model", diverged)
+    assert "is not finite (1 of 1 poses of its group); has the training diverged?" in line
+    assert not Path("predicted").exists()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_no_overlay_replaces_an_input(run, tmp_path: Path, linked: bool) -> None:
+    """Nor one of the other files that are written; nothing is done before that."""
+    photos, out = tmp_path / "photos/overlays", tmp_path / "photos"
+    photos.mkdir(parents=True)
+    cv2.imwrite(str(photos / "a.jpg"), picture(0, 60, 80))
+    before = (photos / "a.jpg").read_bytes()
+    if linked:
+        out = tmp_path / "link"
+        out.symlink_to(tmp_path / "photos")
+    line = failure(run, photos, "--whole-image", "--out", out, "--model", "absent")
+    assert line == f"{out}/overlays/a.jpg is an input and would be replaced; choose another --out"
+    assert (photos / "a.jpg").read_bytes() == before
+    write_json(tmp_path / "results.json", {"a.jpg": []})
+    line = failure(run, photos, "--boxes", tmp_path / "results.json", "--out", tmp_path)
+    assert line.startswith(f"{tmp_path}/results.json is an input and would be replaced")
+    assert [path.name for path in photos.iterdir()] == ["a.jpg"]
 
 
 def test_if_nothing_can_be_read_nothing_is_replaced(run, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from loopback import Handler, Server, serve
 from own_keypoints_data import write_mice
 from pose.common import stage
 from pose.common.errors import PoseError
+from pose.common.files import digest
 from pose.common.params import Params, load_params
 
 Bent = Callable[[dict[str, str]], Params]
@@ -82,6 +83,28 @@ def test_servers_are_asked_without_a_download(
     server.statuses = [(404, {})]
     with pytest.raises(PoseError, match=r"weights.url = .*w.pth.*404"):
         preflight.check_weights(url)
+
+
+def test_a_download_counts_by_its_sha256(
+    bent: Bent, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A new weights.url may end in the name of the old one."""
+    server.files = {"/new/w.pth": b"w" * 5}
+    monkeypatch.setattr(stage, "RESUME", tmp_path)
+    old = tmp_path / "fetch_weights/w.pth"
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    url = f"{server.address}/new/w.pth"
+    changes = {"weights.source": "url", "weights.url": url, "weights.sha256": "'" + "a" * 64 + "'"}
+    expected = f"{url}, 5 bytes; {old} has another sha256"
+    assert preflight.check_weights(bent(changes)) == expected
+    changes["weights.sha256"] = f"'{digest(old)}'"
+    asked = len(server.asked)
+    assert preflight.check_weights(bent(changes)) == f"{old}, downloaded, its sha256 is right"
+    assert len(server.asked) == asked
+    assert preflight.found_at(url, "x", old.parent).endswith(
+        f"5 bytes; {old} was not checked: there is no sha256"
+    )
 
 
 @pytest.fixture
@@ -183,6 +206,33 @@ def test_a_step_that_does_not_fit(bent: Bent, monkeypatch: pytest.MonkeyPatch) -
         preflight.check_memory(params, plan)
     monkeypatch.setenv("NPROC", "4")
     assert "a step of 4" in preflight.check_memory(params, plan)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_without_a_gpu_the_hours_on_a_cpu_are_stated(
+    bent: Bent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, parallel: str
+) -> None:
+    """FLOPs of all phases at the planner's speed; without such a number just that it is the CPU."""
+    monkeypatch.setattr(preflight.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("NPROC", "2")
+    params = bent({"data.source": "coco", "train.parallel": parallel})
+    plan = preflight.make_plan(params, None)
+    table = tmp_path / "achieved.csv"
+    header = "device,memory_gb,amp,tflops,basis\n"
+    table.write_text(f"{header}A card,24,bf16,50,assumed\nCPU x,,none,0.1,measured: y\n")
+    monkeypatch.setattr(preflight, "ACHIEVED", table)
+    hours = sum(phase.flops for phase in plan.phases) / 0.1e12 / 3600
+    assert hours > 1
+    assert preflight.check_memory(params, plan).endswith(
+        "; no GPU is visible to torch: all stages will run on the CPU; training takes "
+        f"{hours:,.1f} h at 0.1 TFLOP/s (CPU x, measured: y)"
+    )
+    table.write_text(header)
+    assert preflight.check_memory(params, plan).endswith("all stages will run on the CPU")
+    monkeypatch.setattr(preflight.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(preflight.torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(preflight.torch.cuda, "mem_get_info", lambda: (10**12,))
+    assert "CPU" not in preflight.check_memory(params, plan)
 
 
 def test_relative_paths_are_those_of_the_project(tmp_path: Path) -> None:
