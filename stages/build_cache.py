@@ -448,6 +448,8 @@ def _write_summary(
     image_ids = _usable_images(val, files, bad)
     write_json(folder / "ground_truth.json", ground_truth(val, image_ids))
     write_json(folder / stage.IMAGES.name, image_names(val))
+    if len(val.category.ids) > 1:
+        write_json(folder / stage.CATEGORY_IDS.name, sorted(val.category.ids))
     write_json(folder / "quarantine.json", [record.entry() for record in bad])
     counts: dict[str, float] = {"bad_records": len(bad)}
     for kind in ("train", "unlabelled", "val", "detections"):

@@ -76,7 +76,7 @@ from pose.evaluation.coco_metrics import (
 )
 from pose.evaluation.predict import Ensemble, Predictions, PredictionsByView
 from pose.evaluation.whole_body_eval import whole_body_eval
-from pose.models.build import build_model, setup_torch
+from pose.models.build import build_model, describe_device, setup_torch
 from pose.models.checkpoint import load_model
 
 NAME = "evaluate"
@@ -86,7 +86,8 @@ ENSEMBLE = "ensemble"
 def main(params: Params) -> None:
     device = setup_torch(params)
     val = _val(params)
-    log(f"{NAME}: boxes: {val.boxes} ({len(val.samples):,})")
+    boxes = f"{val.boxes} ({len(val.samples):,})"
+    log(f"{NAME}: boxes: {boxes}; device: {describe_device(device)}")
     vals = read_further_vals(params, val)
     first, final = distributed.is_main_process(), _final(params, val)
     rows: list[dict[str, Any]] = []

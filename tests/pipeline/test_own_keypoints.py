@@ -278,4 +278,6 @@ def test_several_categories_are_trained_as_one(mice: Mice, own: Project, tmp_pat
     truth = own.json("data/cache/ground_truth.json")
     assert [(one["id"], one["name"]) for one in truth["categories"]] == [(9, "rat, mouse")]
     assert [one["category_id"] for one in truth["annotations"]] == [9] * 5
+    ids = own.json("data/cache/category_ids.json")
+    assert (len(ids), 9 in ids) == (2, True)
     assert len(CropTable(own.root / "data/cache/val")) == 5

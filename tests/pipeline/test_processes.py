@@ -30,7 +30,7 @@ def test_an_evaluation_in_shards_gives_the_same_bytes(pair: Project) -> None:
     pair.set(**{"evaluate.batch_size": 4})
     done = pair.run("sh", "-c", "cd stages && python evaluate.py")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^device: CPU, \d threads, 2 processes$", done.stderr, re.M), done.stderr
+    assert re.search(r"; device: CPU, \d threads, 2 processes$", done.stderr, re.M), done.stderr
     found = pair.content(*results)
     pair.processes = 1
     pair.must_stage("evaluate")

@@ -39,6 +39,7 @@ UNLABELLED_DETECTIONS = COCO / "unlabelled_detections.json"
 WEIGHTS = Path("data/weights/start.safetensors")
 CACHE = Path("data/cache")
 SKELETON = CACHE / "skeleton.json"
+CATEGORY_IDS = CACHE / "category_ids.json"  # if data.category is several categories
 IMAGES = CACHE / "images.json"  # file names of val by image id
 RESUME = Path("data/resume")
 DOWNLOADS = RESUME / "downloads"

@@ -11,17 +11,14 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from pose.analysis.calibration import CALIBRATION_FILE, Calibration
-from pose.coco.annotations import read_annotations
-from pose.coco.category import ALL
 from pose.coco.decode import AS_STORED, PixelSettings
-from pose.coco.files import split_files
 from pose.codecs.gaussian import Blur
 from pose.codecs.udp import UdpCodec
 from pose.common import stage
 from pose.common.errors import PoseError
 from pose.common.files import digest, read_json
 from pose.common.params import Params, load_params
-from pose.common.skeleton import Skeleton, asked_names, oks_sigmas
+from pose.common.skeleton import Skeleton, oks_sigmas
 from pose.data import build
 from pose.models.pose_model import PIXEL_MEAN, PIXEL_STD
 from pose.models.spec import ModelSpec, model_spec
@@ -68,13 +65,13 @@ def project_weights(name: str) -> Path:
 
 
 def build_manifest(params: Params) -> Manifest:
-    """The manifest from params and from the keypoints and category in data/cache.
+    """The manifest from params and from the keypoints and categories in data/cache.
 
-    If data.category may be several categories, val's annotations are read for their ids. Raises
-    PoseError if a file is absent or invalid.
+    Raises PoseError if a file is absent or invalid.
     """
     skeleton = TypeAdapter(Skeleton).validate_python(read_json(stage.ROOT / stage.SKELETON))
     truth = read_json(stage.ROOT / stage.CACHE / "ground_truth.json")
+    ids = stage.ROOT / stage.CATEGORY_IDS
     sigmas = oks_sigmas(skeleton.names, params.keypoints.oks_sigmas)
     return Manifest(
         model=model_spec(params, skeleton.num_keypoints),
@@ -90,22 +87,8 @@ def build_manifest(params: Params) -> Manifest:
         oks_nms_thr=params.evaluate.oks_nms_thr,
         pixels=PixelSettings(params.data.orientation == "apply", params.data.bit_depth),
         nms_area=params.evaluate.nms_area,
-        category_ids=_category_ids(params, truth["categories"][0]["id"]),
+        category_ids=tuple(read_json(ids)) if ids.exists() else (),
     )
-
-
-def _category_ids(params: Params, first: int) -> tuple[int, ...]:
-    """Ids of all categories of data.category, as in build_cache; `first` is in data/cache."""
-    data = params.data
-    if isinstance(data.category, str) and data.category != ALL:
-        return (first,)
-    local = data.source == "local"
-    root = stage.ROOT / (Path(data.root).expanduser() if local else stage.COCO)
-    files = split_files(root, data, "val")
-    if not files.annotated:  # test-dev
-        files = split_files(root, data, "train")
-    names = asked_names(params.keypoints.parts, params.keypoints.names)
-    return tuple(sorted(read_annotations(files, data, names).category.ids))
 
 
 def project_calibration(weights: Path) -> Calibration | None:

@@ -45,6 +45,7 @@ from pose.engine.fit import (
 from pose.engine.optim import Schedule, build_optimizer
 from pose.engine.validation import Validation
 from pose.models.adapter import Base
+from pose.models.build import describe_device
 from pose.models.checkpoint import State, read_provenance, save_weights
 from pose.models.pose_model import PoseModel
 
@@ -197,6 +198,7 @@ def train(
         sigterm_flag() as sigterm_received,
         out_of_memory_advice(params),
     ):
+        log(f"{name}: device: {describe_device(next(model.parameters()).device)}")
         _restore_(state, name, folder)
 
         def log_row(row: Row) -> None:

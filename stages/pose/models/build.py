@@ -9,7 +9,6 @@ from contextlib import suppress
 import torch
 
 from pose import distributed
-from pose.common.log import log
 from pose.common.params import Params
 from pose.common.skeleton import Skeleton
 from pose.models.pose_model import PoseModel
@@ -31,14 +30,20 @@ def setup_torch(params: Params) -> torch.device:
     torch.set_num_threads(params.run.threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # for debugging only; costs 9 % here
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name() if on_gpu else f"CPU, {params.run.threads} threads"
-    processes = distributed.world_size()
-    log(f"device: {name}" + (f", {processes} processes" if processes > 1 else ""))
     precision = "tf32" if params.train.tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Name of the GPU, or the CPU's threads, and the number of processes; for the log."""
+    on_gpu = device.type == "cuda"
+    name = (
+        torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    )
+    processes = distributed.world_size()
+    return name + (f", {processes} processes" if processes > 1 else "")
 
 
 def keep_freed_memory() -> None:
