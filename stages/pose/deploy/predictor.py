@@ -227,8 +227,8 @@ def _require_finite(predictions: Predictions, boxes: Sequence[Array]) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))
     if len(bad):
         raise PoseError(
-            f"the pose in the box {boxes[bad[0]].tolist()} is not finite ({len(bad)} of "
-            f"{len(boxes)} poses of its group); has the training diverged? take other weights"
+            f"the pose in the box {boxes[bad[0]].tolist()} has NaN or infinity ({len(bad)} of "
+            f"{len(boxes)} poses predicted together have); use other weights"
         )
 
 

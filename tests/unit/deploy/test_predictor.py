@@ -253,8 +253,8 @@ def test_a_diverged_model_is_one_line(predictor: Predictor, value: float) -> Non
     torch.nn.init.constant_(predictor.network.head.final_layer.bias, value)
     said = failure(predictor, _noise(60, 50), [[1, 2, 30, 40], [3, 4, 30, 40]])
     assert said == (
-        "the pose in the box [1.0, 2.0, 30.0, 40.0] is not finite (2 of 2 poses of its group); has "
-        "the training diverged? take other weights"
+        "the pose in the box [1.0, 2.0, 30.0, 40.0] has NaN or infinity (2 of 2 poses predicted "
+        "together have); use other weights"
     )
 
 
