@@ -124,7 +124,7 @@ def _json_advice(error: ValueError | RecursionError) -> str:
         return ""
     if error.msg.startswith("Unterminated") or not error.doc[error.pos :].strip():
         return "; the file ends before the JSON does: copy or download it again"
-    return ""
+    return f"; found {error.doc[error.pos : error.pos + 20]!r} there"
 
 
 def existing_path(key: str, value: str) -> Path:

@@ -90,7 +90,8 @@ def test_digest_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:
     [
         (b'{"a": 1', "; the file ends before the JSON does: copy or download it again"),
         ('{"a": "é"}'.encode("latin-1"), "; save it as UTF-8"),
-        (b"{'a': 1}", "line 1 column 2 (char 1))"),
+        (b"{'a': 1}", """line 1 column 2 (char 1)); found "'a': 1}" there"""),
+        (b"<html>", "; found '<html>' there"),
     ],
 )
 def test_json_that_cannot_be_read_says_what_was_seen(content: bytes, said: str) -> None:
