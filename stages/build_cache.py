@@ -279,7 +279,13 @@ def find_skeleton(params: Params, train: Annotations, val: Annotations) -> Skele
     skeleton = build_skeleton(
         names, limbs, keypoints.flip_pairs, keypoints.upper_body, keypoints.lower_body
     )
-    log(f"{NAME}: {describe_flip_pairs(skeleton)}")
+    line = describe_flip_pairs(skeleton)
+    if keypoints.flip_pairs is None and not skeleton.flip_pairs and len(names) > 1:
+        line = (
+            f"warning: {line}; images are mirrored in training: if two of these are the left and "
+            "the right of one point, set keypoints.flip_pairs, else to []"
+        )
+    log(f"{NAME}: {line}")
     return skeleton
 
 

@@ -118,7 +118,7 @@ from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.log import log, progress
 from pose.common.script import exit_codes
-from pose.deploy.boxes import Boxes, BoxFile, whole_image
+from pose.deploy.boxes import Boxes, BoxFile, require_in_picture, whole_image
 from pose.deploy.detector import Detector, weights_path, weights_url
 from pose.deploy.interrupt import stop_signals
 from pose.deploy.manifest import (
@@ -308,7 +308,7 @@ def _box_source(
         file = BoxFile(arguments.boxes, predictor.manifest.category_ids)
         if file.left_out:
             log(f"{NAME}: {arguments.boxes}: {file.left_out_line()}")
-        return lambda image, *where: file(*where)
+        return lambda image, *where: require_in_picture(file(*where), image)
     if predictor.manifest.category != "person":
         raise PoseError(
             f"the category of the model is {predictor.manifest.category!r}, but the detector "

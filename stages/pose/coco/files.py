@@ -139,8 +139,8 @@ def _given(root: Path, key: str, value: str, expected: str, is_valid: Any) -> Pa
     path = root / Path(value).expanduser()
     if not is_valid(path):
         raise PoseError(
-            f"params.yaml: {key} = {value!r}, expected {expected}: {path} does not exist; "
-            f"{found_json(root)}"
+            f"params.yaml: {key} = {value!r}, expected {expected}: {path} "
+            f"{'is a folder' if path.is_dir() else 'does not exist'}; {found_json(root)}"
         )
     return path
 

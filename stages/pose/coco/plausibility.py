@@ -20,6 +20,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 MIN_SHARE = 0.01
 MIN_ORIGIN_SHARE = 1e-4  # of the labelled keypoints
+MIN_LARGE = 300  # pixels, longer side: of such images, not all people are in the first 100
 MANY, MOST = 0.25, 0.5  # shares from which on keypoints, boxes are reported as outside
 TOLERANCE = 0.1  # of the box around it, and of the image
 OKS_ADVICE = "set data.area: box"
@@ -37,9 +38,10 @@ class People:
 
     @cached_property
     def at_origin(self) -> Bools:
-        """(N, K): keypoints that are labelled at exactly 0, 0."""
-        found: Bools = (self.keypoints[..., 2] > 0) & (self.keypoints[..., :2] == 0).all(axis=2)
-        return found
+        """(N, K): keypoints that are labelled at exactly 0, 0 or -1, -1."""
+        points = self.keypoints[..., :2]
+        found: Bools = (points == 0).all(axis=2) | (points == -1).all(axis=2)
+        return found & (self.keypoints[..., 2] > 0)
 
     @cached_property
     def labelled(self) -> Bools:
@@ -107,9 +109,10 @@ def _origin(found: People) -> list[str]:
     count, total = int(at_origin.sum()), int(labelled.sum())
     if not count or count < MIN_ORIGIN_SHARE * total:
         return []
-    persons = int(at_origin.any(axis=1).sum())
+    persons, places = int(at_origin.any(axis=1).sum()), np.unique(found.keypoints[at_origin, 0])
+    where = " or ".join(f"{place:g}, {place:g}" for place in places[::-1])
     return [
-        f"{count:,} of {total:,} labelled keypoints are at exactly 0, 0, in {persons:,} of "
+        f"{count:,} of {total:,} labelled keypoints are at exactly {where}, in {persons:,} of "
         f"{len(labelled):,} people; they are trained on and count in AP; where no keypoint is "
         "labelled, visibility must be 0"
     ]
@@ -117,7 +120,7 @@ def _origin(found: People) -> list[str]:
 
 def _shares(found: People) -> list[str]:
     """Boxes or keypoints in fractions of an image that is larger than 2 x 2 pixels."""
-    lines = []
+    lines = _percent(found)
     large: Bools = found.image_wh.min(axis=1) > 2
     boxes: Bools = large & (found.bbox_xywh >= 0).all(axis=1) & (found.bbox_xywh <= 1).all(axis=1)
     corner = np.zeros_like(found.image_wh)
@@ -130,6 +133,20 @@ def _shares(found: People) -> list[str]:
                 f"{text} within 0..1 in {odd.sum():,} of {len(odd):,} people; expected pixels"
             )
     return lines
+
+
+def _percent(found: People) -> list[str]:
+    """All boxes and keypoints within 0..100, of images that are much larger."""
+    count = len(found.bbox_xywh)
+    ends = np.concatenate([found.bbox_xywh[:, :2] + found.bbox_xywh[:, 2:], found.image_wh * 0])
+    points = found.keypoints[found.labelled][:, :2]
+    is_large = count and np.median(found.image_wh.max(axis=1)) > MIN_LARGE
+    if not is_large or ends.max() <= 1 or max(ends.max(), points.max(initial=0)) > 100:
+        return []
+    return [
+        f"bbox and all labelled keypoints are within 0..100 in {count:,} of {count:,} people; "
+        "expected pixels"
+    ]
 
 
 def _corners(found: People) -> list[str]:

@@ -178,9 +178,10 @@ def read_keypoints(
 def _flat(raw: Any, count: int, key: str) -> list[Any]:
     """3 x count values, from a list of them or of (x, y, visibility)."""
     expected = f"{3 * count} ({count} x 3)"
+    advice = "for a person with a box only, write zeros" if raw in (None, []) else ""
     if not isinstance(raw, list):
         value = "" if raw is None else shown(raw)
-        raise InvalidRecordError(f"has no list in {key!r}", value, expected)
+        raise InvalidRecordError(f"has no list in {key!r}", value, expected, advice)
     keypoints: list[Any] = raw
     if keypoints and all(isinstance(point, list) for point in keypoints):
         if {len(point) for point in keypoints} != {3} or len(keypoints) != count:
@@ -189,7 +190,7 @@ def _flat(raw: Any, count: int, key: str) -> list[Any]:
         keypoints = [value for point in keypoints for value in point]
     if len(keypoints) != 3 * count:
         kind = f"has {len(keypoints)} numbers in {key!r}"
-        raise InvalidRecordError(kind, "", expected)
+        raise InvalidRecordError(kind, "", expected, advice)
     return keypoints
 
 

@@ -119,7 +119,8 @@ def parse_json(content: bytes, name: str) -> Any:
 
 def _json_advice(error: ValueError | RecursionError) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return "; save it as UTF-8"
+        is_zip = bytes(error.object[:2]) == b"PK"
+        return "; it is a zip: unpack it and name the JSON file" if is_zip else "; save it as UTF-8"
     if not isinstance(error, json.JSONDecodeError):
         return ""
     if error.msg.startswith("Unterminated") or not error.doc[error.pos :].strip():
@@ -188,5 +189,5 @@ def finite_numbers(values: Any, count: int) -> bool:
     return (
         isinstance(values, list)
         and len(values) == count
-        and all(isinstance(v, int | float) and abs(v) <= FLOAT32_MAX for v in values)
+        and all(type(v) in (int, float) and abs(v) <= FLOAT32_MAX for v in values)
     )

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
 
 from pose.common.errors import PoseError, shorten
 
@@ -69,6 +70,7 @@ NOT_SIDES = frozenset(
     ("bright", "fright", "wright", "upright", "outright", "cleft", "leftover")  # left, right
 ) | frozenset(("lip", "rip", "lump", "rump"))  # l, r
 MIN_LETTER_PAIRS = 2  # lhip and rhip, lknee and rknee: one such pair may be spelling
+NEARLY_THE_SAME = 0.7  # lfoot and rfot: similarity of two names' other letters
 MAX_WITHOUT_PAIRS = 4  # more names without any pair are refused
 
 
@@ -87,9 +89,11 @@ def mirror_pairs(names: Sequence[str]) -> Pairs:
     for read in (_all_side_words, _side_words_of_one_group, _side_words_inside):
         rest = _unpaired(len(names), partners)
         partners |= _match(reading for k in rest for reading in read(_folded(words[k]), k))
-    sure, unsure = _letter_pairs(words, partners)
+    sure, unsure, misspelt = _letter_pairs(words, partners)
     partners |= sure
+    unsure |= _other_letters(words, partners)
     alone = _without_partner([_folded(parts) for parts in words], partners)
+    alone = sorted({*alone, *misspelt} - {*partners, *partners.values()})
     if doubt := _doubt(names, partners, alone, unsure):
         raise PoseError(
             f"params.yaml: keypoints.flip_pairs is null, but {doubt}; set the pairs as "
@@ -178,23 +182,60 @@ def _match(readings: Iterable[Reading]) -> Partners:
     return {left: right for left, right in sorted(found) if uses[left] == uses[right] == 1}
 
 
-def _letter_pairs(words: list[list[str]], partners: Partners) -> tuple[Partners, Partners]:
+def _letter_pairs(
+    words: list[list[str]], partners: Partners
+) -> tuple[Partners, Partners, list[int]]:
     """Pairs by a joined letter: those that are sides (lhip, EARR), and those that may be spelling.
 
     They are sides if the names have no other kind of side and several pairs differ at the same end
-    of a word. LSHO and RSHO are sides alone too, where capitals mean something in these names.
+    of a word. LSHO and RSHO are sides alone too, where capitals mean something in these names. The
+    list has names that are nearly a pair like several others: lfoot and rfot.
     """
     has_case = any(char.islower() for parts in words for word in parts for char in word)
     rest = _unpaired(len(words), partners)
     sure: Partners = {}
     unsure: Partners = {}
+    misspelt: list[int] = []
     for at_start in (True, False):
         found = _match(reading for k in rest for reading in _letter_inside(words[k], k, at_start))
         several = len(found) >= MIN_LETTER_PAIRS and not partners
         for left, right in found.items():
             is_capital = has_case and at_start and _differing(words[left], words[right]).isupper()
             (sure if several or is_capital else unsure)[left] = right
-    return sure, unsure
+        if several:
+            others = [k for k in rest if k not in {*found, *found.values()}]
+            misspelt += _nearly_pairs([words[k] for k in others], others, at_start)
+    return sure, unsure, misspelt
+
+
+def _nearly_pairs(words: list[list[str]], indices: list[int], at_start: bool) -> list[int]:
+    """Indices of names of opposite sides whose other letters are nearly the same."""
+    readings = [
+        ("".join(part for part in key if isinstance(part, str)), sides[0], index)
+        for parts, k in zip(words, indices, strict=True)
+        for key, sides, index in _letter_inside(parts, k, at_start)
+    ]
+    return [
+        index
+        for text, side, index in readings
+        if any(
+            side != other_side and SequenceMatcher(None, text, other).ratio() > NEARLY_THE_SAME
+            for other, other_side, _ in readings
+        )
+    ]
+
+
+def _other_letters(words: list[list[str]], partners: Partners) -> Partners:
+    """Names without a partner that differ in one letter l and r in a word: flpaw and frpaw."""
+    rest = _unpaired(len(words), partners)
+    texts = {" ".join(_folded(words[k])): k for k in rest}
+    found: Partners = {}
+    for text, left in texts.items():
+        for at in (match.start() for match in re.finditer("l", text)):
+            right = texts.get(f"{text[:at]}r{text[at + 1 :]}")
+            if right is not None and NOT_SIDES.isdisjoint(text.split()):
+                found[left] = right
+    return found
 
 
 def _letter_inside(words: list[str], index: int, at_start: bool) -> Iterator[Reading]:

@@ -46,7 +46,8 @@ class BoxFile:
 
     def __init__(self, path: Path, category_ids: Collection[int]) -> None:
         if not path.is_file():
-            raise PoseError(f"{path}: no such file; --boxes takes a JSON file of boxes")
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise PoseError(f"{path}: {what}; --boxes takes a JSON file of boxes")
         raw = read_json(path)
         self._name = path.name
         self._lists_all = isinstance(raw, dict)  # COCO results omit pictures without detections
@@ -76,7 +77,7 @@ class BoxFile:
         it raises BadImageError.
         """
         key = self._key(name, frame) if self._lists_all else _number(name, frame)
-        scored = self._boxes.get(key, []) if key is not None else []
+        scored = self._boxes.get(key, [])
         boxes = np.array([box for box, _ in scored], dtype=np.float64).reshape(-1, 4)
         return boxes, np.array([score for _, score in scored], dtype=np.float64)
 
@@ -104,11 +105,26 @@ def _ends(name: str) -> list[str]:
     return sorted({name, *ends}, key=len, reverse=True)  # name: for the address of a stream
 
 
-def _number(name: str, frame: int | None) -> int | None:
+def require_in_picture(boxes: Boxes, image: Image) -> Boxes:
+    """The boxes. Raises BadImageError for one outside the picture, or within its first pixel."""
+    height, width = image.shape[:2]
+    for x, y, w, h in boxes[0].tolist():
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0 or max(x + w, y + h) <= 1:
+            raise BadImageError(
+                f"has {width} x {height} pixels, and a box {[x, y, w, h]} outside of them or in "
+                "the first one; expected x, y, width, height in pixels"
+            )
+    return boxes
+
+
+def _number(name: str, frame: int | None) -> int:
     """The image id by COCO's results: of a frame its number, of a picture that in its name."""
     if frame is not None:
         return frame
-    return int(stem) if (stem := Path(name).stem).isdecimal() else None
+    stem = Path(name).stem
+    if not stem.isdecimal():
+        raise BadImageError("has no image id, which COCO results need: its name is not a number")
+    return int(stem)
 
 
 def _by_name(keys: Iterable[str]) -> dict[str, list[str]]:
@@ -147,7 +163,12 @@ def _from_annotations(
     raw: dict[str, Any], path: Path, category_ids: Collection[int], left_out: Counter[int]
 ) -> Iterator[BoxRecord]:
     entries = [image for image in raw["images"] if isinstance(image, dict)]
-    images = {_integer(image, "id", f"{path}: an image"): image for image in entries}
+    images: dict[int, dict[str, Any]] = {}
+    for image in entries:
+        image_id = _integer(image, "id", f"{path}: an image")
+        if image_id in images:
+            raise PoseError(f"{path}: two images have the id {image_id}; give each its own")
+        images[image_id] = image
     for image in images.values():
         yield _image_value(image, "file_name", str, path), None, 0.0
     for annotation in raw["annotations"]:

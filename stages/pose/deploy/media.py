@@ -92,7 +92,8 @@ def _is_address(name: str) -> bool:
 
 
 def _pictures_and_videos(folder: Path) -> list[Path]:
-    files = (path for path in folder.iterdir() if path.is_file())
+    """Without hidden files: macOS writes ._a.jpg beside a.jpg, which is no picture."""
+    files = (path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
     return sorted(path for path in files if path.suffix.lower() in PICTURES + VIDEOS + UNREADABLE)
 
 

@@ -50,7 +50,7 @@ def require_zip_checksums(path: Path) -> None:
 
 def zip_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """All files. Refuses one marked as a folder: torch would return uninitialised memory."""
-    members = [member for member in archive.infolist() if not member.is_dir()]
+    members = [one for one in archive.infolist() if not one.filename.endswith("/")]
     if marked := [m.filename for m in members if m.external_attr & DOS_DIRECTORY]:
         raise zipfile.BadZipFile(f"{printable(marked[0])} is marked as a folder")
     return members

@@ -145,7 +145,9 @@ def _fit_final_layer(state: State, own: State, names: Sequence[str]) -> list[str
 
 
 def _require_finite(state: State) -> None:
-    """Raise PoseError that names the first tensors with a NaN or Inf."""
+    """Raise PoseError that names the first tensors without values, or with a NaN or Inf."""
+    if empty := [key for key, tensor in state.items() if tensor.is_meta]:
+        raise PoseError(f"has no values in {shorten(empty)}: they were saved on the meta device")
     if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
         raise PoseError(
             f"has NaN or Inf in {shorten(bad)}; take a checkpoint from before its training diverged"

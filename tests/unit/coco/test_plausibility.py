@@ -119,6 +119,31 @@ def test_keypoints_at_the_origin(persons: int) -> None:
     assert f"in {persons} of 20 people;" in line
 
 
+def test_keypoints_at_minus_1() -> None:
+    found = good()
+    keypoints = found.keypoints.copy()
+    keypoints[:3, 0] = [-1, -1, 2]
+    line = the_line(changed(found, keypoints=keypoints))
+    assert line.startswith("3 of 80 labelled keypoints are at exactly -1, -1, in 3 of 20 people;")
+
+
+def test_percent_of_images() -> None:
+    """All of 20 people in the first 100 pixels of images of 1,000; of images of 200 they may be."""
+    found = good()
+    percent, scale = np.full((COUNT, 2), (1000.0, 800.0)), 100 / np.tile([200, 160], 2)
+    keypoints = found.keypoints * np.array([*scale[:2], 1])
+    small = changed(
+        found,
+        bbox_xywh=found.bbox_xywh * scale,
+        area=found.area * scale[:2].prod(),
+        keypoints=keypoints,
+    )
+    assert findings(small) == []
+    assert the_line(changed(small, image_wh=percent)) == (
+        "bbox and all labelled keypoints are within 0..100 in 20 of 20 people; expected pixels"
+    )
+
+
 def test_shares() -> None:
     """Boxes, keypoints, or both; of both, nothing else is told."""
     found = good()

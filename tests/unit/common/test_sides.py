@@ -197,6 +197,11 @@ def test_words_that_are_no_sides(names: tuple[str, ...]) -> None:
         (("lear", "rear"), "lear and rear differ only in a letter l or r, which may be a side"),
         (("left_eye", "right_eye", "lhip", "rhip"), "lhip and rhip differ only in a letter l or r"),
         (("NOSE", "LSHO", "RSHO"), "LSHO and RSHO differ only in a letter l or r, which may be"),
+        (("l_ear", "r_ear", "flpaw", "frpaw"), "flpaw and frpaw differ only in a letter l or r"),
+        (
+            ("lhip", "rhip", "lknee", "rknee", "lfoot", "rfot"),
+            "lfoot, rfot have no single partner of the other side",
+        ),
         (tuple("abcde"), "no side was found in the 5 names (a, b, c, d, e)"),
         (
             tuple(f"kpt-{k}" for k in range(294)),

@@ -11,7 +11,8 @@ import pytest
 
 from loopback import failure
 from pose.coco.images import BadImageError
-from pose.deploy.boxes import BoxFile, whole_image
+from pose.common.errors import PoseError
+from pose.deploy.boxes import BoxFile, require_in_picture, whole_image
 
 IMAGES = [
     {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80},
@@ -114,7 +115,24 @@ def test_results_go_by_number(tmp_path: Path) -> None:
     found, scores = boxes("val2017/000000000139.jpg")
     assert (found.tolist(), scores.tolist()) == ([[1, 2, 3, 4]], [0.25])
     assert boxes("000000000140.jpg")[0].shape == (0, 4)  # the detector found nobody
-    assert boxes("me.jpg")[0].shape == (0, 4)
+    with pytest.raises(BadImageError, match="has no image id, which COCO results need"):
+        boxes("me.jpg")
+
+
+@pytest.mark.parametrize("box", [[0.1, 0.1, 0.3, 0.5], [5000, 0, 9, 9], [0, -9, 9, 9]])
+def test_a_box_must_lie_in_the_picture(box: list[float]) -> None:
+    image, scores = np.zeros((20, 30, 3), np.uint8), np.ones(1)
+    inside = np.array([[-5.0, 10, 100, 100]]), scores
+    assert require_in_picture(inside, image) is inside
+    with pytest.raises(BadImageError, match=r"has 30 x 20 pixels, and a box .* outside of them"):
+        require_in_picture((np.array([box]), scores), image)
+
+
+def test_an_image_id_is_of_one_picture(tmp_path: Path) -> None:
+    entry = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
+    raw = {"images": [entry, entry | {"file_name": "b.jpg"}], "annotations": []}
+    with pytest.raises(PoseError, match="two images have the id 1"):
+        read(tmp_path, raw)
 
 
 def test_a_frame_goes_by_its_own_number_never_by_its_videos(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ STORED, UPRIGHT = PixelSettings(upright=False), PixelSettings(upright=True)
 
 
 def test_files_and_folders_are_listed_once(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "c.mp4", "notes.txt"):
+    for name in ("b.JPG", "a.png", "c.mp4", "notes.txt", "._a.png"):
         (tmp_path / name).touch()
     (tmp_path / "deep.jpg").mkdir()
     (tmp_path / "deep.jpg" / "d.jpg").touch()

@@ -175,6 +175,12 @@ def test_vitpose_without_a_prefix_before_its_backbone(classic: ModelSpec) -> Non
     assert found.keys() == expected.keys()
 
 
+def test_tensors_without_values_are_named(spec: ModelSpec, ours: State) -> None:
+    state = {key: tensor.to("meta") for key, tensor in ours.items()}
+    with pytest.raises(PoseError, match=r"has no values in .*: they were saved on the meta device"):
+        convert(state, on_meta(spec), False)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite(spec: ModelSpec, ours: State, value: float) -> None:
     ours = {**ours, "backbone.norm.bias": torch.full((16,), value)}
