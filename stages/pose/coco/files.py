@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from pose.common.errors import PoseError, shorten
 from pose.common.files import BAD_ZIP, existing_path
@@ -108,8 +110,10 @@ def locate_images(files: SplitFiles, root: Path, images: list[dict[str, Any]]) -
     else the one at or below root, without hidden ones, that has the first or all of them. Raises
     PoseError if there is none, or more than one.
     """
-    if files.images is not None or not images:
+    if files.images is not None:
         return files
+    if not images:
+        raise PoseError(f"{files.name}: its list 'images' is empty; is it the file of this split?")
     names = [image["file_name"] for image in images]
     beside = files.annotations.parent
     if _has(beside, names[:1]):
@@ -120,11 +124,25 @@ def locate_images(files: SplitFiles, root: Path, images: list[dict[str, Any]]) -
     if len(folders) == 1:
         return replace(files, images=folders[0])
     listed = shorten([str(path) for path in folders])
+    advice = "set data.train_images or data.val_images to the folder or zip of the images"
+    if not folders and (alike := _written_otherwise(root, names[0])):
+        advice = f"there is {str(alike)!r}: rename it, or write its name in the annotations"
     raise PoseError(
         f"{files.name}: {f'{len(folders)} folders have' if folders else 'no folder has'} its first "
-        f"image, {names[0]!r}: {listed or f'searched {root}'}; set data.train_images or "
-        "data.val_images to the folder or zip of the images"
+        f"image, {names[0]!r}: {listed or f'searched {root}'}; {advice}"
     )
+
+
+def _written_otherwise(root: Path, name: str) -> Path | None:
+    """A file whose name differs in case, suffix, spaces around it, %-escapes or accents' form."""
+    wanted = _plain(name)
+    files = (path for folder in _folders(root) for path in sorted(folder.iterdir()))
+    alike = (path for path in files if _plain(path.name) == wanted and path.suffix != ".json")
+    return next((path for path in alike if path.is_file()), None)
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", unquote(Path(name.strip()).stem)).strip().casefold()
 
 
 def found_json(root: Path) -> str:

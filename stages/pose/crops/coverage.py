@@ -57,7 +57,8 @@ def require_keypoints(coverage: Coverage, file: str) -> None:
     if not coverage.labelled.any():
         raise PoseError(
             f"{file}: no person has a labelled keypoint (visibility 1 or 2), so every target "
-            "would be zero; check that 'keypoints' is filled in and that data.category is right"
+            "would be zero; crowds and people outside their image do not count; check 'keypoints', "
+            "'iscrowd', 'bbox' and data.category"
         )
     if not coverage.in_crop.any():
         raise PoseError(

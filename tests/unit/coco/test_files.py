@@ -180,6 +180,33 @@ def test_no_folder_has_them(tmp_path: Path) -> None:
     files = SplitFiles("train", tmp_path / "a.json", None)
     text = refusal(locate_images, files, tmp_path, listed("1.jpg", "2.jpg"))
     assert text.startswith(f"a.json: no folder has its first image, '1.jpg': searched {tmp_path};")
+    assert text.endswith("data.train_images or data.val_images to the folder or zip of the images")
+
+
+@pytest.mark.parametrize(
+    ("listed_name", "name"),
+    [
+        ("a.jpg", "a.JPG"),
+        ("a.png", "a.jpg"),
+        ("train/a", "a.jpg"),
+        ("my%20photo.jpg", "my photo.jpg"),
+        ("\u00e9.jpg", "e\u0301.jpg"),
+        (" a.jpg", "a.jpg"),
+    ],
+)
+def test_a_file_whose_name_is_written_otherwise(
+    tmp_path: Path, listed_name: str, name: str
+) -> None:
+    touch(tmp_path, "a.json", f"pictures/{name}")
+    files = SplitFiles("train", tmp_path / "a.json", None)
+    text = refusal(locate_images, files, tmp_path, listed(listed_name))
+    path = str(tmp_path / "pictures" / name)
+    assert text.endswith(f"; there is {path!r}: rename it, or write its name in the annotations")
+
+
+def test_a_file_without_images(tmp_path: Path) -> None:
+    files = SplitFiles("train", tmp_path / "a.json", None)
+    assert refusal(locate_images, files, tmp_path, []).startswith("a.json: its list 'images' is e")
 
 
 def test_given_images_are_not_searched(tmp_path: Path) -> None:
