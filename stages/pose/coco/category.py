@@ -113,7 +113,10 @@ def _select(
 
 
 def _find(entries: list[dict[str, Any]], wanted: str, file: str) -> dict[str, Any]:
+    """The category of that name; if there are several, the only one with keypoints."""
     matches = [entry for entry in entries if _name(entry) == wanted]
+    if len(matches) > 1:  # Roboflow's first category may have the project's name
+        matches = [entry for entry in matches if entry.get("keypoints")] or matches
     if len(matches) != 1:
         raise PoseError(
             f"{file}: {len(matches)} categories are named {wanted!r}, expected one; there are: "

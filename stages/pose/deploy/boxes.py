@@ -54,7 +54,8 @@ class BoxFile:
         self._boxes: dict[str | int, list[tuple[list[float], float]]] = {}
         self.left_out: Counter[int] = Counter()
         for picture, box, score in _read(raw, path, category_ids, self.left_out):
-            boxes = self._boxes.setdefault(picture, [])
+            key = picture.replace("\\", "/") if isinstance(picture, str) else picture
+            boxes = self._boxes.setdefault(key, [])
             if box is not None:
                 boxes.append((box, score))
         self._by_name = _by_name(key for key in self._boxes if isinstance(key, str))
@@ -95,7 +96,8 @@ class BoxFile:
             return only
         count = max(map(len, alike))
         several = f"; {count} entries end in {Path(name).name}, but none of them fits its path"
-        raise BadImageError(f"has no entry in {self._name}{several if count else ''}")
+        what = "" if frame is None else f" for frame {frame}; without people it is []"
+        raise BadImageError(f"has no entry in {self._name}{what}{several if count else ''}")
 
 
 def _ends(name: str) -> list[str]:

@@ -43,6 +43,11 @@ def test_names_come_from_params_if_the_file_has_none(absent: dict[str, Any]) -> 
         read([bare])
 
 
+def test_of_one_name_the_category_with_keypoints_is_meant() -> None:
+    project = {"id": 0, "name": "mouse", "supercategory": "none"}
+    assert read_category([project, MOUSE], "mouse", None, "a.json").id == MOUSE["id"]
+
+
 def test_names_are_trimmed() -> None:
     found = read([{**MOUSE, "name": " mouse", "keypoints": ["nose ", " tail"]}], ("nose", "tail "))
     assert found.names == ("nose", "tail")

@@ -83,8 +83,14 @@ def test_a_stream_goes_by_its_address(tmp_path: Path) -> None:
 def test_a_frame_has_no_boxes_of_another_video(tmp_path: Path) -> None:
     boxes = read(tmp_path, {"other.avi/3": [[1, 1, 1, 1]], "y/clip.avi/4": [[2, 2, 2, 2]]})
     assert boxes("x/clip.avi", 4)[0][0, 0] == 2
-    with pytest.raises(BadImageError, match=r"^has no entry in boxes.json$"):
+    said = r"^has no entry in boxes.json for frame 3; without people it is \[\]$"
+    with pytest.raises(BadImageError, match=said):
         boxes("x/clip.avi", 3)
+
+
+def test_a_path_of_windows(tmp_path: Path) -> None:
+    boxes = read(tmp_path, {"C:\\photos\\a.jpg": [[1, 1, 1, 1]]})
+    assert boxes("photos/a.jpg")[0].tolist() == [[1, 1, 1, 1]]
 
 
 def test_annotations(tmp_path: Path) -> None:
