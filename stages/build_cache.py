@@ -282,8 +282,8 @@ def find_skeleton(params: Params, train: Annotations, val: Annotations) -> Skele
     line = describe_flip_pairs(skeleton)
     if keypoints.flip_pairs is None and not skeleton.flip_pairs and len(names) > 1:
         line = (
-            f"warning: {line}; images are mirrored in training: if two of these are the left and "
-            "the right of one point, set keypoints.flip_pairs, else to []"
+            f"warning: {line}; if two of these are the left and the right of one point, list them "
+            "in keypoints.flip_pairs; if none are, set it to []"
         )
     log(f"{NAME}: {line}")
     return skeleton

@@ -138,10 +138,11 @@ def _shares(found: People) -> list[str]:
 def _percent(found: People) -> list[str]:
     """All boxes and keypoints within 0..100, of images that are much larger."""
     count = len(found.bbox_xywh)
-    ends = np.concatenate([found.bbox_xywh[:, :2] + found.bbox_xywh[:, 2:], found.image_wh * 0])
-    points = found.keypoints[found.labelled][:, :2]
-    is_large = count and np.median(found.image_wh.max(axis=1)) > MIN_LARGE
-    if not is_large or ends.max() <= 1 or max(ends.max(), points.max(initial=0)) > 100:
+    if not count or np.median(found.image_wh.max(axis=1)) <= MIN_LARGE:
+        return []
+    ends = (found.bbox_xywh[:, :2] + found.bbox_xywh[:, 2:]).max()
+    points = found.keypoints[found.labelled][:, :2].max(initial=0)
+    if ends <= 1 or max(ends, points) > 100:  # up to 1 they are shares
         return []
     return [
         f"bbox and all labelled keypoints are within 0..100 in {count:,} of {count:,} people; "

@@ -44,7 +44,10 @@ def read_splits(root: Path, data: Data, names: Sequence[str] | None) -> dict[Kin
 
 
 def without_people(train: Annotations, val: Annotations, data: Data) -> list[str]:
-    """The annotation files without any person; one that is held out of has both sides'."""
+    """The annotation files without any person.
+
+    With data.val_fraction, train and val are parts of one file.
+    """
     if data.val_fraction is not None:
         return [] if train.persons or val.persons else [train.name]
     return [split.name for split in (train, val) if split.annotated and not split.persons]
