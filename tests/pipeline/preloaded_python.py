@@ -1,14 +1,15 @@
 """A Python server with the heavy libraries imported, which forks to run stages: they start at once.
 
-    python tests/pipeline/preloaded_python.py SOCKET --preload torch ...    # the server
-    python -S tests/pipeline/preloaded_python.py SOCKET stages/x.py ...     # run a script in a fork
-    python -S tests/pipeline/preloaded_python.py SOCKET dvc repro ...       # run dvc in a fork
+    python tests/pipeline/preloaded_python.py SOCKET torch ...              # the server
+    python -S tests/pipeline/preloaded_client.py SOCKET stages/x.py ...     # run a script in a fork
+    python -S tests/pipeline/preloaded_client.py SOCKET dvc repro ...       # run dvc in a fork
 
 Only third-party libraries are preloaded; the script and pose/ are imported from the project that
 sends the request. The fork takes environment, folder, arguments and streams from the client, which
-ends as the fork does, be it by a signal. The fork ends without freeing its memory object by object:
-that would copy the server's pages, 2 to 4 s a command. Other commands, and tests that kill
-processes from outside, use the plain Python.
+ends as the fork does, be it by a signal. The server for dvc has no torch: a fork of it takes 0.02 s
+instead of 0.1 s. A fork ends without freeing its memory object by object: that would copy the
+server's pages, 2 to 4 s. Other commands, and tests that kill processes from outside, use the plain
+Python.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import gc
 import json
 import logging
 import os
+import selectors
 import shlex
 import shutil
 import signal
@@ -28,16 +30,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PRELOAD = "--preload"
+CLIENT = Path(__file__).with_name("preloaded_client.py")
 PLACES = ("stages/*", "tools/*", "recipes/*", "examples/*", "tests/two_processes")
 SCRIPTS = [f"*/{place}.py" for place in PLACES]
-# Not onnxruntime: it starts a thread, which a fork waits for in vain when it ends.
-LIBRARIES = (
-    "albumentations",
-    "cv2",
+DVC_LIBRARIES = (
     "dulwich.porcelain",
     "dvc.cachemgr",
     "dvc.cli.parser",
@@ -55,27 +55,33 @@ LIBRARIES = (
     "dvc.scm",
     "dvc.stage.cache",
     "dvc.utils.hydra",
-    "dvclive",
     "hydra.compose",
     "jinja2",
+    "networkx",
+    "platformdirs.unix",
+    "psutil",
+    "pygit2",
+    "requests",
+    "ruamel.yaml",
+    "tqdm",
+)
+# Not onnxruntime: it starts a thread, which a fork waits for in vain when it ends.
+LIBRARIES = (
+    "albumentations",
+    "cv2",
+    "dvclive",
     "matplotlib.backends.backend_svg",
     "matplotlib.pyplot",
-    "networkx",
     "onnx",
     "onnxscript.function_libs.torch_lib.ops",
     "pandas",
     "peft",
     "PIL.JpegImagePlugin",
-    "platformdirs.unix",
-    "psutil",
     "pyarrow",
     "pyarrow.pandas_compat",
     "pycocotools.cocoeval",
     "pydantic",
     "pydantic.dataclasses",
-    "pygit2",
-    "requests",
-    "ruamel.yaml",
     "safetensors.torch",
     "scipy.ndimage",
     "sympy.combinatorics",
@@ -88,55 +94,43 @@ LIBRARIES = (
 )
 
 
-def ask(path: str, command: list[str]) -> int:
-    """Exit code of the script or dvc `command`, run by the server at socket `path`.
-
-    A signal that ended it ends this process, too.
-    """
-    request = {"argv": command, "cwd": os.getcwd(), "env": dict(os.environ)}
-    with socket.socket(socket.AF_UNIX) as server:
-        server.connect(path)
-        socket.send_fds(server, [b"\0"], [0, 1, 2])
-        server.sendall(json.dumps(request).encode() + b"\n")
-        with server.makefile() as answers:
-            pid = int(answers.readline())
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda number, _: os.kill(pid, number))
-            code = int(answers.readline() or 1)
-    if code < 0:
-        if -code != signal.SIGKILL:
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    return code
-
-
 @functools.cache
 def python_folder(*libraries: str) -> str:
-    """A folder with a `python` and a `dvc` that run through a server, which it starts.
+    """A folder with a `python` and a `dvc` that run through servers, which it starts.
 
     `python` does so for the scripts in PLACES, as torchrun starts them too, and for `-m dvc`.
-    libraries: what the server imports, if not LIBRARIES.
+    libraries: what the server for scripts imports, if not LIBRARIES.
     """
     folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
-    path = folder / "socket"
-    command = [sys.executable, __file__, str(path), PRELOAD, *(libraries or LIBRARIES)]
-    server = subprocess.Popen(command)
     atexit.register(shutil.rmtree, folder)
-    atexit.register(server.kill)
-    plain, client = shlex.quote(sys.executable), shlex.join([__file__, str(path)])
-    through = f"exec {plain} -S {client}"
+    sockets = {"scripts.socket": libraries or LIBRARIES, "dvc.socket": DVC_LIBRARIES}
+    servers = [start_server(folder / name, preload) for name, preload in sockets.items()]
+    plain, client = shlex.quote(sys.executable), shlex.quote(str(CLIENT))
+    of_scripts, of_dvc = (
+        f"exec {plain} -S {client} {shlex.quote(str(folder / name))}" for name in sockets
+    )
     script = " | ".join(SCRIPTS)
-    scripts = f'case "/$1" in {script}) {through} "$@" ;; esac\n'
-    of_torchrun = f'[ "$1" = "-u" ] && case "/$2" in {script}) shift ;; esac\n'
-    of_dvc = f'[ "$1 $2" = "-m dvc" ] && shift 2 && {through} dvc "$@"\n'
-    python = f'{of_torchrun}{scripts}{of_dvc}exec {plain} "$@"'
-    for name, line in (("python", python), ("dvc", f'{through} dvc "$@"')):
+    python = (
+        f'[ "$1" = "-u" ] && case "/$2" in {script}) shift ;; esac\n'  # as torchrun starts it
+        f'case "/$1" in {script}) {of_scripts} "$@" ;; esac\n'
+        f'[ "$1 $2" = "-m dvc" ] && shift 2 && {of_dvc} dvc "$@"\n'
+        f'exec {plain} "$@"'
+    )
+    for name, line in (("python", python), ("dvc", f'{of_dvc} dvc "$@"')):
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
-    while not path.exists():
-        assert server.poll() is None, "the preloaded Python did not start"
-        time.sleep(0.05)
+    for server, name in zip(servers, sockets, strict=True):
+        while not (folder / name).exists():
+            assert server.poll() is None, "the preloaded Python did not start"
+            time.sleep(0.05)
     return str(folder)
+
+
+def start_server(path: Path, libraries: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A server at the socket `path`, until this process ends."""
+    server = subprocess.Popen([sys.executable, __file__, str(path), *libraries])
+    atexit.register(server.kill)
+    return server
 
 
 def serve(path: str, libraries: list[str]) -> dict[str, Any]:
@@ -156,37 +150,53 @@ def serve(path: str, libraries: list[str]) -> dict[str, Any]:
     gc.freeze()  # a collection in a fork would copy all pages
     sys.executable = str(Path(path).parent / "python")  # what a script starts in turn
     tests = os.getppid()
-    with socket.socket(socket.AF_UNIX) as listener:
+    running: dict[int, socket.socket] = {}  # forks, and the clients that wait for them
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+        woken, wake = map(opened.enter_context, socket.socketpair())
+        selector = opened.enter_context(selectors.DefaultSelector())
         listener.bind(path)
         listener.listen()
-        listener.settimeout(5)  # seconds between checks that the tests still run
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # intermediate forks are not waited for
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        wake.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # select returns when a fork ends
         while os.getppid() == tests:
-            with contextlib.suppress(TimeoutError):
-                client, _ = listener.accept()
-                if os.fork() == 0:
-                    listener.close()
-                    return fork_and_wait(client)
-                client.close()
+            for key, _ in selector.select(5):  # seconds between checks that the tests still run
+                if key.fileobj is woken:
+                    woken.recv(1024)
+                    answer_of_ended(running)
+                    continue
+                client, request = accept(listener)
+                if (pid := os.fork()) == 0:
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    for other in (client, *running.values()):
+                        other.close()
+                    return request
+                client.sendall(f"{pid}\n".encode())
+                running[pid] = client
+                for stream in request["streams"]:
+                    os.close(stream)
     sys.exit()
 
 
-def fork_and_wait(client: socket.socket) -> dict[str, Any]:
-    """The request, in a further fork; this process waits for the fork and sends its exit code."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def accept(listener: socket.socket) -> tuple[socket.socket, dict[str, Any]]:
+    """The next client, and its request: argv, cwd, env and the three streams."""
+    client, _ = listener.accept()
     _, streams, _, _ = socket.recv_fds(client, 1, 3)
     with client.makefile() as lines:
-        request = json.loads(lines.readline())
-    pid = os.fork()
-    if pid == 0:
-        client.close()
-        return request | {"streams": streams}
-    for stream in streams:
-        os.close(stream)
-    client.sendall(f"{pid}\n".encode())
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    client.sendall(f"{code}\n".encode())
-    os._exit(0)
+        return client, json.loads(lines.readline()) | {"streams": streams}
+
+
+def answer_of_ended(running: dict[int, socket.socket]) -> None:
+    """Sends the exit codes of forks that ended, and forgets them."""
+    for pid in list(running):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            with running.pop(pid) as client, contextlib.suppress(BrokenPipeError):
+                client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
 def run(request: dict[str, Any]) -> int:
@@ -230,8 +240,6 @@ def end_at_once(codes: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] != PRELOAD:
-        sys.exit(ask(sys.argv[1], sys.argv[2:]))
     codes: list[int] = []
     atexit.register(end_at_once, codes)  # first, so that it is called last
-    codes.append(run(serve(sys.argv[1], sys.argv[3:])))
+    codes.append(run(serve(sys.argv[1], sys.argv[2:])))
