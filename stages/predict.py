@@ -118,7 +118,7 @@ from pose.common.errors import PoseError
 from pose.common.files import write_atomic
 from pose.common.log import log, progress
 from pose.common.script import exit_codes
-from pose.deploy.boxes import Boxes, BoxFile, require_in_picture, whole_image
+from pose.deploy.boxes import Boxes, BoxFile, whole_image
 from pose.deploy.detector import Detector, weights_path, weights_url
 from pose.deploy.interrupt import stop_signals
 from pose.deploy.manifest import (
@@ -185,7 +185,7 @@ def _predict(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictor = _predictor(arguments, device)
     calibration = predictor.require_calibration() if arguments.calibrated else None
-    find_boxes = _box_source(arguments, predictor, device)
+    find_boxes = _box_source(arguments, sources, predictor, device)
     settings = predictor.manifest.pixels
     if arguments.boxes is None:  # boxes are in pixels of images as in training
         settings = replace(settings, upright=True)
@@ -300,7 +300,10 @@ def _predictor(arguments: argparse.Namespace, device: torch.device) -> Predictor
 
 
 def _box_source(
-    arguments: argparse.Namespace, predictor: Predictor, device: torch.device
+    arguments: argparse.Namespace,
+    sources: list[Path | Stream],
+    predictor: Predictor,
+    device: torch.device,
 ) -> FindBoxes:
     if arguments.whole_image:
         return lambda image, *where: whole_image(image)
@@ -308,7 +311,9 @@ def _box_source(
         file = BoxFile(arguments.boxes, predictor.manifest.category_ids)
         if file.left_out:
             log(f"{NAME}: {arguments.boxes}: {file.left_out_line()}")
-        return lambda image, *where: require_in_picture(file(*where), image)
+        if line := file.unlisted_line(str(one) for one in sources if not is_video(one)):
+            log(f"{NAME}: {arguments.boxes}: {line}")
+        return file
     if predictor.manifest.category != "person":
         raise PoseError(
             f"the category of the model is {predictor.manifest.category!r}, but the detector "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import onnxruntime
 import torch
@@ -9,12 +11,13 @@ import torch
 from pipeline.project import Project, ran
 from pose.models.checkpoint import read_base, read_own, read_weights
 
-LORA = ("-S", "train.finetune=lora", "-S", "lora.rank=1")
+COMMAND = "dvc exp run -S train.finetune=lora"  # of docs/README.md
 
 
 def test_an_experiment_with_adapters(project: Project) -> None:
     whole = (project.root / "models/ssl.safetensors").stat().st_size
-    output = project.must("dvc", "exp", "run", "--name", "adapters", *LORA)
+    assert f"| `{COMMAND}` |" in (project.root / "docs/README.md").read_text(encoding="utf-8")
+    output = project.must(*shlex.split(COMMAND), "--name", "adapters", "-S", "lora.rank=1")
     assert ran(output) == ["train_phase1", "train_phase2", "train_ssl", "evaluate", "report"]
     path = project.root / "models/ssl.safetensors"
     assert path.stat().st_size < 0.5 * whole  # the head alone is a quarter of this model

@@ -1,8 +1,9 @@
 """The commands of README.md, CONTRIBUTING.md and docs/, typed in a clone of a clone, shrunken.
 
 Its tree has been used: an experiment was run there. tests/commands.py reads the pages and says
-which commands are marked as needing a GPU, a network or hours; those are not typed. The blocks of
-docs/experiments.md are typed in order in test_chain.py and test_merge.py.
+which commands are marked as needing a GPU, a network or hours; those are not typed. Blocks of
+docs/experiments.md are typed in order in test_chain.py and test_merge.py, the row of docs/README.md
+with adapters in test_finetune.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from commands import PAGES, ROOT, Block, read_blocks
-from pipeline import test_chain, test_merge, test_registry
+from pipeline import test_chain, test_finetune, test_merge, test_registry
 from pipeline.preloaded_python import python_folder
 from pipeline.project import FirstRun, Project, ran, succeeded
 
@@ -33,7 +34,7 @@ SHELL = "\n".join(["unset MAKELEVEL MAKEFLAGS MFLAGS", *IDENTITY, ""])
 def blocks_by_page() -> dict[Path, list[Block]]:
     """What is typed here; of blocks and rows with the same commands the first."""
     found: dict[Path, list[Block]] = {}
-    seen = {""}
+    seen = {"", test_finetune.COMMAND}
     for page in PAGES:
         for block in read_blocks(page):
             if block.text not in ELSEWHERE and block.typed() not in seen:

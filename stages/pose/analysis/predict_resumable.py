@@ -79,7 +79,7 @@ def _require_finite(predictions: PredictionsByView, name: str) -> None:
         if len(bad):
             raise PoseError(
                 f"{name}: the pose in row {poses.rows[bad[0]]} of the cache is not finite "
-                f"({len(bad)} of {len(poses.rows)} in its batch); has the training diverged?"
+                f"({len(bad)} of {len(poses.rows)} in its batch); use other weights"
             )
 
 

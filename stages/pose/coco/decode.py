@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from pose.coco.formats import unreadable_kind
+from pose.coco.formats import seen_instead, unreadable_kind
 from pose.coco.images import BadImageError
 from pose.coco.jpeg import SOI, find_end, reaches_end
 from pose.coco.orientation import exchanges_sides, upright_image
@@ -71,7 +71,7 @@ def decode_image(
         raise BadImageError("is truncated (a JPEG without its end marker)")
     note = read_note(content)
     if note is None:
-        raise BadImageError("is not a readable image")
+        raise BadImageError(seen_instead(content))
     if image_wh is not None:
         _check_size(note, image_wh, settings.upright)
     if end is not None and end.end < len(content) and not reaches_end(content, end):

@@ -1,4 +1,4 @@
-"""Picture formats that cannot be read here, recognised by content."""
+"""Files that cannot be read as pictures, recognised by content."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ SIGNATURES = {
     b"8BPS": "PSD",
     b"<svg": "SVG",
 }
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+HTML = (b"<!doctype html", b"<html")
 # File extensions of raw images in a TIFF container, whose first image is only a thumbnail
 RAW_TIFF = (".3fr", ".arw", ".cr2", ".dng", ".nef", ".nrw", ".pef", ".rwl", ".sr2", ".srw")
 OTHERS = (".heic", ".heif", ".hif", ".cr3", ".raf", ".orf", ".rw2", ".jxl", ".psd", ".svg")
@@ -34,6 +36,19 @@ def unreadable_kind(content: bytes, suffix: str) -> str | None:
     if text.startswith(b"<?xml") and b"<svg" in text:
         return "SVG"
     return next((kind for start, kind in SIGNATURES.items() if text.startswith(start)), None)
+
+
+def seen_instead(content: bytes) -> str:
+    """What the content of a file is if it is no readable image, as the end of a sentence."""
+    if not content:
+        return "is empty (0 bytes)"
+    if content.startswith(LFS_POINTER):
+        return "is a pointer of Git LFS, not the image; run `git lfs pull` where it was cloned"
+    if content[:1024].lstrip().lower().startswith(HTML):
+        return "is an HTML page, not an image; download it again"
+    if not any(content):
+        return f"has {len(content):,} bytes, all of them 0"
+    return "is not a readable image"
 
 
 def _iso_kind(content: bytes) -> str | None:

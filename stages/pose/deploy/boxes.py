@@ -21,6 +21,7 @@ from pose.common.files import finite_numbers, read_json
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 Boxes = tuple[Array, Array]  # xywh (N, 4) in image pixels, scores (N,)
+WH = ("width", "height")
 BoxRecord = tuple[str | int, list[float] | None, float]  # file name or image id, xywh, score
 
 
@@ -52,13 +53,15 @@ class BoxFile:
         self._name = path.name
         self._lists_all = isinstance(raw, dict)  # COCO results omit pictures without detections
         self._boxes: dict[str | int, list[tuple[list[float], float]]] = {}
+        self._sizes: dict[str | int, tuple[int, int]] = {}  # of COCO annotations: width, height
         self.left_out: Counter[int] = Counter()
-        for picture, box, score in _read(raw, path, category_ids, self.left_out):
-            key = picture.replace("\\", "/") if isinstance(picture, str) else picture
+        for picture, box, score in _read(raw, path, category_ids, self.left_out, self._sizes):
+            key = _with_slashes(picture)
             boxes = self._boxes.setdefault(key, [])
             if box is not None:
                 boxes.append((box, score))
         self._by_name = _by_name(key for key in self._boxes if isinstance(key, str))
+        self._sizes = {_with_slashes(key): size for key, size in self._sizes.items()}
         if self.left_out and not any(self._boxes.values()):
             wanted = ", ".join(map(str, sorted(category_ids)))
             raise PoseError(
@@ -71,15 +74,34 @@ class BoxFile:
         ids = ", ".join(map(str, sorted(self.left_out)))
         return f"left out {self.left_out.total():,} boxes of other categories (ids {ids})"
 
-    def __call__(self, name: str, frame: int | None = None) -> Boxes:
-        """Boxes of a picture, or of a frame of a video, by its path.
+    def unlisted_line(self, pictures: Iterable[str]) -> str:
+        """A line if COCO results name none of these pictures by their numbers, else ''."""
+        numbers = {int(stem) for name in pictures if (stem := Path(name).stem).isdecimal()}
+        if self._lists_all or not numbers or numbers & self._boxes.keys():
+            return ""
+        own, asked = (
+            ", ".join(map(str, sorted(ids)[:3])) + (", ..." if len(ids) > 3 else "")
+            for ids in (self._boxes.keys(), numbers)
+        )
+        return f"no image_id ({own}) is the number of a picture ({asked}): no boxes for any of them"
+
+    def __call__(self, image: Image, name: str, frame: int | None = None) -> Boxes:
+        """Boxes of a picture (H, W, 3), or of a frame of a video, by its path.
 
         For COCO results, a picture or frame that is not listed has no boxes. For the other formats
-        it raises BadImageError.
+        it raises BadImageError. So does a picture of another size than COCO annotations say, or
+        with a box outside it.
         """
         key = self._key(name, frame) if self._lists_all else _number(name, frame)
+        width, height = image.shape[1::-1]
+        if (size := self._sizes.get(key, (width, height))) != (width, height):
+            raise BadImageError(
+                f"has {width} x {height} pixels, but {self._name} has boxes for {size[0]} x "
+                f"{size[1]}"
+            )
         scored = self._boxes.get(key, [])
         boxes = np.array([box for box, _ in scored], dtype=np.float64).reshape(-1, 4)
+        require_in_picture(boxes, width, height)
         return boxes, np.array([score for _, score in scored], dtype=np.float64)
 
     def _key(self, name: str, frame: int | None) -> str:
@@ -107,16 +129,18 @@ def _ends(name: str) -> list[str]:
     return sorted({name, *ends}, key=len, reverse=True)  # name: for the address of a stream
 
 
-def require_in_picture(boxes: Boxes, image: Image) -> Boxes:
-    """The boxes. Raises BadImageError for one outside the picture, or within its first pixel."""
-    height, width = image.shape[:2]
-    for x, y, w, h in boxes[0].tolist():
+def require_in_picture(boxes: Array, width: int, height: int) -> None:
+    """Raises BadImageError for a box outside the picture, or within its first pixel."""
+    for x, y, w, h in boxes.tolist():
         if x >= width or y >= height or x + w <= 0 or y + h <= 0 or max(x + w, y + h) <= 1:
             raise BadImageError(
                 f"has {width} x {height} pixels, and a box {[x, y, w, h]} outside of them or in "
                 "the first one; expected x, y, width, height in pixels"
             )
-    return boxes
+
+
+def _with_slashes(key: str | int) -> str | int:
+    return key.replace("\\", "/") if isinstance(key, str) else key
 
 
 def _number(name: str, frame: int | None) -> int:
@@ -140,15 +164,22 @@ def _by_name(keys: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _read(
-    raw: Any, path: Path, category_ids: Collection[int], left_out: Counter[int]
+    raw: Any,
+    path: Path,
+    category_ids: Collection[int],
+    left_out: Counter[int],
+    sizes: dict[str | int, tuple[int, int]],
 ) -> Iterator[BoxRecord]:
-    """The records of a file; boxes of other categories are counted in left_out."""
+    """The records of a file; boxes of other categories are counted in left_out.
+
+    Pictures' width and height are put into sizes where the file states them.
+    """
     if isinstance(raw, list):
         return _from_results(path, category_ids, left_out)
     if not isinstance(raw, dict):
         raise PoseError(f"{path}: expected boxes by file name, found {reprlib.repr(raw)}")
     if isinstance(raw.get("images"), list) and isinstance(raw.get("annotations"), list):
-        return _from_annotations(raw, path, category_ids, left_out)
+        return _from_annotations(raw, path, category_ids, left_out, sizes)
     return _from_names(raw, path)
 
 
@@ -162,7 +193,11 @@ def _from_names(raw: dict[str, Any], path: Path) -> Iterator[BoxRecord]:
 
 
 def _from_annotations(
-    raw: dict[str, Any], path: Path, category_ids: Collection[int], left_out: Counter[int]
+    raw: dict[str, Any],
+    path: Path,
+    category_ids: Collection[int],
+    left_out: Counter[int],
+    sizes: dict[str | int, tuple[int, int]],
 ) -> Iterator[BoxRecord]:
     entries = [image for image in raw["images"] if isinstance(image, dict)]
     images: dict[int, dict[str, Any]] = {}
@@ -172,7 +207,10 @@ def _from_annotations(
             raise PoseError(f"{path}: two images have the id {image_id}; give each its own")
         images[image_id] = image
     for image in images.values():
-        yield _image_value(image, "file_name", str, path), None, 0.0
+        file_name = _image_value(image, "file_name", str, path)
+        width, height = (_integer(image, key, f"{path}: image {image['id']}") for key in WH)
+        sizes[file_name] = width, height
+        yield file_name, None, 0.0
     for annotation in raw["annotations"]:
         if not isinstance(annotation, dict):
             raise PoseError(
@@ -186,10 +224,9 @@ def _from_annotations(
             continue
         if (image_id := _integer(annotation, "image_id", where)) not in images:
             raise PoseError(f"{where} names image {image_id}, which is not in 'images'")
-        image, box = images[image_id], _checked_box(annotation.get("bbox"), where)
-        image_wh = _image_value(image, "width", int, path), _image_value(image, "height", int, path)
-        clipped = clip_bbox(np.array(box), image_wh).tolist()
-        yield image["file_name"], clipped if min(clipped[2:]) > 0 else None, 1.0
+        file_name, box = images[image_id]["file_name"], _checked_box(annotation.get("bbox"), where)
+        clipped = clip_bbox(np.array(box), sizes[file_name]).tolist()
+        yield file_name, clipped if min(clipped[2:]) > 0 else None, 1.0
 
 
 def _integer(entry: dict[str, Any], key: str, where: str) -> int:

@@ -99,7 +99,7 @@ def test_a_picture_that_does_not_exist(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(0, "is not a readable image"), (5, "is "), (-300, "is ")],
+    [(0, "is empty (0 bytes)"), (5, "is "), (-300, "is ")],
 )
 def test_what_is_no_picture(tmp_path: Path, name: str, size: int, expected: str) -> None:
     cv2.imwrite(str(tmp_path / name), picture(0, 100, 80))

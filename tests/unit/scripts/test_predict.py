@@ -106,6 +106,22 @@ def test_a_folder_with_cocos_own_boxes(run, tiny_coco: TinyCoco, lines: list[str
     assert lines[-1] == "predict: 6 poses in 3 pictures and frames, in predicted"
 
 
+def test_boxes_of_other_pictures(run, tiny_coco: TinyCoco, lines: list[str]) -> None:
+    """COCO results that name none of them, and COCO annotations of another size."""
+    boxes, path = tiny_coco.root / "boxes.json", tiny_coco.image_path(1)
+    found = {"image_id": 77, "category_id": 1, "bbox": [5, 5, 30, 40], "score": 1}
+    write_json(boxes, [found])
+    assert run(path, "--boxes", boxes) == 0
+    assert lines[0].startswith(f"predict: {boxes}: no image_id (77) is the number of a picture (1)")
+    tiny_coco.raw["images"][0]["width"] *= 2
+    write_json(boxes, tiny_coco.raw)
+    lines.clear()
+    assert run(path, "--boxes", boxes) == 1
+    assert lines[1] == (
+        f"predict: {path}: has 160 x 120 pixels, but boxes.json has boxes for 320 x 120"
+    )
+
+
 def test_boxes_of_other_categories_are_counted(run, tiny_coco: TinyCoco, lines: list[str]) -> None:
     tiny_coco.raw["annotations"][1]["category_id"] = "2"
     tiny_coco.save()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -235,15 +234,15 @@ def test_without_a_gpu_the_hours_on_a_cpu_are_stated(
     assert "CPU" not in preflight.check_memory(params, plan)
 
 
-def test_relative_paths_are_those_of_the_project(tmp_path: Path) -> None:
-    code = "import runpy, sys; sys.argv = ['preflight.py']; import os\n"
-    code += f"runpy.run_path({str(stage.ROOT / 'stages/preflight.py')!r}, run_name='__main__')\n"
-    code += "print(os.getcwd())"
-    environment = {**os.environ, "PYTHONPATH": str(stage.ROOT / "stages")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.splitlines()[-1] == str(stage.ROOT), done.stderr
+def test_relative_paths_are_those_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["preflight.py", "no-such-recipe"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit):
+        runpy.run_path(preflight.__file__, run_name="__main__")
+    assert Path.cwd() == stage.ROOT
 
 
 def test_own_files_and_other_checkpoints(bent: Bent, tmp_path: Path) -> None:
