@@ -90,7 +90,8 @@ imports later (dvclive; training also albumentations, and _dynamo with torch's o
 |---|---|---|---|---|
 {chr(10).join(starts)}
 
-What is left is torch (1.8 s) and timm, which imports torchvision and with it torch._dynamo (2 s).
+What is left is torch (1.8 s) and timm (2 s), whose layers import torchvision.ops and with it
+torch._dynamo. Six stages build the model, so that these two alone take 23 s of all.
 """
 
 
