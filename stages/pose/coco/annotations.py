@@ -82,9 +82,10 @@ def read_annotations(files: SplitFiles, data: Data, names: Sequence[str] | None)
     images_by_id = {image["id"]: image for image in images}
     require_parts(raw["annotations"], selected.parts, name)
     reader = Reader(images_by_id, _ids(categories), selected.names, data, selected.parts)
+    entries, numbered = _with_ids(raw["annotations"], name)
     annotations, bad = [], []
     others: Counter[str] = Counter()
-    for index, annotation in enumerate(raw["annotations"]):
+    for index, annotation in enumerate(entries):
         try:
             if (category_id := reader.category_id(annotation)) in selected.ids:
                 annotations.append(reader.read(annotation))
@@ -92,7 +93,7 @@ def read_annotations(files: SplitFiles, data: Data, names: Sequence[str] | None)
                 others[selected.others[category_id]] += 1
         except InvalidRecordError as error:
             bad.append(bad_annotation(name, _label(annotation, index), error))
-    lines += [*more, *_change_lines(reader.changes, len(annotations), name)]
+    lines += [*more, *numbered, *_change_lines(reader.changes, len(annotations), name)]
     lines += [f"{name}: {line}" for line in findings(people(annotations, images_by_id))]
     everyone = [_person(a, images_by_id[a["image_id"]]) for a in annotations if not a["iscrowd"]]
     persons = [person for person in everyone if min(person.bbox_xywh[2:]) > 0]
@@ -118,6 +119,14 @@ def by_image(persons: list[Person]) -> Iterator[list[Person]]:
         group.append(person)
     if group:
         yield group
+
+
+def _with_ids(annotations: list[Any], name: str) -> tuple[list[Any], list[str]]:
+    """The annotations, numbered from 1 if none of them has an id; a line that says so."""
+    if not annotations or any(not isinstance(one, dict) or "id" in one for one in annotations):
+        return annotations, []
+    line = f"{name}: none of {len(annotations):,} annotations has an id; numbered in their order"
+    return [{**one, "id": number} for number, one in enumerate(annotations, 1)], [line]
 
 
 def _with_integer_ids(categories: list[Any], name: str) -> tuple[list[Any], list[str]]:
@@ -146,6 +155,7 @@ def _label(annotation: Any, index: int) -> str:
 def _change_lines(changes: Mapping[str, int], total: int, name: str) -> list[str]:
     texts = {
         "ids": "an id is text or a float in {}; read as an integer",
+        "keypoints": "keypoints is absent, null or empty in {}; read as people with a box only",
         "area": "area is 0.53 x width x height of the box in {}, by data.area: box",
         "parts": "a part has keypoints though it is not valid in {}; they are left out",
         "num_keypoints": "num_keypoints differs from the labelled keypoints in {}; counted again",

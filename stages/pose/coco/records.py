@@ -29,7 +29,8 @@ class Reader:
 
     images: by id. names: of the keypoints. parts: those of keypoints.parts that have lists of
     their own, see parts.py. changes: number of annotations whose ids, area or num_keypoints in the
-    file were others than those that are used, or with keypoints of a part that is not valid.
+    file were others than those that are used, without keypoints, or with keypoints of a part that
+    is not valid.
     """
 
     images: Mapping[int, Any]
@@ -77,7 +78,13 @@ class Reader:
         return read
 
     def _keypoints(self, annotation: dict[str, Any]) -> list[float]:
-        """Those of `keypoints`, and of the parts behind them: 0 in a part that is not valid."""
+        """Those of `keypoints`, and of the parts behind them: 0 in a part that is not valid.
+
+        All are 0 for a person with a box only, whose annotation has no keypoints and counts none.
+        """
+        if annotation.get("keypoints") in (None, []) and not annotation.get("num_keypoints"):
+            self.changes["keypoints"] += 1
+            return [0] * (3 * len(self.names))
         if not self.parts:
             return read_keypoints(annotation, self.names, self.data.visibility_thr)
         threshold = self.data.visibility_thr
@@ -178,7 +185,7 @@ def read_keypoints(
 def _flat(raw: Any, count: int, key: str) -> list[Any]:
     """3 x count values, from a list of them or of (x, y, visibility)."""
     expected = f"{3 * count} ({count} x 3)"
-    advice = "for a person with a box only, write zeros" if raw in (None, []) else ""
+    advice = "for a person with a box only, write num_keypoints 0" if raw in (None, []) else ""
     if not isinstance(raw, list):
         value = "" if raw is None else shown(raw)
         raise InvalidRecordError(f"has no list in {key!r}", value, expected, advice)

@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -156,10 +157,40 @@ def test_an_invalid_annotation_is_left_out_and_named(tiny_coco: TinyCoco, change
 
 
 def test_an_annotation_without_id(tiny_coco: TinyCoco) -> None:
+    """If all others have one it is a bad record; if none has, they are numbered."""
     del tiny_coco.raw["annotations"][1]["id"]
     tiny_coco.save()
     (record,) = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).bad
     assert str(record) == f"{NAME}: annotation at index 1 has no integer 'id'"
+    before = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None).persons
+    for annotation in tiny_coco.raw["annotations"]:
+        annotation.pop("id", None)
+    tiny_coco.save()
+    found = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
+    assert not found.bad
+    assert len(found.persons) == len(before) + 1
+    count = len(tiny_coco.raw["annotations"])
+    line = f"{NAME}: none of {count} annotations has an id; numbered in their order"
+    assert line in found.warnings
+    assert {a["id"] for a in found.annotations} <= set(range(1, count + 1))
+
+
+@pytest.mark.parametrize("keypoints", [None, [], ...])
+@pytest.mark.parametrize("count", [0, None, ...])
+def test_a_person_with_a_box_only(tiny_coco: TinyCoco, keypoints: Any, count: Any) -> None:
+    annotation = tiny_coco.raw["annotations"][1]
+    for key, value in (("keypoints", keypoints), ("num_keypoints", count)):
+        del annotation[key]
+        if value is not ...:
+            annotation[key] = value
+    tiny_coco.save()
+    found = read_annotations(coco_files(tiny_coco.root, SPLIT), DEFAULT.data, None)
+    assert not found.bad
+    (person,) = (person for person in found.persons if person.ann_id == annotation["id"])
+    assert person.num_keypoints == 0
+    assert not person.keypoints.any()
+    what = "keypoints is absent, null or empty in 1 of 7 annotations"
+    assert f"{NAME}: {what}; read as people with a box only" in found.warnings
 
 
 def read_error(root: Path) -> str:
