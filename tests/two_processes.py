@@ -134,8 +134,8 @@ def train(
             network_teacher(one, CODEC, CPU, amp, gradients, teacher_ema)
             for one in reversed(networks)
         ]
-        law = CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
-        step = Consistency(networks, teachers, ENSEMBLE if pair else MULTIAUGS, *law)
+        common = CODEC, CPU, amp, (3, 4), lambda step: 0.5, gradients
+        step = Consistency(networks, teachers, ENSEMBLE if pair else MULTIAUGS, *common)
         batches = ((persons(n), persons(50 + n)) for n in range(state.step, stop))
     else:
         step = supervised_step(network, CODEC, CPU, amp, gradients)
@@ -202,7 +202,7 @@ def stopped(kind: str) -> list[int]:
 
 
 def refusal() -> str:
-    """What batch norms on CPU are told."""
+    """The error for batch norms on CPU."""
     model = PoseModel(replace(SPEC, head="classic"))
     try:
         parallel.wrap_distributed(model, "ddp", CPU)
