@@ -81,15 +81,22 @@ def count_flops(spec: ModelSpec, freeze: Freeze = train_all) -> Flops:
 
     freeze applies to `training` alone; it must leave the weights float32.
     """
-    model = _built(replace(spec, grad_checkpointing=False))
+    model = model_of(spec)
     count = partial(_flops_of_parts, spec=spec, freeze=freeze)
     (counts,) = count_by_depth(model, count, additive=True)
     return Flops(*map(int, counts))
 
 
+def model_of(spec: ModelSpec) -> PoseModel:
+    """The model on the meta device, without grad_checkpointing; copy it before you change it.
+
+    Building takes a second, so that the last one is kept.
+    """
+    return _built(replace(spec, grad_checkpointing=False))
+
+
 @lru_cache(maxsize=1)
 def _built(spec: ModelSpec) -> PoseModel:
-    """The model, which takes a second to build; to be copied before it is changed."""
     return build_on_meta(spec)
 
 
@@ -141,7 +148,7 @@ def count_step_bytes(
     gradients of all trained parameters are there from the start, and not counted here.
     """
     count = partial(_trace, spec=spec, amp=amp, freeze=freeze, held=held)
-    moments = count_by_depth(_built(replace(spec, grad_checkpointing=False)), count)
+    moments = count_by_depth(model_of(spec), count)
     return StepBytes(_highest(set(map(tuple, moments.tolist()))))
 
 

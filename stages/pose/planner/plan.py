@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil
@@ -25,7 +26,7 @@ from pose.crops.aspect import advice, median_ratio
 from pose.crops.splits import labelled_count
 from pose.data.samples import steps_per_epoch
 from pose.engine.finetune import freeze_for_phase2_
-from pose.models.pose_model import PoseModel, build_on_meta
+from pose.models.pose_model import PoseModel
 from pose.models.spec import model_spec
 from pose.planner.count import (
     Flops,
@@ -34,6 +35,7 @@ from pose.planner.count import (
     count_flops,
     count_parameters,
     count_step_bytes,
+    model_of,
     moment_bytes,
 )
 
@@ -109,8 +111,8 @@ def make_plan(params: Params, cache: Path | None, processes: int = 1) -> Plan:
     """
     names = asked_names(params.keypoints.parts, params.keypoints.names)
     spec = model_spec(params, len(names or COCO_17.names))  # the file may not be there yet
-    model, flops = build_on_meta(spec), count_flops(spec, freezing(params, "float32"))
-    trained = build_on_meta(spec)
+    model, flops = model_of(spec), count_flops(spec, freezing(params, "float32"))
+    trained = deepcopy(model)
     freezing(params, params.model.frozen_dtype)(trained)
     held = gradients_are_held(params, processes)
     people = count_people(params, cache)

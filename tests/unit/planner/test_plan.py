@@ -27,6 +27,7 @@ from pose.planner.count import (
     count_flops,
     count_parameters,
     count_step_bytes,
+    model_of,
 )
 
 SAPIENS_2B = "sapiens_2b_coco_1024x768"
@@ -121,7 +122,7 @@ def test_a_recipe_is_planned(name: str) -> None:
         assert f"estimated (stages/plan.py) {need / 1e9:.0f} GB of GPU memory" in header
         return
     held = settings.accumulate > 1 or params.ssl.epochs > 0
-    parameters = count_parameters(build_on_meta(spec))
+    parameters = count_parameters(model_of(spec))
     step = step_bytes_of(spec, settings.amp, held=held)
     need = (16 if held else 12) * parameters + step.at(batch)
     if name != ZERO_SHOT:

@@ -19,7 +19,7 @@ from repeated_coco import Source, image_counts, read_source, required_bytes, wri
 from tiny_coco import SPLIT, TinyCoco
 
 COUNTS = {"train2017": 7, "val2017": 2}
-DATA = load_params(Path(__file__).resolve().parents[3] / "params.yaml").data
+DATA = load_params(Path(__file__).resolve().parents[2] / "params.yaml").data
 
 
 @pytest.fixture
